@@ -1,0 +1,1 @@
+//! The crate against the world: published vectors and an independent implementation.
