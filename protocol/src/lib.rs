@@ -12,6 +12,7 @@
 
 pub mod ad;
 pub mod anchor;
+pub mod chain_access;
 pub mod codec;
 pub mod evidence;
 pub mod id;
