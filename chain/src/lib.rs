@@ -17,6 +17,7 @@ pub mod encode;
 pub mod fee;
 pub mod id;
 pub mod keys;
+pub mod merkle_path;
 pub mod network;
 pub mod script;
 pub mod sighash;

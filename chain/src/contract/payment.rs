@@ -190,7 +190,7 @@ mod tests {
         let public = key.public().to_bytes();
 
         let junk = Script::builder().push(b"junk").push(&with(0x41)).push(&public).build();
-        assert_eq!(unlock(junk), Err(PaymentError::WrongKey(0)));
+        assert_eq!(unlock(junk), Err(PaymentError::Unlocking(0)));
         let nop = Script::builder().push(&with(0x41)).push(&public).op(0x61).build();
         assert_eq!(unlock(nop), Err(PaymentError::Unlocking(0)));
         let long_push =

@@ -46,7 +46,6 @@ fn shared_tweak(own: &PrivateKey, other: &PublicKey, invoice: &str) -> Scalar {
 mod tests {
     use proptest::prelude::*;
 
-    use super::*;
     use crate::keys::tests::any_key;
 
     proptest! {
