@@ -12,6 +12,7 @@
 //! to believe it.
 
 pub mod amount;
+pub mod beef;
 pub mod contract;
 pub mod encode;
 pub mod fee;
