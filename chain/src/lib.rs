@@ -16,6 +16,7 @@ pub mod beef;
 pub mod contract;
 pub mod encode;
 pub mod fee;
+pub mod header;
 pub mod id;
 pub mod keys;
 pub mod merkle_path;
