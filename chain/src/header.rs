@@ -13,6 +13,7 @@ use crate::encode::sha256d;
 use crate::id::BlockHash;
 use crate::network::Network;
 
+pub(crate) use chain::confirmations;
 pub use chain::{Connected, HeaderChain, MAX_SIDE_HEADERS, Reorg, Tip};
 pub use rules::CHECKPOINT_HEADERS;
 pub use work::{Target, Work};

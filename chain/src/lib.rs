@@ -23,6 +23,7 @@ pub mod merkle_path;
 pub mod network;
 pub mod script;
 pub mod sighash;
+pub mod spv;
 pub mod tx;
 
 mod bytes_serde;
