@@ -7,6 +7,7 @@
 
 pub mod message;
 pub mod refusal;
+pub mod sync;
 
 pub use message::{Answer, PROTOCOL, Request, Response};
 pub use refusal::Refusal;
