@@ -25,14 +25,23 @@ pub mod limits;
 pub mod quota;
 
 mod address;
+mod behaviour;
 mod command;
 mod config;
 mod counters;
+mod dial;
 mod error;
 mod event;
+mod gossip;
 mod handle;
 pub mod offence;
+mod on;
+mod peers;
+mod providers;
+mod requests;
+mod runner;
 mod status;
+mod transport;
 
 use std::{fmt, time::Duration};
 
@@ -46,6 +55,7 @@ pub use self::{
     event::{NetEvent, NetEvents, Responder, Verdict},
     handle::Net,
     offence::{Offence, Severity},
+    runner::NetRunner,
     status::{NetStatus, PeerStatus},
 };
 

@@ -15,6 +15,11 @@ use super::{
 /// Peers with the addresses known of them.
 pub(super) type Found = Vec<(PeerId, Vec<Multiaddr>)>;
 
+/// Answers a command. Whoever asked may have given up waiting; then nobody is told.
+pub(super) fn answer<T>(reply: oneshot::Sender<T>, value: T) {
+    let _ = reply.send(value);
+}
+
 /// A request of ours, from the handle until its answer.
 #[derive(Debug)]
 pub(super) struct OutboundRequest {
@@ -23,6 +28,7 @@ pub(super) struct OutboundRequest {
     pub(super) body: Bytes,
     pub(super) reply: oneshot::Sender<Result<Bytes, RequestError>>,
     /// One place of all our requests and one of those to this peer.
+    #[expect(dead_code, reason = "held until the answer")]
     pub(super) permits: [OwnedSemaphorePermit; 2],
 }
 

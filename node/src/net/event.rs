@@ -72,6 +72,7 @@ impl NetEvents {
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) peer: PeerId,
+    pub(super) protocol: Protocol,
     /// `None`: the application let the request go.
     pub(super) reply: Option<(ResponseChannel<Bytes>, Bytes)>,
 }
@@ -81,15 +82,17 @@ pub(super) struct Answer {
 pub struct Responder {
     inner: Option<(ResponseChannel<Bytes>, mpsc::OwnedPermit<Answer>)>,
     peer: PeerId,
+    protocol: Protocol,
 }
 
 impl Responder {
     pub(super) fn new(
         peer: PeerId,
+        protocol: Protocol,
         channel: ResponseChannel<Bytes>,
         permit: mpsc::OwnedPermit<Answer>,
     ) -> Self {
-        Self { inner: Some((channel, permit)), peer }
+        Self { inner: Some((channel, permit)), peer, protocol }
     }
 
     /// Sends the answer. It must be at most [`MAX_RESPONSE`] bytes: a larger one is an error of the
@@ -101,7 +104,7 @@ impl Responder {
             return;
         }
         if let Some((channel, permit)) = self.inner.take() {
-            permit.send(Answer { peer: self.peer, reply: Some((channel, body)) });
+            permit.send(Answer { peer: self.peer, protocol: self.protocol, reply: Some((channel, body)) });
         }
     }
 
@@ -109,18 +112,13 @@ impl Responder {
     pub fn is_open(&self) -> bool {
         self.inner.as_ref().is_some_and(|(channel, _)| channel.is_open())
     }
-
-    /// The channel again, for a request that the application had no place for.
-    pub(super) fn into_channel(mut self) -> Option<ResponseChannel<Bytes>> {
-        self.inner.take().map(|(channel, _)| channel)
-    }
 }
 
 impl Drop for Responder {
     fn drop(&mut self) {
         if let Some((channel, permit)) = self.inner.take() {
             drop(channel);
-            permit.send(Answer { peer: self.peer, reply: None });
+            permit.send(Answer { peer: self.peer, protocol: self.protocol, reply: None });
         }
     }
 }

@@ -17,7 +17,7 @@ pub const MAX_GOSSIP: usize = 8 * 1024;
 /// what a peer makes us buffer before we look at it.
 pub const MAX_GOSSIP_RPC: usize = MAX_GOSSIP + 2 * 1024;
 
-/// How long a peer may take to send its request once it opened a substream. A quarter megabyte at 0.3 Mbit/s, the
+/// How long a peer may take to send its request once it opened a substream, where nothing else is configured. A quarter megabyte at 0.3 Mbit/s, the
 /// slowest uplink worth serving, takes 7 s.
 pub const READ_REQUEST_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -37,11 +37,14 @@ pub const INBOUND_BODY_BUDGET: usize = 32 * 1024 * 1024;
 /// peers that fill the budget cannot lock out ordinary trade.
 pub const FREE_REQUEST_BYTES: usize = 8 * 1024;
 
-/// Inbound requests that wait for the application, for all peers together. Each holds at most [`MAX_REQUEST`].
-pub const MAX_INBOUND_REQUESTS: usize = 256;
+/// Inbound requests that are not answered to the last byte, for all peers together. If each asks for the largest
+/// answer and reads nothing, 128 of them hold 136 MiB.
+pub const MAX_INBOUND_REQUESTS: usize = 128;
 
-/// Inbound requests of one peer that wait for the application: one slow peer must not use up everybody's places.
-pub const MAX_INBOUND_REQUESTS_PER_PEER: usize = 32;
+/// Inbound requests of one peer that are not answered to the last byte: a slow peer must not use up everybody's places,
+/// nor memory by asking much and reading little. More than [`MAX_OUTBOUND_REQUESTS_PER_PEER`], so that an honest
+/// peer never meets it, and less than [`MAX_STREAMS_PER_CONNECTION`], so that it is told.
+pub const MAX_INBOUND_REQUESTS_PER_PEER: usize = 24;
 
 /// Events that wait for the application. Half a second of the fastest gossip a node should ever see.
 pub const EVENT_QUEUE: usize = 512;
@@ -127,7 +130,7 @@ pub const PUBLISH_DEADLINE: Duration = Duration::from_secs(30);
 /// Longest agent string that is looked at, in bytes.
 pub const MAX_AGENT_LEN: usize = 128;
 
-/// Bounds on connections; the defaults suit a small machine.
+/// Bounds that an operator may want to change; the defaults suit a small machine.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Limits {
     /// Connections being set up by others at once.
@@ -144,6 +147,8 @@ pub struct Limits {
     pub memory_bytes: usize,
     /// A connection without a substream is closed after this.
     pub idle: Duration,
+    /// How long a peer may take to send its request.
+    pub read_request: Duration,
 }
 
 impl Default for Limits {
@@ -156,6 +161,7 @@ impl Default for Limits {
             per_peer: 8,
             memory_bytes: 1024 * 1024 * 1024,
             idle: Duration::from_secs(5 * 60),
+            read_request: READ_REQUEST_DEADLINE,
         }
     }
 }
