@@ -23,8 +23,11 @@ pub mod merkle_path;
 pub mod network;
 pub mod script;
 pub mod sighash;
+#[cfg(feature = "sources")]
+pub mod sources;
 pub mod spv;
 pub mod tx;
+pub mod wallet;
 
 mod bytes_serde;
 

@@ -34,6 +34,8 @@ pub(super) struct Record {
     pub(super) outputs: BTreeMap<u32, Owned>,
     /// The refused payment whose coins this one takes back.
     pub(super) reclaims: Option<Txid>,
+    /// It was so deep in the chain that the coins it spends are forgotten: it may lose its proof, never its effect.
+    pub(super) sealed: bool,
 }
 
 /// All records, and who spends what.
@@ -194,6 +196,7 @@ impl Ledger {
                         continue;
                     }
                     let stands = match record.status {
+                        _ if record.sealed => true,
                         Status::Mined { .. } => true,
                         Status::Broadcast => path.is_none(),
                         _ => lifted.contains(other),
@@ -231,6 +234,9 @@ impl Ledger {
         while let Some((txid, reason)) = queue.pop() {
             if let Status::Mined { height } = self.require(&txid)?.status {
                 return Err(WalletError::AlreadyMined { txid, height });
+            }
+            if self.require(&txid)?.sealed {
+                return Err(WalletError::Sealed(txid));
             }
             if dead.contains_key(&txid) {
                 continue;
@@ -276,7 +282,7 @@ impl Ledger {
                 continue;
             };
             let parents = || tx.inputs.iter().map(|input| input.previous.txid);
-            let open: Vec<Txid> = parents().filter(|p| !known.contains_key(p) && !stack.contains(p)).collect();
+            let open: Vec<Txid> = parents().filter(|p| !known.contains_key(p)).collect();
             if open.is_empty() {
                 let deepest = parents().filter_map(|p| known.get(&p)).max().copied().unwrap_or(0);
                 known.insert(top, deepest.saturating_add(1));
@@ -290,4 +296,4 @@ impl Ledger {
 }
 
 /// The label of a transaction that turns out to spend our coins though this wallet did not make it.
-const FOUND: &str = "spent elsewhere";
+pub(super) const FOUND: &str = "spent elsewhere";

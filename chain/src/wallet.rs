@@ -1,0 +1,523 @@
+//! The wallet: which coins are ours, what they may be used for, and what became of every payment.
+//!
+//! It is pure: keys, time, proofs and the network's answers are handed in, and its whole state is one record
+//! ([`Wallet::to_bytes`]) that a node stores in the same database transaction as the order it pays for. It holds no
+//! secret; the root key is lent to the calls that derive or sign.
+//!
+//! A transaction goes [`Built`](Status::Built) → [`Broadcast`](Status::Broadcast) → [`Mined`](Status::Mined), or ends
+//! [`Rejected`](Status::Rejected); a reorganisation takes it back from `Mined` to `Broadcast`. Its state alone says
+//! what its inputs and outputs are worth (see [`Wallet::coins`]):
+//! - what it spends is *reserved* while it is built, gone once it is broadcast, free again if it is rejected;
+//! - what it creates for us can be spent once it is broadcast, not before.
+//!
+//! Every call can be repeated: telling the wallet the same thing twice changes nothing.
+//!
+//! ```
+//! use sensora_chain::{wallet::Wallet, Network, PrivateKey};
+//!
+//! let root = PrivateKey::from_bytes([7; 32])?;
+//! let mut wallet = Wallet::new();
+//! let address = wallet.funding_address(&root, Network::Regtest)?;
+//! assert_ne!(address, wallet.funding_address(&root, Network::Regtest)?, "an address is used once");
+//! let restored = Wallet::from_bytes(&wallet.to_bytes()?)?;
+//! assert_eq!(restored, wallet);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod ancestry;
+mod build;
+mod coin;
+mod history;
+mod ledger;
+mod prune;
+mod selection;
+mod stored;
+
+use std::collections::{BTreeMap, VecDeque};
+
+pub use ancestry::MAX_BEEF_BYTES;
+pub use build::{Built, MAX_CHANGE, MAX_OUTPUTS, MIN_SPLIT, PaymentSpec, TARGET_COINS};
+pub use coin::{Balance, Coin, CoinState, Counterparty, KeySource, OwnedOutput, Purpose};
+pub use history::{AuditError, HistoryEntry, Status};
+pub use prune::{HISTORY_KEPT, PRUNE_DEPTH, Pruned};
+
+use crate::beef::{Beef, BeefError};
+use crate::header::HeaderView;
+use crate::keys::{Address, KeyError, PrivateKey};
+use crate::merkle_path::{MerklePath, MerklePathError};
+use crate::{AmountError, Network, OutPoint, Satoshis, Transaction, Txid};
+use history::Entry;
+use ledger::{Ledger, Owned, Record};
+
+/// The longest label and reason, in bytes: a line of text, since the whole wallet is written for each payment.
+pub const MAX_LABEL: usize = 256;
+
+/// How many of the newest funding addresses are recognised in transactions. Each costs a few dozen bytes of state;
+/// money sent to an older one is not lost, [`Wallet::receive`] takes it with its [`KeySource`].
+pub const FUNDING_WATCHED: usize = 1_000;
+
+/// Why the wallet did not do what it was asked. It is unchanged whenever one of these is returned.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum WalletError {
+    /// Not enough spendable coins.
+    #[error("{needed} sat are needed, fee included, and {available} sat can be spent now; fund the wallet, or wait until reserved coins are released")]
+    Funds {
+        /// Payment and least fee.
+        needed: u64,
+        /// What is spendable.
+        available: u64,
+    },
+    /// The fee would exceed what the caller allows.
+    #[error("the fee would be {fee}, above the limit of {limit}; raise the limit or lower the fee rate")]
+    FeeAboveLimit {
+        /// The lowest fee found.
+        fee: Satoshis,
+        /// The caller's `max_fee`.
+        limit: Satoshis,
+    },
+    /// An output that would not be relayed.
+    #[error("output {index}: {reason}")]
+    Output {
+        /// Its position.
+        index: usize,
+        /// The rule it breaks.
+        reason: &'static str,
+    },
+    /// Too few or too many outputs.
+    #[error("a payment has between 1 and {MAX_OUTPUTS} outputs, not {count}")]
+    OutputCount {
+        /// How many there are.
+        count: usize,
+    },
+    /// The label is longer than [`MAX_LABEL`].
+    #[error("the label has {len} bytes, the limit is {MAX_LABEL}")]
+    LabelTooLong {
+        /// Its length in bytes.
+        len: usize,
+    },
+    /// The wallet has no such transaction.
+    #[error("the wallet does not know transaction {0}")]
+    UnknownTransaction(Txid),
+    /// The transaction's bytes are no longer kept.
+    #[error("transaction {0} is settled and pruned; only its line in the history is left")]
+    Pruned(Txid),
+    /// Two transactions use one coin and the other one stands.
+    #[error("{txid} spends {outpoint}, which {other} spends already")]
+    Conflict {
+        /// The transaction of the call, or an ancestor of it.
+        txid: Txid,
+        /// The one that stands.
+        other: Txid,
+        /// The coin.
+        outpoint: OutPoint,
+    },
+    /// What is in a block cannot be rejected.
+    #[error("{txid} is in the block at height {height}; if that block is gone, call `unmined` first")]
+    AlreadyMined {
+        /// The transaction.
+        txid: Txid,
+        /// The block's height.
+        height: u32,
+    },
+    /// What is this deep can no longer be undone, since the coins it spent are forgotten.
+    #[error("{0} was buried in the chain and its coins were forgotten; it cannot be rejected any more")]
+    Sealed(Txid),
+    /// Only an unbroadcast payment of our own can be reclaimed.
+    #[error("{txid} cannot be reclaimed: it is {status}")]
+    NotReclaimable {
+        /// The payment.
+        txid: Txid,
+        /// Where it stands.
+        status: Status,
+    },
+    /// The output does not pay the key it is said to pay.
+    #[error("output {0} is not locked to the key it was announced for; check counterparty and invoice number")]
+    NotOurs(OutPoint),
+    /// A coinbase cannot be spent for 100 blocks and may vanish.
+    #[error("{0} is a coinbase; have it paid on once it is mature")]
+    Coinbase(Txid),
+    /// No header at that height is known.
+    #[error("the proof of {txid} is for height {height}, where no header is known yet; sync headers and try again")]
+    NoHeader {
+        /// The transaction.
+        txid: Txid,
+        /// The block's height.
+        height: u32,
+    },
+    /// The proof leads to another Merkle root.
+    #[error("the proof of {txid} does not lead to the Merkle root of the block at height {height}")]
+    WrongProof {
+        /// The transaction.
+        txid: Txid,
+        /// The block's height.
+        height: u32,
+    },
+    /// An ancestor that a BEEF needs is not in the wallet.
+    #[error("{txid} is unproven and its parent {parent} is not in the wallet; wait for its Merkle path")]
+    MissingAncestor {
+        /// The child.
+        txid: Txid,
+        /// The parent.
+        parent: Txid,
+    },
+    /// A BEEF would be larger than allowed.
+    #[error("{txid} with its unproven ancestors takes more than {limit} bytes; wait for a block")]
+    BeefTooLarge {
+        /// The subject.
+        txid: Txid,
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// The stored state is not a wallet, or not of a version this program reads.
+    #[error("the stored wallet cannot be read: {0}")]
+    Stored(String),
+    /// A sum or counter leaves its range.
+    #[error("an amount or a counter of the wallet leaves its range")]
+    Overflow,
+    /// An amount is out of range.
+    #[error(transparent)]
+    Amount(#[from] AmountError),
+    /// A Merkle path is malformed.
+    #[error(transparent)]
+    MerklePath(#[from] MerklePathError),
+    /// A BEEF could not be made.
+    #[error(transparent)]
+    Beef(#[from] BeefError),
+    /// A key could not be used.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+}
+
+/// A transaction that pays us.
+///
+/// The caller has verified it ([`crate::spv::verify`]); the wallet checks only that the outputs are really ours.
+#[derive(Debug, Clone)]
+pub struct Received<'a> {
+    /// The transaction.
+    pub tx: Transaction,
+    /// Which outputs are ours.
+    pub outputs: Vec<OwnedOutput>,
+    /// The verified BEEF it came in: the ancestors whoever we pay will want to see.
+    pub ancestors: Option<&'a Beef>,
+    /// Its own Merkle path, if it is mined.
+    pub path: Option<MerklePath>,
+    /// Whether the network is known to have it. If not, its coins wait for [`Wallet::mark_broadcast`].
+    pub broadcast: bool,
+    /// The line of history, at most [`MAX_LABEL`] bytes.
+    pub label: String,
+    /// The time of receipt, in milliseconds since the Unix epoch.
+    pub now_ms: i64,
+}
+
+/// The wallet. See the [module](self) for what it is for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Wallet {
+    next_change: u64,
+    next_funding: u64,
+    next_sequence: u64,
+    /// The newest funding addresses, as (number, hash).
+    funding: VecDeque<(u64, [u8; 20])>,
+    /// The sum of the archived history.
+    carried_sat: i64,
+    ledger: Ledger,
+}
+
+impl Wallet {
+    /// An empty wallet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The next funding address. Each is given out once.
+    ///
+    /// # Errors
+    /// [`WalletError::Overflow`] after 2⁶⁴ addresses.
+    pub fn funding_address(&mut self, root: &PrivateKey, network: Network) -> Result<Address, WalletError> {
+        let number = self.next_funding;
+        self.next_funding = number.checked_add(1).ok_or(WalletError::Overflow)?;
+        let hash = funding_key(number).private_key(root).public().hash160();
+        while self.funding.len() >= FUNDING_WATCHED {
+            self.funding.pop_front();
+        }
+        self.funding.push_back((number, hash));
+        Ok(Address::new(network, hash))
+    }
+
+    /// The outputs of `tx` that pay one of the newest [`FUNDING_WATCHED`] funding addresses, ready for
+    /// [`Wallet::receive`].
+    pub fn recognise(&self, tx: &Transaction) -> Vec<OwnedOutput> {
+        let mut found = Vec::new();
+        for (vout, output) in (0u32..).zip(&tx.outputs) {
+            let hash = output.locking.p2pkh_hash();
+            if let Some((number, _)) = self.funding.iter().find(|(_, funding)| Some(*funding) == hash) {
+                found.push(OwnedOutput { vout, key: funding_key(*number), purpose: Purpose::Funding });
+            }
+        }
+        found
+    }
+
+    /// Takes in a transaction that pays us, with the ancestors its own proof needs. Returns what it newly adds to
+    /// the wallet: nothing when it was received before.
+    ///
+    /// An archived transaction ([`Pruned::archived`]) is a new one to the wallet; whoever archives the history keeps
+    /// such a transaction from being received again.
+    ///
+    /// # Errors
+    /// [`WalletError::NotOurs`], [`WalletError::Coinbase`], [`WalletError::Conflict`].
+    pub fn receive(&mut self, root: &PrivateKey, received: Received<'_>) -> Result<Satoshis, WalletError> {
+        let Received { tx, outputs, ancestors, path, broadcast, label, now_ms } = received;
+        check_label(&label)?;
+        let txid = tx.txid();
+        if tx.is_coinbase() {
+            return Err(WalletError::Coinbase(txid));
+        }
+        if self.ledger.get(&txid).is_some_and(|record| record.tx.is_none()) {
+            return Ok(Satoshis::ZERO);
+        }
+        let mut next = self.clone();
+        let mut unseen = vec![txid];
+        for (ancestor, ancestor_path) in ancestors.map(ancestry::parts).transpose()?.unwrap_or_default() {
+            unseen.extend(next.take_ancestor(ancestor, ancestor_path, &txid, now_ms)?);
+        }
+        next.add(tx, &txid, &label, now_ms)?;
+        let mut gained = Satoshis::ZERO;
+        for output in outputs {
+            let value = next.take_output(root, &txid, output, &label, now_ms)?;
+            gained = gained.checked_add(value)?;
+        }
+        if path.is_some() || broadcast {
+            next.ledger.settle(&txid, path)?;
+        } else {
+            unseen.iter().try_for_each(|txid| next.refuse_conflicts(txid))?;
+        }
+        *self = next;
+        Ok(gained)
+    }
+
+    /// Records that the network accepted a transaction: its inputs are gone, its outputs can be spent. A payment of
+    /// ours that contradicts it and that the network never saw is rejected.
+    ///
+    /// # Errors
+    /// [`WalletError::UnknownTransaction`]; [`WalletError::Conflict`] when the network is known to have another
+    /// transaction that spends the same coin.
+    pub fn mark_broadcast(&mut self, txid: &Txid) -> Result<(), WalletError> {
+        if self.ledger.require(txid)?.tx.is_none() {
+            return Ok(());
+        }
+        self.ledger.settle(txid, None)
+    }
+
+    /// Records that a transaction is in a block. The chain has the last word: a transaction that spends the same coin
+    /// and is in no block is rejected.
+    ///
+    /// # Errors
+    /// [`WalletError::WrongProof`], [`WalletError::NoHeader`], [`WalletError::UnknownTransaction`], and
+    /// [`WalletError::Conflict`] when another transaction that spends the same coin is recorded as mined.
+    pub fn mark_mined(
+        &mut self,
+        txid: &Txid,
+        path: MerklePath,
+        headers: &impl HeaderView,
+    ) -> Result<(), WalletError> {
+        if self.ledger.require(txid)?.tx.is_none() {
+            return Ok(());
+        }
+        let height = path.block_height();
+        let header = headers.header_at(height).ok_or(WalletError::NoHeader { txid: *txid, height })?;
+        if path.root_for(txid) != Some(header.merkle_root()) {
+            return Err(WalletError::WrongProof { txid: *txid, height });
+        }
+        self.ledger.settle(txid, Some(path))
+    }
+
+    /// Records that a transaction will never be in a block. Its inputs are free again; what builds on it is rejected
+    /// with it. A payment that only the *payee* refused may still be broadcast by him: use [`Wallet::reclaim`].
+    ///
+    /// # Errors
+    /// [`WalletError::AlreadyMined`] if it or something that builds on it is in a block.
+    pub fn mark_rejected(&mut self, txid: &Txid, reason: &str) -> Result<(), WalletError> {
+        if matches!(self.ledger.require(txid)?.status, Status::Rejected { .. }) {
+            return Ok(());
+        }
+        self.ledger.reject([*txid], reason)
+    }
+
+    /// Takes back every proof from a block at `height` or above, because a reorganisation replaced those blocks.
+    /// Returns the transactions that are unproven now. Pruned ones stay: they were [`PRUNE_DEPTH`] deep, and what was
+    /// that deep can be proven again but not rejected any more.
+    pub fn unmined(&mut self, height: u32) -> Vec<Txid> {
+        let lost: Vec<Txid> = self
+            .ledger
+            .iter()
+            .filter(|(_, r)| r.tx.is_some() && matches!(r.status, Status::Mined { height: h } if h >= height))
+            .map(|(txid, _)| *txid)
+            .collect();
+        for txid in &lost {
+            if let Some(record) = self.ledger.get_mut(txid) {
+                record.status = Status::Broadcast;
+                record.path = None;
+            }
+        }
+        lost
+    }
+
+    /// The lowest height at which a proof no longer leads to the Merkle root of the block: the blocks from there on
+    /// were replaced, and [`Wallet::unmined`] is to be called with it. `None` when all proofs hold.
+    pub fn lowest_stale_proof(&self, headers: &impl HeaderView) -> Option<u32> {
+        let proven = self.ledger.iter().filter_map(|(_, record)| record.path.as_ref());
+        let stale = proven.filter(|path| {
+            let header = headers.header_at(path.block_height());
+            header.is_none_or(|header| *path.root() != header.merkle_root())
+        });
+        stale.map(MerklePath::block_height).min()
+    }
+
+    /// Every output of ours that is not spent, in the order of their outpoints.
+    pub fn coins(&self) -> Vec<Coin> {
+        let coins = self.ledger.coins().map(|(outpoint, owned, state)| Coin {
+            outpoint,
+            value: owned.value,
+            key: owned.key.clone(),
+            purpose: owned.purpose.clone(),
+            state,
+        });
+        coins.collect()
+    }
+
+    /// Where a transaction stands; `None` when the wallet does not know it.
+    pub fn status(&self, txid: &Txid) -> Option<&Status> {
+        self.ledger.get(txid).map(|record| &record.status)
+    }
+
+    /// A transaction the wallet keeps.
+    pub fn transaction(&self, txid: &Txid) -> Option<&Transaction> {
+        self.ledger.get(txid).and_then(|record| record.tx.as_ref())
+    }
+
+    /// Adds a transaction whose inputs may be ours. Known ones stay as they are.
+    fn add(&mut self, tx: Transaction, txid: &Txid, label: &str, now_ms: i64) -> Result<(), WalletError> {
+        if self.ledger.get(txid).is_some() {
+            return Ok(());
+        }
+        let mut spent = 0i64;
+        let mut touches = false;
+        for input in &tx.inputs {
+            if let Some(owned) = self.ledger.owned(&input.previous) {
+                touches = true;
+                spent = spent.checked_add(owned.value.as_u64().cast_signed()).ok_or(WalletError::Overflow)?;
+            }
+        }
+        let entry = if touches {
+            let mut entry = self.entry(label, now_ms)?;
+            entry.add(-spent)?;
+            Some(entry)
+        } else {
+            None
+        };
+        let record = Record {
+            tx: Some(tx),
+            path: None,
+            status: Status::Built,
+            entry,
+            outputs: BTreeMap::new(),
+            reclaims: None,
+            sealed: false,
+        };
+        self.ledger.insert(*txid, record);
+        Ok(())
+    }
+
+    /// Takes in a transaction of a verified BEEF other than its subject. Returns its id unless it is proven.
+    fn take_ancestor(
+        &mut self,
+        tx: Transaction,
+        path: Option<MerklePath>,
+        subject: &Txid,
+        now_ms: i64,
+    ) -> Result<Option<Txid>, WalletError> {
+        let txid = tx.txid();
+        let settled = self.ledger.get(&txid).is_some_and(|r| r.tx.is_none() || r.path.is_some());
+        if txid == *subject || settled {
+            return Ok(None);
+        }
+        self.add(tx, &txid, ledger::FOUND, now_ms)?;
+        if path.is_some() {
+            self.ledger.settle(&txid, path)?;
+            return Ok(None);
+        }
+        Ok(Some(txid))
+    }
+
+    fn take_output(
+        &mut self,
+        root: &PrivateKey,
+        txid: &Txid,
+        output: OwnedOutput,
+        label: &str,
+        now_ms: i64,
+    ) -> Result<Satoshis, WalletError> {
+        let outpoint = OutPoint { txid: *txid, vout: output.vout };
+        if self.ledger.owned(&outpoint).is_some() {
+            return Ok(Satoshis::ZERO);
+        }
+        let tx = self.transaction(txid).ok_or(WalletError::UnknownTransaction(*txid))?;
+        let found = usize::try_from(output.vout).ok().and_then(|vout| tx.outputs.get(vout));
+        let found = found.filter(|found| found.locking == output.key.locking_script(root));
+        let value = found.ok_or(WalletError::NotOurs(outpoint))?.value;
+        if let Purpose::Payment { label } = &output.purpose {
+            check_label(label)?;
+        }
+        let owned = Owned { value, key: output.key, purpose: output.purpose, gone: false };
+        let mut sequence = self.next_sequence;
+        self.ledger.add_owned(outpoint, owned, |found| {
+            let label = if found.is_empty() { label } else { found };
+            let entry = Entry { sequence, label: label.to_owned(), delta_sat: 0, fee: None, time_ms: now_ms };
+            sequence = sequence.saturating_add(1);
+            entry
+        })?;
+        self.next_sequence = sequence;
+        Ok(value)
+    }
+
+    /// A transaction the network may not have must not claim a coin that another one claims.
+    fn refuse_conflicts(&self, txid: &Txid) -> Result<(), WalletError> {
+        for input in self.ledger.require(txid)?.tx.iter().flat_map(|tx| &tx.inputs) {
+            for (other, record) in self.ledger.spenders(&input.previous) {
+                if other != txid && !matches!(record.status, Status::Rejected { .. }) {
+                    let outpoint = input.previous;
+                    return Err(WalletError::Conflict { txid: *txid, other: *other, outpoint });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn entry(&mut self, label: &str, now_ms: i64) -> Result<Entry, WalletError> {
+        let sequence = self.take_sequence()?;
+        Ok(Entry { sequence, label: label.to_owned(), delta_sat: 0, fee: None, time_ms: now_ms })
+    }
+
+    fn take_sequence(&mut self) -> Result<u64, WalletError> {
+        let sequence = self.next_sequence;
+        self.next_sequence = sequence.checked_add(1).ok_or(WalletError::Overflow)?;
+        Ok(sequence)
+    }
+}
+
+fn change_key(number: u64) -> KeySource {
+    KeySource::myself(format!("2-sensora wallet-{number}"))
+}
+
+fn funding_key(number: u64) -> KeySource {
+    KeySource::myself(format!("2-sensora funding-{number}"))
+}
+
+fn check_label(label: &str) -> Result<(), WalletError> {
+    if label.len() > MAX_LABEL { Err(WalletError::LabelTooLong { len: label.len() }) } else { Ok(()) }
+}
+
+/// The text, cut to [`MAX_LABEL`] bytes at a character boundary.
+fn bounded(text: &str) -> String {
+    text.get(..text.floor_char_boundary(MAX_LABEL)).unwrap_or_default().to_owned()
+}
