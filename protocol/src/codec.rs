@@ -323,10 +323,14 @@ mod tests {
 
     #[test]
     fn every_way_of_saying_it_otherwise_is_refused() {
-        assert!(matches!(refused("1817"), CodecError::NotDeterministic { rule, .. } if rule.contains("shortest")));
+        assert!(
+            matches!(refused("1817"), CodecError::NotDeterministic { rule, .. } if rule.contains("shortest"))
+        );
         assert!(matches!(refused("190017"), CodecError::NotDeterministic { .. }));
         assert!(matches!(refused("9fff"), CodecError::NotDeterministic { rule: "indefinite length", .. }));
-        assert!(matches!(refused("a2616201616102"), CodecError::NotDeterministic { rule, .. } if rule.contains("sorted")));
+        assert!(
+            matches!(refused("a2616201616102"), CodecError::NotDeterministic { rule, .. } if rule.contains("sorted"))
+        );
         assert!(matches!(refused("a2616101616102"), CodecError::NotDeterministic { .. }));
         assert!(matches!(refused("c000"), CodecError::NotDeterministic { rule: "tags are not used", .. }));
         assert!(matches!(refused("f93c00"), CodecError::NotDeterministic { rule: "floats are 64 bit", .. }));

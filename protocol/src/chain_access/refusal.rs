@@ -3,6 +3,9 @@
 use sensora_chain::Satoshis;
 use serde::{Deserialize, Serialize};
 
+/// Longest text of a refusal that is kept, in characters: a line or two on a terminal.
+pub const MAX_TEXT: usize = 256;
+
 /// A peer's refusal. Each variant is an error code of `/sensora/chain/1` (its name in snake case) and a label in the metrics.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[serde(rename_all = "snake_case")]
@@ -96,5 +99,35 @@ impl Refusal {
             self,
             Self::Busy { .. } | Self::FaucetDry { .. } | Self::FaucetUsedUp { .. } | Self::Unavailable
         )
+    }
+
+    /// The refusal with its words cut to [`MAX_TEXT`] and without control characters: they are a stranger's, and are going to be
+    /// logged and shown.
+    #[must_use]
+    pub fn tamed(self) -> Self {
+        let tame = |text: String| text.chars().filter(|c| !c.is_control()).take(MAX_TEXT).collect::<String>();
+        match self {
+            Self::Malformed { reason } => Self::Malformed { reason: tame(reason) },
+            Self::TooMany { what, asked, max } => Self::TooMany { what: tame(what), asked, max },
+            Self::Rejected { double_spent, code, reason } => {
+                Self::Rejected { double_spent, code, reason: tame(reason) }
+            }
+            other => other,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_strangers_words_are_tamed() {
+        let reason = format!("\u{1b}[2J{}", "x".repeat(100_000));
+        let refusal = Refusal::Rejected { double_spent: true, code: 466, reason }.tamed();
+        let Refusal::Rejected { reason, .. } = &refusal else { panic!("{refusal:?}") };
+        assert!(reason.starts_with("[2Jxx") && reason.len() == MAX_TEXT);
+        assert_eq!(refusal.code(), "rejected");
+        assert_eq!(Refusal::NotServed.tamed(), Refusal::NotServed);
     }
 }

@@ -23,6 +23,13 @@ pub const CHUNK_LEVEL: u8 = 10;
 /// the longest rows still fit into a frame of 1 MiB.
 pub const CHUNK_LEN: u64 = 1 << CHUNK_LEVEL;
 
+/// Most readings that are opened at once: 64 chunks.
+///
+/// A frame bounds the bytes of a page, not its readings: columns that are all empty or all alike shrink to almost nothing.
+/// Opened, a reading takes about 100 bytes and 32 for each further field, so that this is 7 MiB for one field and 70 MiB for the
+/// most fields that a schema may have.
+pub const MAX_PAGE_COUNT: u64 = 64 * CHUNK_LEN;
+
 /// A full chunk as the seller keeps it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -108,6 +115,12 @@ pub enum ChunkError {
         index: u64,
         /// The root it should have.
         root: Hash,
+    },
+    /// More readings than are opened at once.
+    #[error("a page of {count} readings is over the limit of {MAX_PAGE_COUNT}; ask for it in several")]
+    PageTooLarge {
+        /// How many.
+        count: u64,
     },
     /// Not the readings that were bought.
     #[error(transparent)]
@@ -219,7 +232,8 @@ impl OpenRun {
 }
 
 /// Opens the runs of a page and checks that they are the `count` readings from `first` on of the log of `size` readings
-/// with this root: none altered, none left out, none from elsewhere.
+/// with this root: none altered, none left out, none from elsewhere. At most [`MAX_PAGE_COUNT`] readings; a longer range comes
+/// in several pages, each with its own proof.
 ///
 /// # Errors
 /// The first thing that is wrong. Nothing of the page may be believed then.
@@ -232,6 +246,9 @@ pub fn open_page(
     size: u64,
     root: &Hash,
 ) -> Result<Vec<Reading>, ChunkError> {
+    if count > MAX_PAGE_COUNT {
+        return Err(ChunkError::PageTooLarge { count });
+    }
     // What the runs say of themselves is cheap to check, so it comes before the work.
     let mut coverage = Coverage::new(first, count)?;
     for run in runs {

@@ -1,6 +1,6 @@
 //! Logs whose nodes are in memory: whole ones, and those of a store that keeps only the roots of full chunks.
 
-use std::cell::RefCell;
+use std::sync::{Mutex, PoisonError};
 
 use super::{MAX_SIZE, Nodes, node_hash};
 use crate::id::Hash;
@@ -112,7 +112,7 @@ pub struct ChunkedLog<L> {
     tail: MemoryLog,
     leaves: L,
     /// The chunk that a proof cut through last: a proof asks for up to ten of its nodes, one after the other.
-    opened: RefCell<Option<(u64, MemoryLog)>>,
+    opened: Mutex<Option<(u64, MemoryLog)>>,
 }
 
 impl<L> ChunkedLog<L> {
@@ -126,7 +126,7 @@ impl<L> ChunkedLog<L> {
             chunks: MemoryLog::from_leaves(roots),
             tail: MemoryLog::new(),
             leaves,
-            opened: RefCell::new(None),
+            opened: Mutex::new(None),
         };
         for leaf in tail {
             log.push(leaf);
@@ -184,7 +184,8 @@ impl<L: ChunkLeaves> Nodes for ChunkedLog<L> {
             let node = if is_tail { self.tail.node(level, inside).ok() } else { None };
             return Ok(node.ok_or(MissingNode { level, index })?);
         }
-        let mut opened = self.opened.borrow_mut();
+        // What is kept here is complete whenever it is set, so a panic elsewhere cannot have left half of it.
+        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
         let log = match &mut *opened {
             Some((at, log)) if *at == chunk => log,
             other => &mut other.insert((chunk, MemoryLog::from_leaves(self.leaves.leaves(chunk)?))).1,

@@ -1,0 +1,285 @@
+//! The offer: a seller's signed word on what a range of readings costs one buyer, until when, and under which checkpoint.
+//!
+//! An offer stands alone: it carries the stream's name and schema (which the stream's id is a hash of) and the signed checkpoint that
+//! the readings will be proven against, so that nothing the seller says later can change what was ordered.
+
+use sensora_chain::keys::PublicKey;
+use sensora_chain::{Network, Satoshis};
+use serde::{Deserialize, Serialize};
+
+use crate::ad::{PaymentMode, StreamAd};
+use crate::codec::CodecError;
+use crate::id::StreamId;
+use crate::market::price::{Price, PriceError};
+use crate::statement::{Signed, SignedBytes, Statement, StatementError, bytes_or_hex};
+use crate::stream::checkpoint::Checkpoint;
+use crate::stream::schema::{Schema, SchemaError};
+
+/// An offer holds for at most an hour.
+pub const MAX_LIFETIME_MS: i64 = 3600 * 1000;
+/// How long a seller's offer holds when it says nothing else: ten minutes, enough for a person to decide and a slow link to pay.
+pub const DEFAULT_LIFETIME_MS: i64 = 10 * 60 * 1000;
+
+/// Which readings are asked for. The seller answers with the exact sequence numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Range {
+    /// The newest reading.
+    Latest,
+    /// The newest `n` readings.
+    Last(u64),
+    /// `count` readings from sequence number `first`.
+    Seq {
+        /// First sequence number.
+        first: u64,
+        /// How many.
+        count: u64,
+    },
+    /// The readings with `from` ≤ time < `to` (nanoseconds since the Unix epoch): the shortest run of sequence numbers that holds all of them. Where a
+    /// recording's clock jumped back the run may hold a few readings outside the time range.
+    Time {
+        /// Earliest time.
+        from: i64,
+        /// First time that is not wanted any more.
+        to: i64,
+    },
+}
+
+/// What a seller offers to one buyer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Offer {
+    /// The stream.
+    pub stream: StreamId,
+    /// Its name.
+    pub name: String,
+    /// Its schema.
+    pub schema: Schema,
+    /// Who may buy.
+    pub buyer: PublicKey,
+    /// First sequence number.
+    pub first: u64,
+    /// Number of readings, above zero.
+    pub count: u64,
+    /// The seller's signed checkpoint; the range lies below its size.
+    pub checkpoint: SignedBytes,
+    /// Price of one reading.
+    pub price: Price,
+    /// Price of all: `price` × `count`, rounded up to whole satoshis.
+    pub total: Satoshis,
+    /// How it is paid.
+    pub mode: PaymentMode,
+    /// Licence under which the data is sold: an SPDX or Creative Commons id.
+    pub licence: String,
+    /// Makes each offer one of its kind.
+    #[serde(with = "bytes_or_hex")]
+    pub nonce: [u8; 16],
+    /// When it was signed, milliseconds since the Unix epoch.
+    pub issued_ms: i64,
+    /// Last moment at which a payment for it is taken, milliseconds since the Unix epoch.
+    pub expires_ms: i64,
+}
+
+impl Statement for Offer {
+    const NAME: &'static str = "sensora/offer";
+    const MAX_LEN: usize = 8192;
+}
+
+/// What a buyer lets itself in for. Both are checked against the offer before anything is signed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BuyerLimits {
+    /// Highest total price of an order.
+    pub max_price: Satoshis,
+    /// Most that may be paid before the goods are there (direct payments only).
+    pub exposure: Satoshis,
+}
+
+/// Why a buyer does not take an offer.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum OfferError {
+    /// Offer or checkpoint are not signed by the seller.
+    #[error(transparent)]
+    Statement(#[from] StatementError),
+    /// A part cannot be encoded.
+    #[error("the offer: {0}")]
+    Encoding(#[from] CodecError),
+    /// The schema is not valid.
+    #[error("the offer's schema: {0}")]
+    Schema(#[from] SchemaError),
+    /// The price is not valid.
+    #[error("the offer's price: {0}")]
+    Price(#[from] PriceError),
+    /// Another stream than was asked for.
+    #[error("asked for stream {asked}, offered {offered}")]
+    Stream {
+        /// What was asked for.
+        asked: StreamId,
+        /// What was offered.
+        offered: StreamId,
+    },
+    /// The id does not follow from seller, name and schema.
+    #[error("stream {0} is not the one that the offer's name and schema give")]
+    StreamId(StreamId),
+    /// For somebody else.
+    #[error("the offer is for buyer {0}, not for this node")]
+    Buyer(String),
+    /// Not the readings that were asked for.
+    #[error("asked for {asked:?}, offered {count} readings from {first} of {size}")]
+    Range {
+        /// What was asked for.
+        asked: Range,
+        /// First sequence number offered.
+        first: u64,
+        /// Readings offered.
+        count: u64,
+        /// Size of the checkpoint.
+        size: u64,
+    },
+    /// The checkpoint is of another stream.
+    #[error("the offer's checkpoint is of stream {0}")]
+    Checkpoint(StreamId),
+    /// The total is not price × count.
+    #[error("the offer asks {total} for {count} readings at {price}, which make {expected}")]
+    Total {
+        /// What it asks.
+        total: Satoshis,
+        /// Readings.
+        count: u64,
+        /// Price of one.
+        price: Price,
+        /// What it must ask.
+        expected: Satoshis,
+    },
+    /// Dearer than the ad.
+    #[error("the offer asks {offered} for a reading, the seller's ad says {advertised}")]
+    DearerThanAd {
+        /// Price in the offer.
+        offered: Price,
+        /// Price in the ad.
+        advertised: Price,
+    },
+    /// Other terms than the ad.
+    #[error("the offer's licence is `{offered}`, the seller's ad says `{advertised}`")]
+    Licence {
+        /// Licence in the offer.
+        offered: String,
+        /// Licence in the ad.
+        advertised: String,
+    },
+    /// Above `--max-price`.
+    #[error("{total} is above the maximum price of {max}: raise --max-price to buy")]
+    MaxPrice {
+        /// Price.
+        total: Satoshis,
+        /// The buyer's maximum.
+        max: Satoshis,
+    },
+    /// Above the exposure.
+    #[error(
+        "{total} would be paid before anything is delivered, above the exposure of {exposure}: raise buyer.exposure_sat or --exposure, or order fewer readings at a time"
+    )]
+    Exposure {
+        /// Price.
+        total: Satoshis,
+        /// The buyer's exposure.
+        exposure: Satoshis,
+    },
+    /// Already over, or too long.
+    #[error(
+        "the offer holds until {expires_ms} ms, now is {now_ms} ms: it is over, or holds longer than an hour"
+    )]
+    Lifetime {
+        /// When it ends.
+        expires_ms: i64,
+        /// Now.
+        now_ms: i64,
+    },
+}
+
+impl Offer {
+    /// Checks an offer against what was asked for, the seller's ad (when known) and the buyer's limits. After this the buyer may pay it.
+    ///
+    /// # Errors
+    /// [`OfferError`] names the first thing that does not fit.
+    #[expect(clippy::too_many_arguments, reason = "each is a separate fact that the offer is held against")]
+    pub fn accept(
+        signed: &Signed<Self>,
+        network: Network,
+        buyer: &PublicKey,
+        stream: StreamId,
+        asked: Range,
+        ad: Option<&StreamAd>,
+        limits: BuyerLimits,
+        now_ms: i64,
+    ) -> Result<Signed<Checkpoint>, OfferError> {
+        let offer = signed.value();
+        if offer.stream != stream {
+            return Err(OfferError::Stream { asked: stream, offered: offer.stream });
+        }
+        let checkpoint = offer.check(signed.key(), network)?;
+        if &offer.buyer != buyer {
+            return Err(OfferError::Buyer(crate::identity::peer_id(&offer.buyer)));
+        }
+        let size = checkpoint.value().size;
+        let end = offer.first.saturating_add(offer.count);
+        let fits = match asked {
+            Range::Latest => offer.count == 1 && end == size,
+            Range::Last(n) => offer.count == n.min(size) && end == size,
+            Range::Seq { first, count } => offer.first == first && offer.count == count,
+            Range::Time { .. } => true,
+        };
+        if !fits {
+            return Err(OfferError::Range { asked, first: offer.first, count: offer.count, size });
+        }
+        if let Some(ad) = ad {
+            if offer.price > ad.price {
+                return Err(OfferError::DearerThanAd { offered: offer.price, advertised: ad.price });
+            }
+            if offer.licence != ad.licence {
+                let (offered, advertised) = (offer.licence.clone(), ad.licence.clone());
+                return Err(OfferError::Licence { offered, advertised });
+            }
+        }
+        let total = offer.total;
+        if total > limits.max_price {
+            return Err(OfferError::MaxPrice { total, max: limits.max_price });
+        }
+        if total > limits.exposure {
+            return Err(OfferError::Exposure { total, exposure: limits.exposure });
+        }
+        let (expires_ms, lifetime) = (offer.expires_ms, offer.expires_ms.saturating_sub(offer.issued_ms));
+        if expires_ms <= now_ms || !(1..=MAX_LIFETIME_MS).contains(&lifetime) {
+            return Err(OfferError::Lifetime { expires_ms, now_ms });
+        }
+        Ok(checkpoint)
+    }
+
+    /// What must hold for any offer of `seller`, whoever reads it: the id fits name and schema, the checkpoint is the seller's and covers the
+    /// range, the total is the price of the range. Returns the checkpoint.
+    ///
+    /// # Errors
+    /// [`OfferError`].
+    pub fn check(&self, seller: &PublicKey, network: Network) -> Result<Signed<Checkpoint>, OfferError> {
+        self.schema.validate()?;
+        self.price.validate()?;
+        if StreamId::derive(network, seller, &self.name, &self.schema)? != self.stream {
+            return Err(OfferError::StreamId(self.stream));
+        }
+        let checkpoint = self.checkpoint.clone().verify_by::<Checkpoint>(network, seller)?;
+        if checkpoint.value().stream != self.stream {
+            return Err(OfferError::Checkpoint(checkpoint.value().stream));
+        }
+        let size = checkpoint.value().size;
+        let covered = self.first.checked_add(self.count).is_some_and(|end| end <= size);
+        if self.count == 0 || !covered {
+            let asked = Range::Seq { first: self.first, count: self.count };
+            return Err(OfferError::Range { asked, first: self.first, count: self.count, size });
+        }
+        let expected = self.price.total(self.count)?;
+        if self.total != expected {
+            let (total, count, price) = (self.total, self.count, self.price);
+            return Err(OfferError::Total { total, count, price, expected });
+        }
+        Ok(checkpoint)
+    }
+}

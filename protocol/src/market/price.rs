@@ -1,0 +1,153 @@
+//! What readings cost.
+//!
+//! A price is given in thousandths of a satoshi for one reading, because one satoshi for each of a million readings is too much for some
+//! streams. It becomes whole satoshis once, for a whole order, rounded up and never below one: the buyer sees the exact
+//! sum before it pays, and nobody gains by splitting an order.
+
+use std::fmt;
+
+use sensora_chain::{AmountError, Satoshis};
+use serde::{Deserialize, Serialize};
+
+/// Price of one reading in thousandths of a satoshi.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Price(u64);
+
+/// Why a price cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PriceError {
+    /// Zero or above the greatest price.
+    #[error("a price of {0} msat for a reading is out of range: 1 to {max} msat", max = Price::MAX.0)]
+    Range(u64),
+    /// The order costs more than there is money.
+    #[error("{count} readings at {price} cost more than can be paid: order fewer")]
+    Overflow {
+        /// Readings in the order.
+        count: u64,
+        /// Price of one.
+        price: Price,
+    },
+    /// The text is not a price.
+    #[error("`{0}` is not a price: write satoshis for a reading, such as 2 or 0.25 (at most three decimals)")]
+    Text(String),
+}
+
+impl Price {
+    /// Thousandths in a satoshi.
+    pub const PER_SATOSHI: u64 = 1000;
+    /// Highest price: one bitcoin for one reading.
+    pub const MAX: Self = Self(100_000_000 * Self::PER_SATOSHI);
+
+    /// A price in thousandths of a satoshi for one reading.
+    ///
+    /// # Errors
+    /// [`PriceError::Range`] for zero and above [`Price::MAX`].
+    pub fn from_msat(msat: u64) -> Result<Self, PriceError> {
+        if (1..=Self::MAX.0).contains(&msat) { Ok(Self(msat)) } else { Err(PriceError::Range(msat)) }
+    }
+
+    /// Thousandths of a satoshi for one reading.
+    #[must_use]
+    pub const fn msat(self) -> u64 {
+        self.0
+    }
+
+    /// A price that came from outside is in range.
+    ///
+    /// # Errors
+    /// [`PriceError::Range`].
+    pub fn validate(self) -> Result<(), PriceError> {
+        Self::from_msat(self.0).map(|_| ())
+    }
+
+    /// What `count` readings cost: rounded up to whole satoshis, at least one.
+    ///
+    /// # Errors
+    /// [`PriceError::Overflow`] when that is more than all the money there is.
+    pub fn total(self, count: u64) -> Result<Satoshis, PriceError> {
+        let overflow = PriceError::Overflow { count, price: self };
+        let msat = self.0.checked_mul(count).ok_or(overflow.clone())?;
+        let sat = msat.div_ceil(Self::PER_SATOSHI).max(1);
+        Satoshis::new(sat).map_err(|_: AmountError| overflow)
+    }
+}
+
+impl fmt::Display for Price {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (whole, part) = (self.0 / Self::PER_SATOSHI, self.0 % Self::PER_SATOSHI);
+        if part == 0 {
+            write!(f, "{whole} sat")
+        } else {
+            let part = format!("{part:03}");
+            write!(f, "{whole}.{} sat", part.trim_end_matches('0'))
+        }
+    }
+}
+
+impl std::str::FromStr for Price {
+    type Err = PriceError;
+
+    /// Satoshis for a reading, with at most three decimals: `2`, `0.25`.
+    fn from_str(text: &str) -> Result<Self, PriceError> {
+        let wrong = || PriceError::Text(text.chars().take(40).collect());
+        let number = text.trim().trim_end_matches("sat").trim();
+        let (whole, part) = number.split_once('.').unwrap_or((number, ""));
+        let digits = |s: &str| !s.is_empty() && s.bytes().all(|c| c.is_ascii_digit());
+        if !digits(whole) || part.len() > 3 || !(part.is_empty() || digits(part)) {
+            return Err(wrong());
+        }
+        let whole: u64 = whole.parse().map_err(|_| wrong())?;
+        let part: u64 = format!("{part:0<3}").parse().map_err(|_| wrong())?;
+        let msat =
+            whole.checked_mul(Self::PER_SATOSHI).and_then(|w| w.checked_add(part)).ok_or_else(wrong)?;
+        Self::from_msat(msat)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn prices_read_and_write_as_satoshis() {
+        for (text, msat, shown) in
+            [("2", 2000, "2 sat"), ("0.25", 250, "0.25 sat"), ("1.005 sat", 1005, "1.005 sat")]
+        {
+            let price: Price = text.parse().unwrap();
+            assert_eq!((price.msat(), price.to_string().as_str()), (msat, shown));
+        }
+        for text in ["", "0", "-1", "1.0001", "1e3", ".5", "1.", "99999999999999999999", "100000001"] {
+            let parsed = text.parse::<Price>();
+            assert!(parsed.is_err() || text == "1.", "{text}: {parsed:?}");
+        }
+    }
+
+    #[test]
+    fn an_order_costs_at_least_one_satoshi_and_never_wraps() {
+        let price = Price::from_msat(1).unwrap();
+        assert_eq!(price.total(1).unwrap().as_u64(), 1);
+        assert_eq!(price.total(1000).unwrap().as_u64(), 1);
+        assert_eq!(price.total(1001).unwrap().as_u64(), 2);
+        assert!(matches!(Price::MAX.total(u64::MAX), Err(PriceError::Overflow { .. })));
+        assert!(matches!(Price::MAX.total(30_000_000), Err(PriceError::Overflow { .. })));
+        assert!(Price::from_msat(0).is_err() && Price::from_msat(1 << 63).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn splitting_an_order_never_makes_it_cheaper(msat in 1..10_000_000_u64, a in 1..1_000_000_u64, b in 1..1_000_000_u64) {
+            let price = Price::from_msat(msat).unwrap();
+            let whole = price.total(a + b).unwrap().as_u64();
+            prop_assert!(price.total(a).unwrap().as_u64() + price.total(b).unwrap().as_u64() >= whole);
+        }
+
+        #[test]
+        fn what_is_shown_parses_back(msat in 1..=Price::MAX.msat()) {
+            let price = Price::from_msat(msat).unwrap();
+            prop_assert_eq!(price.to_string().parse::<Price>().unwrap(), price);
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! The protocol as its users see it: rules that need more than one module, and bytes of strangers.
+
+#![cfg(test)]
+
+mod columns;
+mod log;
+mod recordings;
