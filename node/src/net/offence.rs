@@ -15,8 +15,9 @@ use super::{
 /// A score halves in this time: ten minutes after its last offence a peer with a passing fault is half forgiven.
 pub const HALF_LIFE: Duration = Duration::from_secs(10 * 60);
 
-/// The score at which a peer is banned.
-pub const BAN_AT: f64 = 100.0;
+/// The score at which a peer is banned: a little below five serious offences, so that five within a minute are enough
+/// although the first has begun to fade.
+pub const BAN_AT: f64 = 95.0;
 
 /// How long a ban lasts. Long against an attack, short against a fault its operator repairs.
 pub const BAN_FOR: Duration = Duration::from_secs(60 * 60);
@@ -24,9 +25,9 @@ pub const BAN_FOR: Duration = Duration::from_secs(60 * 60);
 /// How grave an offence is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
-    /// 1 point: 100 in a short time lead to a ban. Things that also happen to honest peers under load.
+    /// 1 point: about a hundred in a short time lead to a ban. Things that also happen to honest peers under load.
     Minor,
-    /// 5 points: 20 in a short time lead to a ban. Things an honest peer does by accident now and then.
+    /// 5 points: about 20 in a short time lead to a ban. Things an honest peer does by accident now and then.
     Moderate,
     /// 20 points: 5 in a short time lead to a ban. Things only a faulty or hostile peer does.
     Serious,

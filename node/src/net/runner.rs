@@ -17,7 +17,7 @@ use libp2p::{
 };
 use tokio::{
     sync::{mpsc, oneshot},
-    time::{Instant, MissedTickBehavior, interval},
+    time::{Instant, MissedTickBehavior, interval, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -44,6 +44,9 @@ const TICK: Duration = Duration::from_secs(1);
 
 /// How often expired records, buckets and scores are swept out, in ticks.
 const SWEEP_EVERY: u64 = 30;
+
+/// How long closing the connections may hold up a stop. A round trip around the world is a third of a second.
+const GOODBYE: Duration = Duration::from_millis(500);
 
 /// Most bootstrap addresses a configuration may name.
 const MAX_BOOTSTRAP: usize = 64;
@@ -116,6 +119,7 @@ pub struct NetRunner {
     pub(super) next_find: u64,
     pub(super) provided: HashMap<[u8; 32], Provided>,
 
+    listeners: Vec<ListenerId>,
     /// Listeners that have no address yet, and who waits for them to have one.
     pub(super) silent_listeners: Vec<ListenerId>,
     listen_waiters: Vec<oneshot::Sender<Vec<Multiaddr>>>,
@@ -135,10 +139,10 @@ impl Net {
         let topics = Topics::of(&config.network);
         let behaviour = Behaviour::new(&config, &key, &topics)?;
         let mut swarm = Box::new(transport::swarm(&config, key, behaviour)?);
-        let mut silent_listeners = Vec::new();
+        let mut listeners = Vec::new();
         for address in &config.listen {
             let listener = swarm.listen_on(address.clone()).map_err(|error| listen_error(address, error))?;
-            silent_listeners.push(listener);
+            listeners.push(listener);
         }
         for address in &config.external {
             swarm.add_external_address(address::split_peer_id(address.clone()).0);
@@ -197,7 +201,8 @@ impl Net {
             finds: HashMap::new(),
             next_find: 0,
             provided: HashMap::new(),
-            silent_listeners,
+            silent_listeners: listeners.clone(),
+            listeners,
             listen_waiters: Vec::new(),
             ticks: 0,
         };
@@ -262,7 +267,30 @@ impl NetRunner {
                 event = self.swarm.select_next_some() => self.on_swarm_event(event),
             }
         }
+        self.say_goodbye().await;
         tracing::debug!(peer = %self.local, "the network is stopped");
+    }
+
+    /// Closes listeners and connections in order, so that peers notice at once and not by a timeout.
+    async fn say_goodbye(&mut self) {
+        // Nobody is answered from here on: who waits for something learns that the network is stopped.
+        self.commands.close();
+        for listener in std::mem::take(&mut self.listeners) {
+            self.swarm.remove_listener(listener);
+        }
+        let peers: Vec<_> = self.swarm.connected_peers().copied().collect();
+        for peer in peers {
+            // An error only says that the connection ended meanwhile.
+            let _ = self.swarm.disconnect_peer_id(peer);
+        }
+        let closed = async {
+            while self.swarm.network_info().num_peers() > 0 {
+                self.swarm.select_next_some().await;
+            }
+        };
+        if timeout(GOODBYE, closed).await.is_err() {
+            tracing::debug!("some connections did not close in time");
+        }
     }
 
     fn on_command(&mut self, command: Command) {
