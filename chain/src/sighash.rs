@@ -65,7 +65,8 @@ impl<'tx> SighashCache<'tx> {
             .unwrap_or_else(|| Sha256::digest(b"sensora: this transaction has no such input").into())
     }
 
-    /// The bytes whose double SHA-256 is the digest, or `None` where [`SighashCache::digest_with_type`] is.
+    /// The bytes of the BIP143 form, whose double SHA-256 is the digest; `None` where there is no such input. Whether
+    /// the chain uses this form for `sighash_type` is for [`SighashCache::digest_with_type`] to say.
     pub fn preimage(
         &self,
         input_index: usize,
@@ -73,9 +74,6 @@ impl<'tx> SighashCache<'tx> {
         value: Satoshis,
         sighash_type: u32,
     ) -> Option<Vec<u8>> {
-        if sighash_type & FORKID == 0 || sighash_type & CHRONICLE != 0 {
-            return None;
-        }
         let input = self.tx.inputs.get(input_index)?;
         let base = sighash_type & BASE_MASK;
         let anyone_can_pay = sighash_type & ANYONE_CAN_PAY != 0;
@@ -116,6 +114,9 @@ impl<'tx> SighashCache<'tx> {
         value: Satoshis,
         sighash_type: u32,
     ) -> Option<[u8; 32]> {
+        if sighash_type & FORKID == 0 || sighash_type & CHRONICLE != 0 {
+            return None;
+        }
         self.preimage(input_index, script_code, value, sighash_type).map(|bytes| sha256d(&bytes))
     }
 }

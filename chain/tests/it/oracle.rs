@@ -1,0 +1,258 @@
+//! What is made here against an independent implementation (`bsv-rs`), and the other way round.
+
+use bsv_rs::primitives::bsv::sighash::{TxInput, TxOutput, TxSighashCache};
+use bsv_rs::script::{LockingScript, ProtocolEra, ScriptFlags, Spend, TxSpendParams, UnlockingScript};
+use bsv_rs::transaction as theirs;
+use proptest::prelude::*;
+use sensora_chain::beef::{Beef, BeefLimits};
+use sensora_chain::contract::payment::{pay_to_hash, sign_input};
+use sensora_chain::contract::{data_output, verify_p2pkh};
+use sensora_chain::keys::brc29_invoice;
+use sensora_chain::merkle_path::{MerklePath, merkle_root};
+use sensora_chain::{
+    Network, OutPoint, PrivateKey, Satoshis, SighashCache, Transaction, TxIn, TxOut, Txid, spv,
+};
+
+use crate::support::Roots;
+
+/// What their interpreter says of one input under the rules of a node's mempool or of a block.
+fn spend_is_valid(tx: &Transaction, index: usize, spent: &TxOut, flags: ScriptFlags) -> bool {
+    let inputs = tx.inputs.iter().map(|input| TxInput {
+        txid: input.previous.txid.0,
+        output_index: input.previous.vout,
+        script: input.unlocking.as_bytes().to_vec(),
+        sequence: input.sequence,
+    });
+    let outputs = tx.outputs.iter().map(|output| TxOutput {
+        satoshis: output.value.as_u64(),
+        script: output.locking.as_bytes().to_vec(),
+    });
+    let cache = TxSighashCache::new(tx.version as i32, inputs.collect(), outputs.collect(), tx.lock_time);
+    let mut spend = Spend::with_transaction(TxSpendParams {
+        transaction: cache.into(),
+        input_index: index,
+        source_satoshis: spent.value.as_u64(),
+        locking_script: LockingScript::from_binary(spent.locking.as_bytes()).unwrap(),
+        unlocking_script: UnlockingScript::from_binary(tx.inputs[index].unlocking.as_bytes()).unwrap(),
+        memory_limit: None,
+        work_limit: None,
+    })
+    .unwrap();
+    spend.set_flags(flags);
+    spend.validate().unwrap_or(false)
+}
+
+fn standard() -> ScriptFlags {
+    ScriptFlags::standard(ProtocolEra::PostChronicle)
+}
+
+fn their_key(key: &PrivateKey) -> bsv_rs::primitives::PrivateKey {
+    bsv_rs::primitives::PrivateKey::from_bytes(key.to_bytes().as_slice()).unwrap()
+}
+
+fn any_key() -> impl Strategy<Value = PrivateKey> {
+    any::<[u8; 32]>().prop_filter_map("in range", |bytes| PrivateKey::from_bytes(bytes).ok())
+}
+
+/// A signed transaction with the outputs it spends.
+fn any_signed() -> impl Strategy<Value = (Transaction, Vec<TxOut>)> {
+    let coin = (any_key(), any::<[u8; 32]>(), 0u32..5, 1u64..1_000_000);
+    let output =
+        (any::<[u8; 20]>(), 1u64..10_000).prop_map(|(hash, sat)| pay_to_hash(&hash, Satoshis::from_sat(sat)));
+    let data = prop::collection::vec(any::<u8>(), 0..300).prop_map(|data| data_output(&[b"sensora", &data]));
+    (
+        prop::collection::vec(coin, 1..4),
+        prop::collection::vec(prop_oneof![3 => output, 1 => data], 1..4),
+        any::<u32>(),
+    )
+        .prop_map(|(coins, outputs, lock_time)| {
+            let input = |(_, txid, vout, _): &(PrivateKey, [u8; 32], u32, u64)| {
+                TxIn::new(OutPoint { txid: Txid(*txid), vout: *vout })
+            };
+            let mut tx = Transaction::new(coins.iter().map(input).collect(), outputs);
+            tx.lock_time = lock_time;
+            let mut spent = Vec::new();
+            for (index, (key, _, _, sat)) in coins.iter().enumerate() {
+                let coin = pay_to_hash(&key.public().hash160(), Satoshis::from_sat(*sat));
+                sign_input(&mut tx, index, &coin, key).unwrap();
+                spent.push(coin);
+            }
+            (tx, spent)
+        })
+}
+
+/// A block of some transactions, of which one pays `key`; then two payments in a row that no block holds.
+fn payment(key: &PrivateKey, others: usize, index: usize) -> (Beef, Txid, Roots) {
+    let funding = Transaction::new(
+        vec![TxIn::new(OutPoint { txid: Txid([9; 32]), vout: 0 })],
+        vec![pay_to_hash(&key.public().hash160(), Satoshis::from_sat(10_000))],
+    );
+    let mut txids: Vec<Txid> = (0..others).map(|n| Txid([n as u8 + 1; 32])).collect();
+    txids.insert(index, funding.txid());
+    let bump = MerklePath::for_block(500, &txids, index).unwrap();
+
+    let step = |parent: &Transaction, sat| {
+        let mut tx = Transaction::new(
+            vec![TxIn::new(OutPoint { txid: parent.txid(), vout: 0 })],
+            vec![pay_to_hash(&key.public().hash160(), Satoshis::from_sat(sat)), data_output(&[b"note"])],
+        );
+        sign_input(&mut tx, 0, &parent.outputs[0], key).unwrap();
+        tx
+    };
+    let first = step(&funding, 9_000);
+    let second = step(&first, 8_000);
+    let subject = second.txid();
+    let mut beef = Beef::new();
+    beef.add(funding, Some(&bump)).unwrap();
+    beef.add(first, None).unwrap();
+    beef.add(second, None).unwrap();
+    (beef, subject, Roots { roots: [(500, merkle_root(&txids))].into(), tip: 700 })
+}
+
+struct TheirHeaders<'a>(&'a Roots);
+
+impl theirs::Headers for TheirHeaders<'_> {
+    fn carries(&self, height: u64, root: &[u8; 32]) -> bool {
+        self.0.roots.get(&(height as u32)) == Some(root)
+    }
+}
+
+#[test]
+fn addresses_and_wif_are_theirs() {
+    for seed in 1..=32u8 {
+        let key = PrivateKey::from_bytes([seed; 32]).unwrap();
+        let other = their_key(&key);
+        assert_eq!(key.wif(Network::Main).as_str(), other.to_wif());
+        assert_eq!(key.wif(Network::Test).as_str(), other.to_wif_with_prefix(0xef));
+        assert_eq!(key.public().address(Network::Main).to_string(), other.public_key().to_address());
+        let test = other.public_key().to_address_with_prefix(0x6f);
+        assert_eq!(key.public().address(Network::Regtest).to_string(), test);
+    }
+}
+
+#[test]
+fn headers_are_theirs() {
+    let genesis = sensora_chain::header::Header::regtest_genesis();
+    let other = bsv_rs::block::BlockHeader::from_binary(&genesis.0).unwrap();
+    assert_eq!(genesis.hash().0, other.hash());
+    assert_eq!(genesis.work().to_be_bytes(), other.work().to_be_bytes());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn their_interpreter_accepts_what_we_sign((tx, spent) in any_signed()) {
+        let cache = SighashCache::new(&tx);
+        for (index, coin) in spent.iter().enumerate() {
+            prop_assert!(verify_p2pkh(&tx, &cache, index, coin).is_ok());
+            prop_assert!(spend_is_valid(&tx, index, coin, standard()));
+            prop_assert!(spend_is_valid(&tx, index, coin, ScriptFlags::block(ProtocolEra::PostChronicle)));
+        }
+    }
+
+    #[test]
+    fn what_we_accept_their_interpreter_accepts((tx, spent) in any_signed(), at: prop::sample::Index, mask in 1u8..) {
+        // One changed byte, anywhere: we may refuse more than they do, never less.
+        let mut raw = tx.to_bytes();
+        let at = at.index(raw.len());
+        raw[at] ^= mask;
+        let Ok(changed) = Transaction::from_bytes(&raw) else { return Ok(()) };
+        let cache = SighashCache::new(&changed);
+        for index in 0..changed.inputs.len().min(spent.len()) {
+            if verify_p2pkh(&changed, &cache, index, &spent[index]).is_ok() {
+                prop_assert!(spend_is_valid(&changed, index, &spent[index], standard()));
+            }
+        }
+    }
+
+    #[test]
+    fn transactions_and_extended_format_are_theirs((tx, spent) in any_signed()) {
+        let other = theirs::Transaction::from_binary(&tx.to_bytes()).unwrap();
+        prop_assert_eq!(other.to_binary(), tx.to_bytes());
+        prop_assert_eq!(other.id(), tx.txid().to_string());
+        let extended = tx.to_extended(&spent).unwrap();
+        let other = theirs::Transaction::from_ef(&extended).unwrap();
+        prop_assert_eq!(other.to_ef().unwrap(), extended);
+    }
+
+    #[test]
+    fn brc42_is_theirs(a in any_key(), b in any_key(), prefix in "[A-Za-z0-9+/]{8,20}", suffix in ".{1,40}") {
+        for invoice in [brc29_invoice(&prefix, &suffix).unwrap().to_string(), suffix] {
+            let ours = b.child(&a.public(), &invoice);
+            let other = their_key(&b).derive_child(&their_key(&a).public_key(), &invoice).unwrap();
+            prop_assert_eq!(*ours.to_bytes(), other.to_bytes());
+            let ours = b.public().child(&a, &invoice);
+            let other = their_key(&b).public_key().derive_child(&their_key(&a), &invoice).unwrap();
+            prop_assert_eq!(ours.to_bytes(), other.to_compressed());
+        }
+    }
+
+    #[test]
+    fn signatures_are_theirs(key in any_key(), digest: [u8; 32]) {
+        let ours = key.sign(&digest);
+        let other = their_key(&key).sign(&digest).unwrap();
+        prop_assert_eq!(ours.der(), other.to_der());
+        prop_assert!(their_key(&key).public_key().verify(&digest, &other));
+    }
+
+    #[test]
+    fn merkle_paths_are_theirs(count in 1usize..30, picks in prop::collection::vec(any::<prop::sample::Index>(), 1..5)) {
+        let txids: Vec<Txid> = (0..count).map(|n| Txid([n as u8 + 1; 32])).collect();
+        let mut ours: Option<MerklePath> = None;
+        let mut other: Option<theirs::MerklePath> = None;
+        for pick in picks {
+            let index = pick.index(count);
+            let path = MerklePath::for_block(77, &txids, index).unwrap();
+            let theirs = theirs::MerklePath::from_binary(&path.to_bytes()).unwrap();
+            let root = theirs.compute_root(Some(&txids[index].to_string())).unwrap();
+            prop_assert_eq!(root, Txid(*path.root()).to_string());
+            prop_assert_eq!(theirs.to_binary(), path.to_bytes());
+            match (&mut ours, &mut other) {
+                (Some(ours), Some(other)) => {
+                    ours.merge(&path).unwrap();
+                    other.combine(&theirs).unwrap();
+                }
+                _ => (ours, other) = (Some(path), Some(theirs)),
+            }
+        }
+        let (ours, other) = (ours.unwrap(), other.unwrap());
+        prop_assert_eq!(&MerklePath::parse(&other.to_binary()).unwrap(), &ours);
+        prop_assert_eq!(ours.to_bytes(), other.to_binary());
+    }
+
+    #[test]
+    fn beefs_are_theirs(key in any_key(), others in 0usize..12, at: prop::sample::Index) {
+        // A transaction at place 0 would count as the coinbase.
+        let (beef, subject, headers) = payment(&key, others + 1, 1 + at.index(others + 1));
+        for bytes in [beef.to_bytes_v1().unwrap(), beef.to_bytes_v2(), beef.to_atomic(&subject).unwrap()] {
+            let parsed = Beef::parse(&bytes, &BeefLimits::DEFAULT).unwrap();
+            prop_assert!(spv::verify(&parsed, &subject, &headers).is_ok());
+            // They run all scripts and check roots, amounts and order.
+            let verdict = theirs::verify_stream(bytes.as_slice(), TheirHeaders(&headers), None).unwrap();
+            prop_assert!(verdict.is_valid(), "{:?}", verdict);
+            let mut other = theirs::Beef::from_binary(&bytes).unwrap();
+            prop_assert!(other.is_valid(false));
+            let again = other.to_binary();
+            let again = Beef::parse(&again, &BeefLimits::DEFAULT).unwrap();
+            prop_assert_eq!(again.txs(), parsed.txs());
+            let atomic = other.to_binary_atomic(&subject.to_string()).unwrap();
+            let atomic = Beef::parse(&atomic, &BeefLimits::DEFAULT).unwrap();
+            prop_assert!(spv::verify(&atomic, &subject, &headers).is_ok());
+        }
+    }
+
+    #[test]
+    fn a_beef_we_believe_they_believe(key in any_key(), at: prop::sample::Index, mask in 1u8..) {
+        let (beef, subject, headers) = payment(&key, 5, 3);
+        let mut bytes = beef.to_atomic(&subject).unwrap();
+        let at = at.index(bytes.len());
+        bytes[at] ^= mask;
+        let Ok(changed) = Beef::parse(&bytes, &BeefLimits::DEFAULT) else { return Ok(()) };
+        let Some(subject) = changed.subject() else { return Ok(()) };
+        if spv::verify(&changed, &subject, &headers).is_ok() {
+            let verdict = theirs::verify_stream(bytes.as_slice(), TheirHeaders(&headers), None).unwrap();
+            prop_assert!(verdict.is_valid(), "{:?}", verdict);
+        }
+    }
+}
