@@ -61,7 +61,9 @@ pub const FUNDING_WATCHED: usize = 1_000;
 #[non_exhaustive]
 pub enum WalletError {
     /// Not enough spendable coins.
-    #[error("{needed} sat are needed, fee included, and {available} sat can be spent now; fund the wallet, or wait until reserved coins are released")]
+    #[error(
+        "{needed} sat are needed, fee included, and {available} sat can be spent now; fund the wallet, or wait until reserved coins are released"
+    )]
     Funds {
         /// Payment and least fee.
         needed: u64,
@@ -132,13 +134,17 @@ pub enum WalletError {
         status: Status,
     },
     /// The output does not pay the key it is said to pay.
-    #[error("output {0} is not locked to the key it was announced for; check counterparty and invoice number")]
+    #[error(
+        "output {0} is not locked to the key it was announced for; check counterparty and invoice number"
+    )]
     NotOurs(OutPoint),
     /// A coinbase cannot be spent for 100 blocks and may vanish.
     #[error("{0} is a coinbase; have it paid on once it is mature")]
     Coinbase(Txid),
     /// No header at that height is known.
-    #[error("the proof of {txid} is for height {height}, where no header is known yet; sync headers and try again")]
+    #[error(
+        "the proof of {txid} is for height {height}, where no header is known yet; sync headers and try again"
+    )]
     NoHeader {
         /// The transaction.
         txid: Txid,

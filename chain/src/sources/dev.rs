@@ -98,7 +98,9 @@ pub enum DevChainError {
         available: Satoshis,
     },
     /// There are not that many blocks to replace.
-    #[error("{depth} blocks cannot be replaced on a chain of height {height}; at least 1 and not the genesis block")]
+    #[error(
+        "{depth} blocks cannot be replaced on a chain of height {height}; at least 1 and not the genesis block"
+    )]
     ReorgDepth {
         /// What was asked for.
         depth: u32,
@@ -106,7 +108,9 @@ pub enum DevChainError {
         height: u32,
     },
     /// The tables were written by another program.
-    #[error("the development chain in this database has layout {found}, this program reads {SCHEMA}; use another home")]
+    #[error(
+        "the development chain in this database has layout {found}, this program reads {SCHEMA}; use another home"
+    )]
     Schema {
         /// The layout found.
         found: u64,
@@ -271,8 +275,12 @@ impl DevChain {
             }
             if tip <= COINBASE_MATURITY {
                 let least = Satoshis::from_sat(store::FAUCET_LEAST);
-                let spread =
-                    tables.faucet_payment(&self.inner.key, &self.inner.reward, least, self.inner.config.fee)?;
+                let spread = tables.faucet_payment(
+                    &self.inner.key,
+                    &self.inner.reward,
+                    least,
+                    self.inner.config.fee,
+                )?;
                 self.admit(tables, &spread.txid(), &spread)?;
                 tables.mine(now, true, &self.inner.reward)?;
             }
@@ -303,7 +311,12 @@ impl DevChain {
         self.write(|tables| tables.reorg(depth, seconds(now_ms), dropped, &self.inner.reward))
     }
 
-    fn admit(&self, tables: &mut Tables<'_>, txid: &Txid, tx: &Transaction) -> Result<Submitted, DevChainError> {
+    fn admit(
+        &self,
+        tables: &mut Tables<'_>,
+        txid: &Txid,
+        tx: &Transaction,
+    ) -> Result<Submitted, DevChainError> {
         if tables.txs.get(&txid.0)?.is_some() {
             return Ok(Submitted::Known);
         }

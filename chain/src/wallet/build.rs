@@ -70,12 +70,7 @@ impl Wallet {
     /// # Errors
     /// [`WalletError::Funds`], [`WalletError::FeeAboveLimit`], [`WalletError::Output`] and what [`Wallet::beef_for`]
     /// returns. The wallet is unchanged then.
-    pub fn build(
-        &mut self,
-        root: &PrivateKey,
-        spec: PaymentSpec,
-        now_ms: i64,
-    ) -> Result<Built, WalletError> {
+    pub fn build(&mut self, root: &PrivateKey, spec: PaymentSpec, now_ms: i64) -> Result<Built, WalletError> {
         super::check_label(&spec.label)?;
         check_outputs(&spec.outputs)?;
         let coins = selection::candidates(&self.ledger);
@@ -162,7 +157,8 @@ impl Wallet {
         for coin in &plan.inputs {
             spent = spent.checked_add(coin.sat).ok_or(WalletError::Overflow)?;
         }
-        let delta_sat = returned.cast_signed().checked_sub(spent.cast_signed()).ok_or(WalletError::Overflow)?;
+        let delta_sat =
+            returned.cast_signed().checked_sub(spent.cast_signed()).ok_or(WalletError::Overflow)?;
         let fee = Satoshis::new(plan.fee)?;
         let sequence = self.take_sequence()?;
         let entry = Entry { sequence, label: spec.label, delta_sat, fee: Some(fee), time_ms: now_ms };
@@ -211,7 +207,9 @@ fn plan(coins: &[Candidate], forced: &[Candidate], spec: &PaymentSpec) -> Result
         fixed = fixed.saturating_add(output.size());
     }
     let fee_of = |inputs: usize, change: usize| {
-        let size = inputs.saturating_mul(payment::INPUT_SIZE).saturating_add(change.saturating_mul(payment::OUTPUT_SIZE));
+        let size = inputs
+            .saturating_mul(payment::INPUT_SIZE)
+            .saturating_add(change.saturating_mul(payment::OUTPUT_SIZE));
         spec.fee.fee(fixed.saturating_add(size)).as_u64()
     };
     // A transaction needs an output: where the caller gives none, the change is it.

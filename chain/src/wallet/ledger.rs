@@ -182,7 +182,8 @@ impl Ledger {
         while let Some(next) = queue.pop() {
             for input in self.require(&next)?.tx.iter().flat_map(|tx| &tx.inputs) {
                 let parent = input.previous.txid;
-                let unseen = self.records.get(&parent).is_some_and(|r| r.tx.is_some() && !r.status.is_settled());
+                let unseen =
+                    self.records.get(&parent).is_some_and(|r| r.tx.is_some() && !r.status.is_settled());
                 if unseen && lifted.insert(parent) {
                     queue.push(parent);
                 }
@@ -202,7 +203,11 @@ impl Ledger {
                         _ => lifted.contains(other),
                     };
                     if stands {
-                        return Err(WalletError::Conflict { txid: *ours, other: *other, outpoint: input.previous });
+                        return Err(WalletError::Conflict {
+                            txid: *ours,
+                            other: *other,
+                            outpoint: input.previous,
+                        });
                     }
                     conflicts.insert(*other);
                 }

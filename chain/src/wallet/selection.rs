@@ -43,7 +43,7 @@ pub(super) fn candidates(ledger: &Ledger) -> Vec<Candidate> {
             generations: ledger.generations(&outpoint.txid, &mut known),
         })
         .collect();
-    coins.sort_by(|a, b| (a.generations, a.sat, a.outpoint).cmp(&(b.generations, b.sat, b.outpoint)));
+    coins.sort_by_key(|coin| (coin.generations, coin.sat, coin.outpoint));
     coins
 }
 

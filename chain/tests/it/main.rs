@@ -1,9 +1,10 @@
 //! The crate against the world: published vectors and an independent implementation.
 
-#[cfg(feature = "sources")]
+#[cfg(all(test, feature = "sources"))]
 mod dev_chain;
-#[cfg(feature = "sources")]
+#[cfg(all(test, feature = "sources"))]
 mod real_node;
+#[cfg(test)]
 mod wallet;
 mod oracle;
 mod support;

@@ -61,11 +61,7 @@ impl Tables<'_> {
     }
 
     /// Empties the queue of what may be in the block at `height`; the rest stays in it.
-    fn take_minable(
-        &mut self,
-        height: u32,
-        median: u32,
-    ) -> Result<Vec<(Txid, Waiting)>, DevChainError> {
+    fn take_minable(&mut self, height: u32, median: u32) -> Result<Vec<(Txid, Waiting)>, DevChainError> {
         let queue = self.drain_queue()?;
         let mut taken = Vec::with_capacity(queue.len());
         let mut left = std::collections::BTreeSet::new();

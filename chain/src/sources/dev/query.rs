@@ -2,7 +2,7 @@
 
 use std::ops::Bound;
 
-use redb::{ReadableTable, ReadOnlyTable};
+use redb::{ReadOnlyTable, ReadableTable};
 
 use super::store::{self, BLOCKS, DATA, DROPPED, HEADERS, HEIGHTS, PLACES, SPENT, TAG_BYTES, TXS, WAITING};
 use super::{DevChain, DevChainError, MAX_HEADERS, blocks};

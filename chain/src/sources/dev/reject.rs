@@ -45,7 +45,9 @@ pub enum Reject {
     #[error("the outputs sum to more than all coins that can exist")]
     OutputSum,
     /// A spendable output without value. A bare `OP_RETURN` counts as spendable since Genesis.
-    #[error("output {0} can be spent but carries less than 1 sat; data outputs start with OP_FALSE OP_RETURN")]
+    #[error(
+        "output {0} can be spent but carries less than 1 sat; data outputs start with OP_FALSE OP_RETURN"
+    )]
     Dust(usize),
     /// Nodes take a data output with value, broadcasters do not.
     #[error("data output {0} carries value that nobody could ever spend; broadcasters take only 0 sat")]
@@ -54,7 +56,9 @@ pub enum Reject {
     #[error("output {0} pays to a script hash, which is forbidden since Genesis")]
     PayToScriptHash(usize),
     /// The lock time lies ahead. Nodes may keep such transactions, broadcasters refuse them.
-    #[error("the lock time {lock_time} lies ahead: the next block has height {height} and median time {median_time}")]
+    #[error(
+        "the lock time {lock_time} lies ahead: the next block has height {height} and median time {median_time}"
+    )]
     NotFinal {
         /// Height or Unix time.
         lock_time: u32,
@@ -98,7 +102,9 @@ pub enum Reject {
         outputs: Satoshis,
     },
     /// Only coins of the P2PKH template can be spent on the development chain.
-    #[error("input {input} spends an output that is not pay-to-public-key-hash; the development chain does not support spending it")]
+    #[error(
+        "input {input} spends an output that is not pay-to-public-key-hash; the development chain does not support spending it"
+    )]
     UnsupportedScript {
         /// Its position.
         input: usize,
@@ -123,7 +129,9 @@ pub enum Reject {
         limit: Satoshis,
     },
     /// Too many unmined generations.
-    #[error("the transaction would be generation {depth} of unmined ones, the limit is {limit}; wait for a block")]
+    #[error(
+        "the transaction would be generation {depth} of unmined ones, the limit is {limit}; wait for a block"
+    )]
     TooLongChain {
         /// Its generation.
         depth: u32,

@@ -278,7 +278,8 @@ pub(super) fn header(
 pub(super) fn tip(
     headers: &impl ReadableTable<u32, &'static [u8; 80]>,
 ) -> Result<(u32, Header), DevChainError> {
-    let (height, header) = headers.last()?.ok_or(DevChainError::Corrupt("there is not even a genesis block"))?;
+    let (height, header) =
+        headers.last()?.ok_or(DevChainError::Corrupt("there is not even a genesis block"))?;
     Ok((height.value(), Header(*header.value())))
 }
 
