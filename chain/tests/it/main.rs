@@ -1,11 +1,12 @@
-//! The crate against the world: published vectors and an independent implementation.
+//! The crate against the world: published vectors, an independent implementation, and a real node.
 
-#[cfg(all(test, feature = "sources"))]
+#![cfg(test)]
+
+#[cfg(feature = "sources")]
 mod dev_chain;
-#[cfg(all(test, feature = "sources"))]
-mod real_node;
-#[cfg(test)]
-mod wallet;
 mod oracle;
+#[cfg(feature = "sources")]
+mod real_node;
 mod support;
 mod vectors;
+mod wallet;
