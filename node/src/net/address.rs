@@ -64,7 +64,7 @@ pub(super) fn is_loopback(address: &Multiaddr) -> bool {
 }
 
 /// The address of `peer` without its `/p2p` part, or `None` where it is not worth a dial: too long, of another peer,
-/// without a port, to nowhere, or to the loopback of a machine that is not ours.
+/// to nowhere, over something else than TCP or QUIC, or to the loopback of a machine that is not ours.
 pub(super) fn usable(address: &Multiaddr, peer: &PeerId, loopback: bool) -> Option<Multiaddr> {
     if address.len() > MAX_ADDRESS_LEN {
         return None;
@@ -79,11 +79,14 @@ pub(super) fn usable(address: &Multiaddr, peer: &PeerId, loopback: bool) -> Opti
         // A link-local IPv6 address means nothing without the interface it belongs to.
         Part::Ip6(ip) => !(ip == Ipv6Addr::UNSPECIFIED || ip.is_multicast() || ip.is_unicast_link_local()),
         Part::Dns(name) | Part::Dns4(name) | Part::Dns6(name) => !name.is_empty(),
-        Part::Memory(port) => return (port != 0).then_some(address),
+        Part::Memory(port) => return (port != 0 && parts.next().is_none()).then_some(address),
         _ => false,
     };
-    let port_ok = matches!(parts.next()?, Part::Tcp(port) | Part::Udp(port) if port != 0);
-    (host_ok && port_ok).then_some(address)
+    let rest_ok = match (parts.next()?, parts.next(), parts.next()) {
+        (Part::Tcp(port), None, None) | (Part::Udp(port), Some(Part::QuicV1), None) => port != 0,
+        _ => false,
+    };
+    (host_ok && rest_ok).then_some(address)
 }
 
 /// The name of what carries an address, for people.
@@ -139,6 +142,9 @@ mod tests {
             "/ip4/224.0.0.1/udp/4001/quic-v1",
             "/ip6/fe80::1/tcp/4001",
             "/ip4/203.0.113.7",
+            "/ip4/203.0.113.7/udp/4001",
+            "/ip4/203.0.113.7/tcp/4001/ws",
+            "/ip4/203.0.113.7/udp/4001/quic-v1/p2p-circuit",
             "/ip4/127.0.0.1/tcp/4001",
             "/memory/5",
             "/dns4/localhost/tcp/5",

@@ -69,6 +69,7 @@ impl Bootstrap {
         Self { address, peer, named: peer.is_some(), dialing: None, failures: 0, due: now }
     }
 
+    /// A dial failed, or the connection did not last.
     pub(super) fn failed(&mut self, now: Instant) {
         self.dialing = None;
         self.due = now + backoff(self.failures, jitter());
@@ -79,13 +80,10 @@ impl Bootstrap {
         }
     }
 
-    pub(super) fn reached(&mut self) {
-        self.dialing = None;
-        self.failures = 0;
-    }
-
+    /// A connection ended that had lasted.
     pub(super) fn disconnected(&mut self, now: Instant) {
-        self.due = now + backoff(self.failures, jitter());
+        self.failures = 0;
+        self.due = now + backoff(0, jitter());
         if !self.named {
             self.peer = None;
         }

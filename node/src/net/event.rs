@@ -5,7 +5,7 @@ use std::fmt;
 use bytes::Bytes;
 use libp2p::{
     gossipsub::{MessageAcceptance, MessageId},
-    request_response::ResponseChannel,
+    request_response::{InboundRequestId, ResponseChannel},
 };
 use tokio::sync::mpsc;
 
@@ -73,6 +73,7 @@ impl NetEvents {
 pub(super) struct Answer {
     pub(super) peer: PeerId,
     pub(super) protocol: Protocol,
+    pub(super) id: InboundRequestId,
     /// `None`: the application let the request go.
     pub(super) reply: Option<(ResponseChannel<Bytes>, Bytes)>,
 }
@@ -83,16 +84,18 @@ pub struct Responder {
     inner: Option<(ResponseChannel<Bytes>, mpsc::OwnedPermit<Answer>)>,
     peer: PeerId,
     protocol: Protocol,
+    id: InboundRequestId,
 }
 
 impl Responder {
     pub(super) fn new(
         peer: PeerId,
         protocol: Protocol,
+        id: InboundRequestId,
         channel: ResponseChannel<Bytes>,
         permit: mpsc::OwnedPermit<Answer>,
     ) -> Self {
-        Self { inner: Some((channel, permit)), peer, protocol }
+        Self { inner: Some((channel, permit)), peer, protocol, id }
     }
 
     /// Sends the answer. It must be at most [`MAX_RESPONSE`] bytes: a larger one is an error of the
@@ -104,8 +107,12 @@ impl Responder {
             return;
         }
         if let Some((channel, permit)) = self.inner.take() {
-            permit.send(Answer { peer: self.peer, protocol: self.protocol, reply: Some((channel, body)) });
+            permit.send(self.answer(Some((channel, body))));
         }
+    }
+
+    fn answer(&self, reply: Option<(ResponseChannel<Bytes>, Bytes)>) -> Answer {
+        Answer { peer: self.peer, protocol: self.protocol, id: self.id, reply }
     }
 
     /// Whether the asker still waits.
@@ -118,7 +125,7 @@ impl Drop for Responder {
     fn drop(&mut self) {
         if let Some((channel, permit)) = self.inner.take() {
             drop(channel);
-            permit.send(Answer { peer: self.peer, protocol: self.protocol, reply: None });
+            permit.send(self.answer(None));
         }
     }
 }

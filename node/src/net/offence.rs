@@ -55,7 +55,7 @@ pub enum Offence {
     QuotaExceeded,
     /// It did not answer in time. [`Severity::Minor`]: most often it is just slow or gone.
     Timeout,
-    /// It opened a substream and did not send its request in time. [`Severity::Moderate`].
+    /// It opened a substream and did not send its request in time, or did not read the answer. [`Severity::Moderate`].
     Stalled,
     /// A request or response that does not decode. [`Severity::Serious`].
     Malformed,

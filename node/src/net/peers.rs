@@ -15,6 +15,10 @@ const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 /// The longest wait between two dials: an outage of any length is noticed to be over within this time.
 pub(super) const MAX_BACKOFF: Duration = Duration::from_secs(5 * 60);
 
+/// A connection that ends before this counts as a failed dial: a peer that takes connections only to close them must not
+/// be dialled every second.
+pub(super) const LASTING: Duration = Duration::from_secs(60);
+
 /// Failed dials in a row after which a peer that was once connected is forgotten: about a day of [`MAX_BACKOFF`].
 const FORGET_AFTER: u32 = 300;
 
@@ -77,7 +81,7 @@ impl Book {
         }
     }
 
-    /// Notes what a connected peer says of itself. It replaces what was known, but for the address it was reached at.
+    /// Notes what a connected peer of our network says of itself. It replaces what was known, but for the address it was reached at.
     pub(super) fn identified(
         &mut self,
         peer: PeerId,
@@ -88,7 +92,6 @@ impl Book {
         self.foreign.remove(&peer);
         let entry = self.entry(peer, now);
         entry.proven = true;
-        entry.failures = 0;
         entry.seen = now;
         let mut all: Vec<Multiaddr> = reached.into_iter().collect();
         for address in addresses {
@@ -102,7 +105,7 @@ impl Book {
         }
     }
 
-    /// Notes that a dial failed.
+    /// Notes that a dial failed, or that the connection did not last.
     pub(super) fn failed(&mut self, peer: &PeerId, now: Instant) {
         let Some(entry) = self.entries.get_mut(peer) else { return };
         entry.due = now + backoff(entry.failures, jitter());
@@ -112,9 +115,10 @@ impl Book {
         }
     }
 
-    /// Notes that the connection ended.
+    /// Notes that a connection ended that had lasted.
     pub(super) fn disconnected(&mut self, peer: &PeerId, now: Instant) {
         if let Some(entry) = self.entries.get_mut(peer) {
+            entry.failures = 0;
             entry.seen = now;
             entry.due = now + backoff(0, jitter());
         }

@@ -52,13 +52,21 @@ const GOODBYE: Duration = Duration::from_millis(500);
 const MAX_BOOTSTRAP: usize = 64;
 
 /// A peer with at least one connection. As many as the connection limits allow.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Live {
+    /// When the first of its connections was made.
+    pub(super) since: Instant,
     /// Oldest first.
     pub(super) connections: Vec<Connection>,
     /// Its agent string, once it has identified itself as one of our network.
     pub(super) agent: Option<String>,
     pub(super) rtt: Option<Duration>,
+}
+
+impl Live {
+    pub(super) fn new(since: Instant) -> Self {
+        Self { since, connections: Vec::new(), agent: None, rtt: None }
+    }
 }
 
 #[derive(Debug)]
@@ -75,6 +83,8 @@ pub(super) struct Connection {
 pub(super) struct Inbound {
     pub(super) peer: PeerId,
     pub(super) connection: ConnectionId,
+    /// The application has answered; the answer is on its way.
+    pub(super) answered: bool,
 }
 
 /// Drives the swarm; nothing happens until [`NetRunner::run`] is polled.
@@ -86,6 +96,8 @@ pub struct NetRunner {
     agent: String,
     /// Whether addresses that only lead to this machine mean something here.
     pub(super) loopback: bool,
+    /// Whether no others do.
+    pub(super) only_loopback: bool,
     pub(super) refusal_frame: fn(Protocol, Refusal) -> Bytes,
     pub(super) topics: Topics,
     pub(super) counters: Arc<Counters>,
@@ -123,7 +135,7 @@ pub struct NetRunner {
     /// Listeners that have no address yet, and who waits for them to have one.
     pub(super) silent_listeners: Vec<ListenerId>,
     listen_waiters: Vec<oneshot::Sender<Vec<Multiaddr>>>,
-    ticks: u64,
+    pub(super) ticks: u64,
 }
 
 impl Net {
@@ -149,9 +161,8 @@ impl Net {
         }
 
         let now = Instant::now();
-        // A node that only dials is on loopback when its bootstrap node is.
-        let places = if config.listen.is_empty() { &config.bootstrap } else { &config.listen };
-        let loopback = places.iter().any(address::is_loopback);
+        let loopback = config.listen.iter().chain(&config.bootstrap).any(address::is_loopback);
+        let only_loopback = config.listen.iter().all(address::is_loopback);
         let mut book = Book::default();
         for (peer, addresses) in &config.known_peers {
             let usable = addresses.iter().filter_map(|address| address::usable(address, peer, loopback));
@@ -179,6 +190,7 @@ impl Net {
             network: config.network,
             agent,
             loopback,
+            only_loopback,
             refusal_frame: config.refusal_frame,
             topics,
             counters,
@@ -353,11 +365,7 @@ impl NetRunner {
                 BehaviourEvent::Gossip(event) => self.on_gossip(event),
                 BehaviourEvent::Market(event) => self.on_requests(Protocol::Market, event),
                 BehaviourEvent::Chain(event) => self.on_requests(Protocol::Chain, event),
-                BehaviourEvent::Ping(event) => {
-                    if let (Ok(rtt), Some(live)) = (event.result, self.live.get_mut(&event.peer)) {
-                        live.rtt = Some(rtt);
-                    }
-                }
+                BehaviourEvent::Ping(event) => self.on_ping(event),
                 BehaviourEvent::Mdns(event) => self.on_mdns(event),
                 // These three have no events.
                 BehaviourEvent::Blocked(never) => match never {},
@@ -400,6 +408,7 @@ impl NetRunner {
             for waiter in self.listen_waiters.drain(..) {
                 answer(waiter, addresses.clone());
             }
+            self.reconnect(Instant::now());
         }
     }
 

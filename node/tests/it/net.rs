@@ -1,5 +1,13 @@
 //! The swarm as the node uses it: several nodes in one process, over the memory transport and over real loopback.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "the helpers of a test may fail like the test itself; the lints only see that in functions marked as tests"
+)]
+
 mod raw;
 
 use std::{collections::BTreeSet, future::Future, time::Duration};
@@ -342,6 +350,20 @@ async fn an_answer_that_is_too_large_is_a_typed_error() {
     .await;
     assert_eq!(answer, Err(RequestError::ResponseTooLarge { peer: id }));
     assert_eq!(asker.net.counters().offences["oversize"], 1);
+}
+
+#[tokio::test]
+async fn a_protocol_the_peer_does_not_offer_is_a_typed_error() {
+    let asker = Node::new().await;
+    let mut peer = raw::Peer::new();
+    peer.dial(&asker.net, &asker.addresses).await;
+    let id = peer.id();
+    let ask = asker.net.request(id, Vec::new(), Protocol::Chain, "?".into(), SHORT);
+    let answer = within(async {
+        tokio::select! { answer = ask => answer, () = peer.serve() => unreachable!("it serves for ever") }
+    })
+    .await;
+    assert_eq!(answer, Err(RequestError::Unsupported { peer: id, protocol: Protocol::Chain }));
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use libp2p::{
     core::ConnectedPoint,
-    mdns,
+    mdns, ping,
     swarm::{
         ConnectionId, DialError as SwarmDialError, SwarmEvent,
         dial_opts::{DialOpts, PeerCondition},
@@ -19,7 +19,8 @@ use crate::net::{
     counters::inc,
     dial::{Attempt, Waiter, explain},
     limits::{MAX_ADDRESSES_PER_PEER, TARGET_PEERS},
-    runner::{Connection, NetRunner},
+    peers::LASTING,
+    runner::{Connection, Live, NetRunner},
 };
 
 /// Addresses tried in one dial: those a caller gave and those in the book.
@@ -27,6 +28,9 @@ const MAX_DIAL_ADDRESSES: usize = 2 * MAX_ADDRESSES_PER_PEER;
 
 /// Known peers dialled at each tick while there are too few connections.
 const DIALS_PER_TICK: usize = 4;
+
+/// Ticks to wait for listeners that have no address yet.
+const LISTENERS_FIRST: u64 = 3;
 
 /// A spare connection is left for this long: what its opener sent over it at once is through by then.
 const SURPLUS_GRACE: Duration = Duration::from_secs(3);
@@ -50,9 +54,9 @@ impl NetRunner {
             }
             SwarmEvent::NewListenAddr { listener_id, address } => {
                 tracing::info!(%address, "listening");
-                // On one machine the listen address is the address others reach us at; saying so puts it into
-                // provider records. Elsewhere this needs a test from outside.
-                if self.loopback && address::is_loopback(&address) {
+                // Where all is on one machine the listen address is the address others reach us at; saying so puts it
+                // into provider records. Elsewhere this needs a test from outside.
+                if self.only_loopback {
                     self.swarm.add_external_address(address);
                 }
                 self.listener_spoke(listener_id);
@@ -71,7 +75,7 @@ impl NetRunner {
         inc(&self.counters.connections_opened);
         let remote = address::split_peer_id(endpoint.get_remote_address().clone()).0;
         let connection = Connection { id, remote, outbound: endpoint.is_dialer(), since: Instant::now() };
-        self.live.entry(peer).or_default().connections.push(connection);
+        self.live.entry(peer).or_insert_with(|| Live::new(connection.since)).connections.push(connection);
         for bootstrap in &mut self.bootstraps {
             if bootstrap.dialing == Some(id) {
                 bootstrap.dialing = None;
@@ -95,12 +99,17 @@ impl NetRunner {
             return;
         }
         let now = Instant::now();
-        self.book.disconnected(&peer, now);
-        for bootstrap in self.bootstraps.iter_mut().filter(|bootstrap| bootstrap.peer == Some(peer)) {
-            bootstrap.disconnected(now);
+        let Some(live) = self.live.remove(&peer) else { return };
+        let lasted = live.agent.is_some() && now.saturating_duration_since(live.since) >= LASTING;
+        if lasted {
+            self.book.disconnected(&peer, now);
+        } else {
+            self.book.failed(&peer, now);
         }
-        let identified = self.live.remove(&peer).is_some_and(|live| live.agent.is_some());
-        if identified {
+        for bootstrap in self.bootstraps.iter_mut().filter(|bootstrap| bootstrap.peer == Some(peer)) {
+            if lasted { bootstrap.disconnected(now) } else { bootstrap.failed(now) }
+        }
+        if live.agent.is_some() {
             self.count_peers();
             self.tell(NetEvent::PeerDisconnected { peer });
         }
@@ -220,6 +229,10 @@ impl NetRunner {
 
     /// Dials bootstrap nodes that are due, and known peers while there are too few connections.
     pub(in crate::net) fn reconnect(&mut self, now: Instant) {
+        // A dial from the port we listen on goes through more NATs, and only works once the listener is there.
+        if !self.silent_listeners.is_empty() && self.ticks < LISTENERS_FIRST {
+            return;
+        }
         for index in 0..self.bootstraps.len() {
             let Some(bootstrap) = self.bootstraps.get_mut(index) else { break };
             if bootstrap.due > now || bootstrap.dialing.is_some() {
@@ -281,6 +294,22 @@ impl NetRunner {
             if self.swarm.close_connection(id) {
                 inc(&self.counters.connections_surplus);
             }
+        }
+    }
+
+    pub(in crate::net) fn on_ping(&mut self, event: ping::Event) {
+        match event.result {
+            Ok(rtt) => {
+                if let Some(live) = self.live.get_mut(&event.peer) {
+                    live.rtt = Some(rtt);
+                }
+            }
+            // Nothing came back for twenty seconds: the line is dead, and TCP may not notice for a quarter of an hour.
+            Err(ping::Failure::Timeout) => {
+                tracing::debug!(peer = %event.peer, "a connection is dead");
+                self.swarm.close_connection(event.connection);
+            }
+            Err(error) => tracing::trace!(peer = %event.peer, %error, "ping"),
         }
     }
 

@@ -31,16 +31,16 @@ impl NetRunner {
         let first = live.agent.replace(info.agent_version).is_none();
         let reached = live.connections.iter().find(|connection| connection.outbound);
         let reached = reached.map(|connection| connection.remote.clone());
+        // A peer that came over loopback is on this machine, and its loopback is ours.
+        let loopback = self.loopback
+            || live.connections.iter().any(|connection| address::is_loopback(&connection.remote));
         let mut addresses: Vec<_> = info
             .listen_addrs
             .iter()
-            .filter_map(|address| address::usable(address, &peer, self.loopback))
+            .filter_map(|address| address::usable(address, &peer, loopback))
             .collect();
         addresses.truncate(MAX_ADDRESSES_PER_PEER);
         self.book.identified(peer, addresses.clone(), reached, now);
-        for bootstrap in self.bootstraps.iter_mut().filter(|bootstrap| bootstrap.peer == Some(peer)) {
-            bootstrap.reached();
-        }
         // A peer without our DHT protocol would be asked in vain.
         if info.protocols.iter().any(|protocol| protocol.as_ref() == KAD_PROTOCOL) {
             let kad = &mut self.swarm.behaviour_mut().kad;

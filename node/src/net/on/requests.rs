@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use libp2p::{
+    core::upgrade::NegotiationError,
     request_response::{Event, InboundFailure, InboundRequestId, Message, OutboundFailure, ResponseChannel},
     swarm::ConnectionId,
 };
@@ -38,11 +39,11 @@ impl NetRunner {
             }
             Event::InboundFailure { peer, request_id, error, .. } => {
                 tracing::debug!(%peer, %protocol, %error, "a request was not answered");
-                let handed_on = self.inbound.remove(&(protocol, request_id)).is_some();
-                // It asked and does not read the answer. Where the application was too slow the peer has long given up,
-                // and this charges it with a trifle.
-                if handed_on && matches!(error, InboundFailure::Timeout) {
-                    self.charge(peer, Offence::Timeout);
+                let answered =
+                    self.inbound.remove(&(protocol, request_id)).is_some_and(|inbound| inbound.answered);
+                // It asked and does not read the answer.
+                if answered && matches!(error, InboundFailure::Timeout) {
+                    self.charge(peer, Offence::Stalled);
                 }
             }
             Event::ResponseSent { request_id, .. } => {
@@ -94,9 +95,13 @@ impl NetRunner {
             }
             OutboundFailure::UnsupportedProtocols => RequestError::Unsupported { peer, protocol },
             OutboundFailure::Io(error) => {
-                if error.get_ref().is_some_and(|inner| inner.is::<ResponseTooLarge>()) {
+                let inner = error.get_ref();
+                if inner.is_some_and(|inner| inner.is::<ResponseTooLarge>()) {
                     self.charge(peer, Offence::Oversize);
                     RequestError::ResponseTooLarge { peer }
+                } else if inner.is_some_and(|inner| inner.is::<NegotiationError>()) {
+                    // The request travels with the proposal of its protocol, so the refusal comes in place of the answer.
+                    RequestError::Unsupported { peer, protocol }
                 } else {
                     RequestError::Io { peer, reason: error.to_string() }
                 }
@@ -142,9 +147,9 @@ impl NetRunner {
         let answer = self.answers_to.clone().try_reserve_owned();
         let event = self.events.try_reserve();
         if let (false, Ok(answer), Ok(event)) = (full, answer, event) {
-            let responder = Responder::new(peer, protocol, channel, answer);
+            let responder = Responder::new(peer, protocol, id, channel, answer);
             event.send(NetEvent::Request { peer, protocol, body, responder });
-            self.inbound.insert((protocol, id), Inbound { peer, connection });
+            self.inbound.insert((protocol, id), Inbound { peer, connection, answered: false });
         } else {
             self.refuse(protocol, channel, Refusal::Busy);
         }
@@ -168,6 +173,9 @@ impl NetRunner {
     pub(in crate::net) fn on_answer(&mut self, answer: Answer) {
         match answer.reply {
             Some((channel, body)) => {
+                if let Some(inbound) = self.inbound.get_mut(&(answer.protocol, answer.id)) {
+                    inbound.answered = true;
+                }
                 let requests = self.swarm.behaviour_mut().requests(answer.protocol);
                 if requests.send_response(channel, body).is_err() {
                     tracing::debug!(peer = %answer.peer, "an answer came too late");
