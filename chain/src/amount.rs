@@ -1,5 +1,7 @@
 //! Money, so that a wrong sum cannot be written: whole satoshis, never negative, never above all coins that can exist.
 
+#![warn(clippy::arithmetic_side_effects)]
+
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -130,6 +132,7 @@ impl fmt::Display for Satoshis {
 }
 
 #[cfg(test)]
+#[allow(clippy::arithmetic_side_effects, reason = "a test that overflows fails")]
 mod tests {
     use proptest::prelude::*;
 

@@ -66,13 +66,12 @@ impl<'de, T> Visitor<'de> for BytesVisitor<T> {
     }
 }
 
-/// Implements both serde traits for a type that has `as_serde_bytes(&self) -> impl AsRef<[u8]>` and
-/// `from_serde_bytes(&[u8]) -> Result<Self, String>`.
+/// Implements both serde traits for a type, given what its errors call it, how it becomes bytes (`&T` to anything that
+/// is `AsRef<[u8]>`) and how bytes become it (`&[u8]` to `Result<T, String>`).
 macro_rules! impl_bytes_serde {
     ($type:ty, $expecting:literal, $to:expr, $from:expr) => {
         impl serde::Serialize for $type {
             fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                #[expect(clippy::redundant_closure_call, reason = "the macro's caller names the conversion")]
                 let bytes = ($to)(self);
                 $crate::bytes_serde::serialize(bytes.as_ref(), serializer)
             }

@@ -1,5 +1,7 @@
 //! What miners are paid for a transaction's bytes.
 
+#![warn(clippy::arithmetic_side_effects)]
+
 use serde::{Deserialize, Serialize};
 
 use crate::amount::Satoshis;
@@ -38,6 +40,7 @@ impl Default for FeeRate {
 }
 
 #[cfg(test)]
+#[allow(clippy::arithmetic_side_effects, reason = "a test that overflows fails")]
 mod tests {
     use super::*;
 

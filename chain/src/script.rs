@@ -155,9 +155,7 @@ impl From<Vec<u8>> for Script {
     }
 }
 
-crate::bytes_serde::impl_bytes_serde!(Script, "a script", |s: &Script| s.0.clone(), |b| Ok(Script(
-    b.to_vec()
-)));
+crate::bytes_serde::impl_bytes_serde!(Script, "a script", Script::as_bytes, |b| Ok(Script(b.to_vec())));
 
 /// Walks through a script; see [`Script::pushes`].
 #[derive(Clone, Debug)]

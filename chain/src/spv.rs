@@ -5,6 +5,8 @@
 //! set of all coins cannot see is whether an unproven transaction competes with another one somewhere else: until it
 //! is mined, that risk remains, and [`SpvProof::is_mined`] says which case it is.
 
+#![warn(clippy::arithmetic_side_effects)]
+
 use std::collections::{HashMap, HashSet};
 
 use crate::amount::{AmountError, Satoshis};
@@ -293,4 +295,5 @@ fn verify_unmined(entry: &BeefTx, spent: &[&TxOut]) -> Result<Satoshis, SpvError
 }
 
 #[cfg(test)]
+#[allow(clippy::arithmetic_side_effects, reason = "a test that overflows fails")]
 mod tests;

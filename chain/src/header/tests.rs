@@ -209,6 +209,32 @@ fn the_test_network_allows_an_easy_block_after_twenty_minutes() {
     assert_ne!(next_bits(Network::Test, &history, last + 1_200), 0x1d00_ffff);
 }
 
+/// Ancestors with the given pauses and difficulties, newest first, and the same for the other implementation.
+fn any_history() -> impl Strategy<Value = (Vec<Ancestor>, Vec<bsv_rs::block::HeaderLink>)> {
+    let bits =
+        prop_oneof![Just(0x1807_1234u32), Just(0x1800_9645), Just(0x1d00_ffff), 0x1700_8000u32..0x1d00_ffff];
+    prop::collection::vec((-2_000i64..5_000, bits), CHECKPOINT_HEADERS).prop_map(|steps| {
+        let (mut time, mut work) = (1_600_000_000i64, Work::ZERO);
+        let mut history = Vec::new();
+        let mut links = Vec::new();
+        for (i, (pause, bits)) in steps.into_iter().enumerate() {
+            // Mantissas with the sign bit are no targets.
+            let bits = if bits & 0x0080_0000 != 0 && bits >> 24 < 0x1d {
+                bits ^ 0x0080_0000 | 0x0000_8000
+            } else {
+                bits
+            };
+            time += pause;
+            let header = Header::new(4, BlockHash([0; 32]), [0; 32], time as u32, bits, i as u32);
+            work = work.plus(header.work());
+            history.push(Ancestor { header, work });
+            links.push(bsv_rs::block::HeaderLink { height: 900_000 + i as u32, time: time as u32, bits });
+        }
+        history.reverse();
+        (history, links)
+    })
+}
+
 proptest! {
     #[test]
     fn fields_and_bytes_agree(version: u32, previous: [u8; 32], root: [u8; 32], time: u32, bits: u32, nonce: u32) {
@@ -219,6 +245,30 @@ proptest! {
         let json = serde_json::to_string(&header).unwrap();
         prop_assert_eq!(serde_json::from_str::<Header>(&json).unwrap(), header);
         let _ = (header.work(), header.meets_target(Network::Main));
+    }
+
+    #[test]
+    fn the_difficulty_is_the_other_implementations((history, links) in any_history(), late in 0u32..3_000) {
+        use bsv_rs::block::{ChainParams, next_cash_work_required};
+        let last = links.last().unwrap();
+        let time = last.time + late;
+        for (network, params) in [(Network::Main, ChainParams::main()), (Network::Test, ChainParams::test())] {
+            let theirs = next_cash_work_required(&params, &links[..], last.height, time).unwrap();
+            prop_assert_eq!(next_bits(network, &history, time), theirs);
+        }
+    }
+
+    #[test]
+    fn targets_and_work_are_the_other_implementations(exponent in 0u32..40, mantissa in 0u32..0x0100_0000, cut in 0u32..24) {
+        use bsv_rs::block::{ChainWork, CompactTarget};
+        let bits = exponent << 24 | mantissa >> cut;
+        let theirs = CompactTarget::from_bits(bits);
+        let ours = Target::from_bits(bits);
+        prop_assert_eq!(ours.is_some(), theirs.is_valid());
+        if let Some(ours) = ours {
+            prop_assert_eq!(ours.to_bits(), theirs.target.to_compact());
+            prop_assert_eq!(ours.work().to_be_bytes(), ChainWork::from_bits(bits).to_be_bytes());
+        }
     }
 
     #[test]

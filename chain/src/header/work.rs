@@ -9,6 +9,7 @@ mod wide {
     #![allow(
         missing_docs,
         unreachable_pub,
+        clippy::manual_div_ceil,
         reason = "the type is written by a macro and stays inside `work`"
     )]
     uint::construct_uint! {

@@ -159,9 +159,9 @@ proptest! {
         raw[at] ^= mask;
         let Ok(changed) = Transaction::from_bytes(&raw) else { return Ok(()) };
         let cache = SighashCache::new(&changed);
-        for index in 0..changed.inputs.len().min(spent.len()) {
-            if verify_p2pkh(&changed, &cache, index, &spent[index]).is_ok() {
-                prop_assert!(spend_is_valid(&changed, index, &spent[index], standard()));
+        for (index, coin) in spent.iter().enumerate() {
+            if verify_p2pkh(&changed, &cache, index, coin).is_ok() {
+                prop_assert!(spend_is_valid(&changed, index, coin, standard()));
             }
         }
     }
