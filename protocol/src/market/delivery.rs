@@ -31,6 +31,8 @@ pub struct ProvenPage {
     pub readings: Vec<Reading>,
     /// The runs they came in, to keep.
     pub runs: Vec<Run>,
+    /// The proof that they are in the log, to keep.
+    pub proof: RangeProof,
 }
 
 /// Why a page is not what was ordered.
@@ -98,7 +100,7 @@ impl Page {
         let (size, root) = (checkpoint.size, &checkpoint.root);
         let readings =
             open_page(schema, &self.runs, first, count, &self.proof, size, root).map_err(not_proven)?;
-        Ok(ProvenPage { readings, runs: self.runs.clone() })
+        Ok(ProvenPage { readings, runs: self.runs.clone(), proof: self.proof.clone() })
     }
 }
 

@@ -1,0 +1,524 @@
+//! The recorder: gives readings their numbers, makes them durable, and knows the log of each stream.
+//!
+//! It is the only one that appends. A batch is numbered, stored in one transaction, and only then part of the log that is signed, so a
+//! restart goes on exactly behind what was stored: no hole, no repeat. Memory holds 64 bytes for each chunk of 1024 readings and the readings of the
+//! open chunk; everything else is computed again from the store when a proof needs it.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use redb::WriteTransaction;
+use sensora_chain::Network;
+use sensora_protocol::codec::CodecError;
+use sensora_protocol::market::delivery::{MAX_RUNS, Page};
+use sensora_protocol::market::offer::Range;
+use sensora_protocol::statement::StatementError;
+use sensora_protocol::stream::checkpoint::Checkpoint;
+use sensora_protocol::stream::chunk::salted_leaves;
+use sensora_protocol::stream::log::{
+    ChunkLeaves, ChunkedLog, ConsistencyProof, MakeError, MissingNode, RangeProof, consistency_proof, range_proof,
+    root,
+};
+use sensora_protocol::stream::reading::DEFAULT_TOLERANCE;
+use sensora_protocol::stream::{
+    CHUNK_LEN, ChunkError, Reading, ReadingError, Run, Salts, Schema, SealedChunk, StreamSecret,
+};
+use sensora_protocol::{Hash, Identity, Signed, StreamId};
+use zeroize::Zeroizing;
+
+use super::source::RawReading;
+use crate::clock::Clock;
+use crate::store::streams::{self, ChunkEntry, StreamRecord};
+use crate::store::{Store, StoreError};
+
+/// Bytes of runs in one page. With one more chunk, which is at most 960 KiB and its salts, a page could pass the frame of 1 MiB; so a page takes another
+/// run only while it stays below this.
+const PAGE_BYTES: usize = 900 * 1024;
+
+/// Why readings were not recorded or cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecorderError {
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A reading does not fit its stream.
+    #[error("reading {index} of the batch for stream `{stream}`: {source}")]
+    Reading {
+        /// Name of the stream.
+        stream: String,
+        /// Position in the batch.
+        index: usize,
+        /// What is wrong.
+        source: ReadingError,
+    },
+    /// No such stream.
+    #[error("stream {0} is not recorded here")]
+    UnknownStream(StreamId),
+    /// Readings that are not there.
+    #[error("readings {first} to {end} are not all in the log of {size}")]
+    Range {
+        /// First sequence number.
+        first: u64,
+        /// One after the last.
+        end: u64,
+        /// Readings in the log.
+        size: u64,
+    },
+    /// A chunk cannot be sealed or opened.
+    #[error(transparent)]
+    Chunk(#[from] ChunkError),
+    /// The stored chunks and the log disagree.
+    #[error("the stored log is damaged: {0}")]
+    Damaged(String),
+    /// A checkpoint cannot be signed.
+    #[error(transparent)]
+    Statement(#[from] StatementError),
+    /// The stream's id cannot be derived.
+    #[error(transparent)]
+    Encoding(#[from] CodecError),
+    /// No randomness for the stream's secret.
+    #[error("the system gives no randomness: {0}")]
+    Randomness(String),
+}
+
+impl From<MissingNode> for RecorderError {
+    fn from(error: MissingNode) -> Self {
+        Self::Damaged(error.to_string())
+    }
+}
+
+fn make_error(error: MakeError<RecorderError>) -> RecorderError {
+    match error {
+        MakeError::Nodes(error) => error,
+        other => RecorderError::Damaged(other.to_string()),
+    }
+}
+
+/// All streams of an agent. Cheap to clone.
+#[derive(Clone)]
+pub struct Recorder {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Store,
+    identity: Identity,
+    network: Network,
+    clock: Clock,
+    streams: RwLock<BTreeMap<StreamId, Arc<Mutex<Recorded>>>>,
+}
+
+/// What is known of a stream without opening a chunk.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StreamSummary {
+    /// The stream.
+    pub id: StreamId,
+    /// Its name.
+    pub name: String,
+    /// Its schema.
+    pub schema: Schema,
+    /// Readings in its log.
+    pub size: u64,
+    /// Time of the first reading, nanoseconds since the Unix epoch.
+    pub first_time: Option<i64>,
+    /// Time of the last reading.
+    pub last_time: Option<i64>,
+    /// Tells the recording it began with from another one.
+    pub fingerprint: Option<String>,
+}
+
+struct Recorded {
+    record: StreamRecord,
+    log: ChunkedLog<StoredLeaves>,
+    chunks: Vec<ChunkEntry>,
+    tail: Vec<Reading>,
+    first_time: Option<i64>,
+    last_time: Option<i64>,
+}
+
+/// Leaf hashes of a stored chunk, by opening it.
+struct StoredLeaves {
+    store: Store,
+    record: StreamRecord,
+}
+
+impl ChunkLeaves for StoredLeaves {
+    type Error = RecorderError;
+
+    fn leaves(&self, index: u64) -> Result<Vec<Hash>, RecorderError> {
+        let columns = self.store.read(|tx| streams::chunk(tx, &self.record.id, index))?;
+        let first = index.saturating_mul(CHUNK_LEN);
+        let salts = Salts::Secret(secret(&self.record).chunk(index));
+        Ok(Run { first, columns, salts }.open(&self.record.schema)?.leaves)
+    }
+}
+
+fn secret(record: &StreamRecord) -> StreamSecret {
+    StreamSecret::from_bytes(record.secret)
+}
+
+impl Recorder {
+    /// Opens the streams that the store has.
+    ///
+    /// # Errors
+    /// [`RecorderError`].
+    pub fn open(store: Store, identity: Identity, network: Network, clock: Clock) -> Result<Self, RecorderError> {
+        let mut found = BTreeMap::new();
+        for record in store.read(streams::all)? {
+            found.insert(record.id, Arc::new(Mutex::new(Recorded::open(&store, record)?)));
+        }
+        Ok(Self { inner: Arc::new(Inner { store, identity, network, clock, streams: RwLock::new(found) }) })
+    }
+
+    /// Begins the stream `name` with this schema, or goes on with it where it was begun before.
+    ///
+    /// # Errors
+    /// [`RecorderError`].
+    pub fn stream(
+        &self,
+        name: &str,
+        schema: &Schema,
+        fingerprint: Option<String>,
+    ) -> Result<StreamSummary, RecorderError> {
+        let Inner { store, identity, network, .. } = &*self.inner;
+        let id = StreamId::derive(*network, identity.public(), name, schema)?;
+        if let Ok(found) = self.get(&id) {
+            return Ok(lock(&found).summary());
+        }
+        let mut secret = Zeroizing::new([0; 32]);
+        getrandom::fill(secret.as_mut_slice()).map_err(|e| RecorderError::Randomness(e.to_string()))?;
+        let (name, schema) = (name.to_owned(), schema.clone());
+        let record = StreamRecord { id, name, schema, secret: *secret, fingerprint };
+        store.write(|tx| streams::put(tx, &record))?;
+        let recorded = Recorded::open(store, record)?;
+        let summary = recorded.summary();
+        let mut streams = self.inner.streams.write().unwrap_or_else(PoisonError::into_inner);
+        streams.entry(id).or_insert_with(|| Arc::new(Mutex::new(recorded)));
+        Ok(summary)
+    }
+
+    fn get(&self, id: &StreamId) -> Result<Arc<Mutex<Recorded>>, RecorderError> {
+        let streams = self.inner.streams.read().unwrap_or_else(PoisonError::into_inner);
+        streams.get(id).cloned().ok_or(RecorderError::UnknownStream(*id))
+    }
+
+    /// What is known of a stream.
+    ///
+    /// # Errors
+    /// [`RecorderError::UnknownStream`].
+    pub fn summary(&self, id: &StreamId) -> Result<StreamSummary, RecorderError> {
+        Ok(lock(&*self.get(id)?).summary())
+    }
+
+    /// What is known of all streams.
+    #[must_use]
+    pub fn summaries(&self) -> Vec<StreamSummary> {
+        let streams: Vec<_> = {
+            let streams = self.inner.streams.read().unwrap_or_else(PoisonError::into_inner);
+            streams.values().cloned().collect()
+        };
+        streams.iter().map(|stream| lock(stream).summary()).collect()
+    }
+
+    /// Appends readings to streams, all of them or none. They are on disk when this returns.
+    ///
+    /// # Errors
+    /// [`RecorderError`]; nothing is recorded then.
+    pub fn append(&self, batches: Vec<(StreamId, Vec<RawReading>)>) -> Result<(), RecorderError> {
+        // One order of locking for everybody, and one lock for a stream that comes twice.
+        let mut by_stream: BTreeMap<StreamId, Vec<RawReading>> = BTreeMap::new();
+        for (id, readings) in batches {
+            by_stream.entry(id).or_default().extend(readings);
+        }
+        let streams: Vec<_> = by_stream.keys().map(|id| self.get(id)).collect::<Result<_, _>>()?;
+        let mut guards: Vec<MutexGuard<'_, Recorded>> = streams.iter().map(|stream| lock(stream)).collect();
+        let now = self.inner.clock.now_ns();
+        let mut prepared = Vec::with_capacity(guards.len());
+        for (stream, readings) in guards.iter().zip(by_stream.into_values()) {
+            prepared.push(stream.prepare(readings, now)?);
+        }
+        self.inner.store.write(|tx| {
+            guards.iter().zip(&prepared).try_for_each(|(stream, append)| append.store(tx, &stream.record.id))
+        })?;
+        for (stream, append) in guards.iter_mut().zip(prepared) {
+            stream.apply(append);
+        }
+        Ok(())
+    }
+
+    /// Signs the state of a stream's log; `None` while it is empty.
+    ///
+    /// # Errors
+    /// [`RecorderError`].
+    pub fn checkpoint(&self, id: &StreamId) -> Result<Option<Signed<Checkpoint>>, RecorderError> {
+        let Inner { identity, network, clock, .. } = &*self.inner;
+        let (size, root) = {
+            let stream = self.get(id)?;
+            let stream = lock(&stream);
+            (stream.log.size(), stream.log.root())
+        };
+        if size == 0 {
+            return Ok(None);
+        }
+        let checkpoint = Checkpoint { stream: *id, size, root, issued_ms: clock.now_ms() };
+        Ok(Some(Signed::sign(checkpoint, identity, *network)?))
+    }
+
+    /// The sequence numbers `[first, end)` that a range means now; `None` when there are no such readings.
+    ///
+    /// # Errors
+    /// [`RecorderError`].
+    pub fn resolve(&self, id: &StreamId, range: Range) -> Result<Option<(u64, u64)>, RecorderError> {
+        let stream = self.get(id)?;
+        let stream = lock(&stream);
+        let size = stream.log.size();
+        let found = match range {
+            Range::Latest => size.checked_sub(1).map(|first| (first, size)),
+            Range::Last(count) => Some((size.saturating_sub(count), size)),
+            Range::Seq { first, count } => first.checked_add(count).map(|end| (first, end)),
+            Range::Time { from, to } => stream.time_range(&self.inner.store, from, to)?,
+        };
+        Ok(found.filter(|(first, end)| first < end && *end <= size))
+    }
+
+    /// As many of the readings `[first, end)` as fit in one page, proven in the log at `size`.
+    ///
+    /// # Errors
+    /// [`RecorderError`].
+    pub fn page(&self, id: &StreamId, first: u64, end: u64, size: u64) -> Result<Page, RecorderError> {
+        let stream = self.get(id)?;
+        let stream = lock(&stream);
+        stream.check_range(first, end, size)?;
+        let mut runs = Vec::new();
+        let (mut at, mut bytes) = (first, 0_usize);
+        while at < end && runs.len() < MAX_RUNS {
+            let stop = end.min((at / CHUNK_LEN).saturating_add(1).saturating_mul(CHUNK_LEN));
+            let run = stream.run(&self.inner.store, at, stop)?;
+            bytes = bytes.saturating_add(run.columns.len()).saturating_add(16 * 1024);
+            if !runs.is_empty() && bytes > PAGE_BYTES {
+                break;
+            }
+            runs.push(run);
+            at = stop;
+        }
+        let proof = range_proof(&stream.log, first, at.saturating_sub(first), size).map_err(make_error)?;
+        Ok(Page { runs, proof })
+    }
+
+    /// Proof of the readings `[first, end)` in the log at `size`, without the readings.
+    ///
+    /// # Errors
+    /// [`RecorderError`].
+    pub fn range_proof(&self, id: &StreamId, first: u64, end: u64, size: u64) -> Result<RangeProof, RecorderError> {
+        let stream = self.get(id)?;
+        let stream = lock(&stream);
+        stream.check_range(first, end, size)?;
+        range_proof(&stream.log, first, end.saturating_sub(first), size).map_err(make_error)
+    }
+
+    /// Proof that the log at `old` is a prefix of the log at `new`.
+    ///
+    /// # Errors
+    /// [`RecorderError`].
+    pub fn consistency_proof(&self, id: &StreamId, old: u64, new: u64) -> Result<ConsistencyProof, RecorderError> {
+        let stream = self.get(id)?;
+        let stream = lock(&stream);
+        stream.check_range(0, old, new)?;
+        consistency_proof(&stream.log, old, new).map_err(make_error)
+    }
+
+    /// The root of a stream's log when it had `size` readings.
+    ///
+    /// # Errors
+    /// [`RecorderError`].
+    pub fn root_at(&self, id: &StreamId, size: u64) -> Result<Hash, RecorderError> {
+        let stream = self.get(id)?;
+        let stream = lock(&stream);
+        stream.check_range(0, size, size)?;
+        root(&stream.log, size).map_err(make_error)
+    }
+
+    /// The readings `[first, end)`.
+    ///
+    /// # Errors
+    /// [`RecorderError`].
+    pub fn readings(&self, id: &StreamId, first: u64, end: u64) -> Result<Vec<Reading>, RecorderError> {
+        let stream = self.get(id)?;
+        let stream = lock(&stream);
+        stream.check_range(first, end, stream.log.size())?;
+        stream.readings(&self.inner.store, first, end)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Readings that have their numbers and leaves and wait to be stored.
+struct Append {
+    readings: Vec<Reading>,
+    leaves: Vec<Hash>,
+    chunks: Vec<(SealedChunk, ChunkEntry)>,
+    /// How many of `readings` are after the last of `chunks`.
+    left: usize,
+}
+
+impl Append {
+    fn store(&self, tx: &WriteTransaction, id: &StreamId) -> Result<(), StoreError> {
+        for (chunk, entry) in &self.chunks {
+            streams::put_chunk(tx, id, chunk, *entry)?;
+        }
+        let left = self.readings.len().saturating_sub(self.left);
+        streams::put_tail(tx, id, self.readings.get(left..).unwrap_or_default())
+    }
+}
+
+impl Recorded {
+    fn open(store: &Store, record: StreamRecord) -> Result<Self, RecorderError> {
+        let (chunks, tail) = store.read(|tx| {
+            Ok::<_, StoreError>((streams::chunk_index(tx, &record.id)?, streams::tail(tx, &record.id)?))
+        })?;
+        let begin = (chunks.len() as u64).saturating_mul(CHUNK_LEN);
+        let whole = tail.len() as u64 <= CHUNK_LEN && tail.iter().zip(begin..).all(|(reading, seq)| reading.seq == seq);
+        if !whole {
+            return Err(RecorderError::Damaged(format!("the open chunk of stream `{}` has a hole", record.name)));
+        }
+        let leaves = salted_leaves(&tail, &secret(&record));
+        let stored = StoredLeaves { store: store.clone(), record: record.clone() };
+        let log = ChunkedLog::new(chunks.iter().map(|chunk| chunk.root), leaves, stored);
+        let mut stream = Self { record, log, chunks, tail, first_time: None, last_time: None };
+        if let Some(last) = stream.log.size().checked_sub(1) {
+            let time = |seq: u64| {
+                let readings = stream.readings(store, seq, seq.saturating_add(1))?;
+                Ok::<_, RecorderError>(readings.first().map(|reading| reading.time))
+            };
+            (stream.first_time, stream.last_time) = (time(0)?, time(last)?);
+        }
+        Ok(stream)
+    }
+
+    fn summary(&self) -> StreamSummary {
+        StreamSummary {
+            id: self.record.id,
+            name: self.record.name.clone(),
+            schema: self.record.schema.clone(),
+            size: self.log.size(),
+            first_time: self.first_time,
+            last_time: self.last_time,
+            fingerprint: self.record.fingerprint.clone(),
+        }
+    }
+
+    fn prepare(&self, raw: Vec<RawReading>, now: i64) -> Result<Append, RecorderError> {
+        let mut readings = Vec::with_capacity(raw.len());
+        for ((index, raw), seq) in raw.into_iter().enumerate().zip(self.log.size()..) {
+            let reading = Reading { seq, time: raw.time, values: raw.values };
+            let check = self.record.schema.check(&reading).and_then(|()| reading.check_time(now, DEFAULT_TOLERANCE));
+            check.map_err(|source| RecorderError::Reading { stream: self.record.name.clone(), index, source })?;
+            readings.push(reading);
+        }
+        let secret = secret(&self.record);
+        let leaves = salted_leaves(&readings, &secret);
+        let mut chunks = Vec::new();
+        // The open chunk is the tail and what comes now; `rest` is what is not in a sealed chunk yet.
+        let mut rest = readings.as_slice();
+        let mut open = self.tail.clone();
+        loop {
+            let room = usize::try_from(CHUNK_LEN).unwrap_or(usize::MAX).saturating_sub(open.len());
+            let Some((fill, after)) = rest.split_at_checked(room) else { break };
+            open.extend_from_slice(fill);
+            rest = after;
+            let index = (self.chunks.len() as u64).saturating_add(chunks.len() as u64);
+            let chunk = SealedChunk::seal(&self.record.schema, &open, &secret.chunk(index))?;
+            let times = || open.iter().map(|reading| reading.time);
+            let (min_time, max_time) = (times().min().unwrap_or(0), times().max().unwrap_or(0));
+            let entry = ChunkEntry { root: chunk.root, min_time, max_time };
+            chunks.push((chunk, entry));
+            open.clear();
+        }
+        let left = rest.len();
+        Ok(Append { readings, leaves, chunks, left })
+    }
+
+    fn apply(&mut self, append: Append) {
+        for leaf in append.leaves {
+            self.log.push(leaf);
+        }
+        if let Some(first) = append.readings.first() {
+            self.first_time.get_or_insert(first.time);
+        }
+        if let Some(last) = append.readings.last() {
+            self.last_time = Some(last.time);
+        }
+        if !append.chunks.is_empty() {
+            self.tail.clear();
+        }
+        self.chunks.extend(append.chunks.iter().map(|(_, entry)| *entry));
+        let left = append.readings.len().saturating_sub(append.left);
+        self.tail.extend(append.readings.into_iter().skip(left));
+    }
+
+    fn check_range(&self, first: u64, end: u64, size: u64) -> Result<(), RecorderError> {
+        if first < end && end <= size && size <= self.log.size() {
+            Ok(())
+        } else {
+            Err(RecorderError::Range { first, end, size: size.min(self.log.size()) })
+        }
+    }
+
+    /// The readings `[first, end)` of one chunk, as they are handed over.
+    fn run(&self, store: &Store, first: u64, end: u64) -> Result<Run, RecorderError> {
+        let index = first / CHUNK_LEN;
+        let is_sealed = index < self.chunks.len() as u64;
+        if is_sealed && first.is_multiple_of(CHUNK_LEN) && end.saturating_sub(first) == CHUNK_LEN {
+            let columns = store.read(|tx| streams::chunk(tx, &self.record.id, index))?;
+            return Ok(Run { first, columns, salts: Salts::Secret(secret(&self.record).chunk(index)) });
+        }
+        let readings = self.readings(store, first, end)?;
+        Ok(Run::new(&self.record.schema, &readings, &secret(&self.record))?)
+    }
+
+    fn readings(&self, store: &Store, first: u64, end: u64) -> Result<Vec<Reading>, RecorderError> {
+        let mut readings = Vec::new();
+        let sealed = (self.chunks.len() as u64).saturating_mul(CHUNK_LEN);
+        let mut at = first;
+        while at < end.min(sealed) {
+            let index = at / CHUNK_LEN;
+            readings.extend(self.chunk(store, index)?.into_iter().filter(|r| (first..end).contains(&r.seq)));
+            at = index.saturating_add(1).saturating_mul(CHUNK_LEN);
+        }
+        readings.extend(self.tail.iter().filter(|reading| (first..end).contains(&reading.seq)).cloned());
+        Ok(readings)
+    }
+
+    fn chunk(&self, store: &Store, index: u64) -> Result<Vec<Reading>, RecorderError> {
+        let columns = store.read(|tx| streams::chunk(tx, &self.record.id, index))?;
+        let first = index.saturating_mul(CHUNK_LEN);
+        let salts = Salts::Secret(secret(&self.record).chunk(index));
+        Ok(Run { first, columns, salts }.open(&self.record.schema)?.readings)
+    }
+
+    /// The shortest run of sequence numbers that holds every reading with `from` ≤ time < `to`.
+    fn time_range(&self, store: &Store, from: i64, to: i64) -> Result<Option<(u64, u64)>, RecorderError> {
+        let fits = |reading: &&Reading| (from..to).contains(&reading.time);
+        let touches = |entry: &&(u64, &ChunkEntry)| entry.1.max_time >= from && entry.1.min_time < to;
+        let chunks: Vec<(u64, &ChunkEntry)> = (0..).zip(&self.chunks).collect();
+        let mut first = None;
+        for (index, _) in chunks.iter().filter(|entry| touches(entry)) {
+            first = self.chunk(store, *index)?.iter().find(fits).map(|reading| reading.seq);
+            if first.is_some() {
+                break;
+            }
+        }
+        let first = first.or_else(|| self.tail.iter().find(fits).map(|reading| reading.seq));
+        let mut last = self.tail.iter().rfind(fits).map(|reading| reading.seq);
+        for (index, _) in chunks.iter().rev().filter(|entry| touches(entry)) {
+            if last.is_some() {
+                break;
+            }
+            last = self.chunk(store, *index)?.iter().rfind(fits).map(|reading| reading.seq);
+        }
+        Ok(first.zip(last).map(|(first, last)| (first, last.saturating_add(1))))
+    }
+}

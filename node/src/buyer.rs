@@ -1,0 +1,868 @@
+//! The buyer: quote, pay, receive, verify, keep.
+//!
+//! The rules are in [`sensora_protocol::market::purchase`]; this room stores the purchase, and with it the wallet and the readings, before each message
+//! goes out, and sends the very same bytes again after a crash. What is bought is kept as it was delivered, can be proven again at any time, and is
+//! not bought twice.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use sensora_chain::keys::PublicKey;
+use sensora_chain::wallet::Status;
+use sensora_chain::{Network, Satoshis, TxOut, Txid};
+use sensora_protocol::ad::StreamAd;
+use sensora_protocol::anchor::{AnchorError, Standing};
+use sensora_protocol::codec::CodecError;
+use sensora_protocol::evidence::{
+    self, Evidence, EvidenceAnchor, EvidenceCheckpoint, EvidenceReading, EvidenceStream,
+};
+use sensora_protocol::identity::peer_id;
+use sensora_protocol::market::delivery::{DeliveryError, ProvenPage, salts_of};
+use sensora_protocol::market::message::{AnchoredProof, Answer, Request, Response};
+use sensora_protocol::market::offer::{BuyerLimits, Offer, OfferError, Range};
+use sensora_protocol::market::payment;
+use sensora_protocol::market::purchase::{
+    Purchase, PurchaseAction, PurchaseError, PurchaseEvent, PurchaseState, SignedPayment,
+};
+use sensora_protocol::market::receipt::Receipt;
+use sensora_protocol::market::refusal::Refusal;
+use sensora_protocol::statement::StatementError;
+use sensora_protocol::stream::checkpoint::Checkpoint;
+use sensora_protocol::stream::log::{ProofError, RangeProof, verify_consistency, verify_range};
+use sensora_protocol::stream::{ChunkError, Reading, Schema};
+use sensora_protocol::{Identity, OrderId, Signed, StreamId};
+
+use crate::chain_access::ChainAccess;
+use crate::clock::Clock;
+use crate::discovery::Discovery;
+use crate::net::{Net, Offence, Protocol, RequestError, peer_id_from_public_key};
+use crate::store::bought::{self, BoughtRun, BoughtStream};
+use crate::store::{Store, StoreError, orders};
+use crate::wallet::{WalletHandle, WalletHandleError};
+
+/// How long one answer of a seller may take.
+const ASK_TIMEOUT: Duration = Duration::from_secs(20);
+/// How often a request is sent again when no answer comes, before the purchase is left for later.
+const ATTEMPTS: u32 = 5;
+/// Pause before the first repetition; it doubles.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+/// How often a delivery that does not verify is asked for again before the seller counts as a cheat.
+const DELIVERY_ATTEMPTS: u32 = 2;
+
+/// Why something was not bought. What has been paid is never lost sight of: see [`Buyer::resume`].
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuyError {
+    /// The seller cannot be asked.
+    #[error("seller {seller} does not answer: {source}. The order is kept; `sensora buy --resume` goes on with it")]
+    Request {
+        /// Peer id.
+        seller: String,
+        /// Why.
+        source: RequestError,
+    },
+    /// The seller says no.
+    #[error("the seller refuses: {0}")]
+    Refused(Refusal),
+    /// The seller refused the payment; the coins are being taken back or are back.
+    #[error("the seller refused the payment, and the coins are {}: {refusal}", if *.taken_back { "back" } else { "still being taken back" })]
+    PaymentRefused {
+        /// The order.
+        order: OrderId,
+        /// What the seller said.
+        refusal: Refusal,
+        /// The coins are back.
+        taken_back: bool,
+    },
+    /// The seller took the payment and refuses all the same.
+    #[error("order {order}: the seller took the payment and does not deliver: {refusal}. The stored order is the evidence; try `sensora buy --resume` again later")]
+    Withheld {
+        /// The order.
+        order: OrderId,
+        /// What the seller said.
+        refusal: Refusal,
+    },
+    /// The offer is not acceptable.
+    #[error(transparent)]
+    Offer(#[from] OfferError),
+    /// An answer does not fit or does not verify.
+    #[error("order {order}: {source}")]
+    Purchase {
+        /// The order.
+        order: OrderId,
+        /// What does not fit.
+        source: Box<PurchaseError>,
+    },
+    /// The wallet cannot pay.
+    #[error(transparent)]
+    Wallet(#[from] WalletHandleError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A stored record does not verify any more.
+    #[error("a stored record is damaged: {0}")]
+    Damaged(#[from] StatementError),
+    /// Something cannot be encoded.
+    #[error(transparent)]
+    Encoding(#[from] CodecError),
+    /// The answer is of another kind than the question.
+    #[error("the seller answered `{got}` to `{asked}`")]
+    Unexpected {
+        /// What was asked.
+        asked: &'static str,
+        /// What came.
+        got: &'static str,
+    },
+    /// The seller's proof does not hold.
+    #[error(transparent)]
+    Proof(#[from] ProofFailure),
+    /// No such order.
+    #[error("there is no order {0} in this home")]
+    UnknownOrder(OrderId),
+    /// The order is not complete.
+    #[error("order {order} is {state}: nothing of it can be shown yet")]
+    NotComplete {
+        /// The order.
+        order: OrderId,
+        /// Its state.
+        state: &'static str,
+    },
+    /// The system gives no randomness.
+    #[error("the system gives no randomness: {0}")]
+    Randomness(String),
+}
+
+/// Why the proof of readings we have does not hold.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProofFailure {
+    /// A signature.
+    #[error(transparent)]
+    Statement(#[from] StatementError),
+    /// The readings are not under the anchored checkpoint.
+    #[error("the readings are not under the seller's anchored checkpoint: {0}")]
+    Range(ProofError),
+    /// The anchored log does not continue the one that was bought: the seller has rewritten its history.
+    #[error("the seller has rewritten its history: the anchored log of {anchored} readings does not continue the one of {bought} that was sold: {source}")]
+    Inconsistent {
+        /// Size of the log that was sold.
+        bought: u64,
+        /// Size of the anchored log.
+        anchored: u64,
+        /// What the proof says.
+        source: ProofError,
+    },
+    /// The anchored checkpoint is older than what was bought.
+    #[error("the seller's proof is for {anchored} readings, {bought} are needed")]
+    TooSmall {
+        /// Size of the log that was sold.
+        bought: u64,
+        /// Size of the anchored log.
+        anchored: u64,
+    },
+    /// Of another stream.
+    #[error("the seller's proof is of stream {0}")]
+    OtherStream(StreamId),
+    /// The anchor does not hold.
+    #[error(transparent)]
+    Anchor(#[from] AnchorError),
+    /// A kept run cannot be opened.
+    #[error(transparent)]
+    Chunk(#[from] ChunkError),
+    /// A kept delivery does not verify any more.
+    #[error(transparent)]
+    Delivery(#[from] DeliveryError),
+}
+
+/// What to buy.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BuyRequest {
+    /// From whom.
+    pub seller: PublicKey,
+    /// Which stream.
+    pub stream: StreamId,
+    /// Which readings.
+    pub range: Range,
+    /// What may be spent.
+    pub limits: BuyerLimits,
+    /// The seller's ad of the stream: no offer dearer than it is taken.
+    pub ad: Option<StreamAd>,
+}
+
+/// How far a purchase has come, for a person who waits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Progress {
+    /// The seller's price is known and within the limits.
+    Quoted {
+        /// Readings.
+        count: u64,
+        /// Price of all.
+        total: Satoshis,
+    },
+    /// The payment is signed and stored.
+    Paying {
+        /// The order.
+        order: OrderId,
+        /// The payment.
+        txid: Txid,
+    },
+    /// Readings have come in and are verified.
+    Received {
+        /// So many of this order.
+        done: u64,
+        /// Of so many.
+        total: u64,
+    },
+    /// Waiting for the seller.
+    Waiting {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// What was bought.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Bought {
+    /// The stream.
+    pub stream: StreamId,
+    /// First sequence number.
+    pub first: u64,
+    /// Number of readings.
+    pub count: u64,
+    /// Orders that were made for it; none when all was there.
+    pub orders: Vec<OrderId>,
+    /// Readings that were here before and were not paid again.
+    pub kept: u64,
+    /// What was paid to the seller.
+    pub paid: Satoshis,
+}
+
+/// An order, for people.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OrderSummary {
+    /// The order.
+    pub order: OrderId,
+    /// Peer id of the seller.
+    pub seller: String,
+    /// The stream.
+    pub stream: StreamId,
+    /// Its name.
+    pub name: String,
+    /// First sequence number.
+    pub first: u64,
+    /// Number of readings.
+    pub count: u64,
+    /// Readings that are here.
+    pub received: u64,
+    /// Price of all.
+    pub total: Satoshis,
+    /// The payment, once signed.
+    pub txid: Option<Txid>,
+    /// State of the purchase.
+    pub state: PurchaseState,
+    /// When it was made, milliseconds since the Unix epoch.
+    pub agreed_ms: i64,
+}
+
+/// Buys for one node. Cheap to clone.
+#[derive(Clone)]
+pub struct Buyer {
+    inner: Arc<BuyerParts>,
+}
+
+/// What a buyer works with.
+pub struct BuyerParts {
+    /// The swarm.
+    pub net: Net,
+    /// Knows where sellers are.
+    pub discovery: Discovery,
+    /// Pays.
+    pub wallet: WalletHandle,
+    /// Has the headers.
+    pub chain: ChainAccess,
+    /// Keeps orders and readings.
+    pub store: Store,
+    /// Signs.
+    pub identity: Identity,
+    /// The network.
+    pub network: Network,
+    /// The time.
+    pub clock: Clock,
+}
+
+impl Buyer {
+    /// A buyer.
+    #[must_use]
+    pub fn new(parts: BuyerParts) -> Self {
+        Self { inner: Arc::new(parts) }
+    }
+
+    /// Asks a seller, again where no answer comes: each request means the same when it comes twice.
+    ///
+    /// # Errors
+    /// [`BuyError::Request`].
+    pub async fn ask(&self, seller: &PublicKey, request: &Request) -> Result<Response, BuyError> {
+        let BuyerParts { net, discovery, .. } = &*self.inner;
+        let named = || peer_id(seller);
+        let peer = peer_id_from_public_key(&seller.to_bytes());
+        let peer = peer.ok_or(BuyError::Unexpected { asked: "peer id", got: "no key" })?;
+        let body = Bytes::from(request.to_bytes()?);
+        let mut pause = FIRST_PAUSE;
+        for attempt in 1.. {
+            let addresses = discovery.addresses(seller);
+            let answer = net.request(peer, addresses, Protocol::Market, body.clone(), ASK_TIMEOUT).await;
+            let source = match answer {
+                Ok(bytes) => match Response::from_bytes(&bytes) {
+                    Ok(Response::Refused(Refusal::Busy { retry_ms })) if attempt < ATTEMPTS => {
+                        tokio::time::sleep(Duration::from_millis(retry_ms.clamp(10, 10_000))).await;
+                        continue;
+                    }
+                    Ok(response) => return Ok(response),
+                    Err(error) => {
+                        net.report(peer, Offence::InvalidAnswer).await;
+                        return Err(error.into());
+                    }
+                },
+                Err(error) => error,
+            };
+            if attempt >= ATTEMPTS || matches!(source, RequestError::TooLarge { .. } | RequestError::Stopped) {
+                return Err(BuyError::Request { seller: named(), source });
+            }
+            tracing::debug!(%source, attempt, "no answer, asking again");
+            tokio::time::sleep(pause).await;
+            pause = pause.saturating_mul(2);
+        }
+        Err(BuyError::Unexpected { asked: request.name(), got: "nothing" })
+    }
+
+    /// Free readings of a stream, verified.
+    ///
+    /// # Errors
+    /// [`BuyError`].
+    pub async fn sample(&self, seller: &PublicKey, stream: &StreamAd, count: u32) -> Result<Vec<Reading>, BuyError> {
+        let request = Request::Sample { stream: stream.id, count };
+        let sample = match self.ask(seller, &request).await? {
+            Response::Ok(Answer::Sample(sample)) => sample,
+            other => return Err(unexpected(&request, other)),
+        };
+        let checkpoint = sample.checkpoint.verify_by::<Checkpoint>(self.inner.network, seller)?;
+        let checkpoint = checkpoint.value();
+        if checkpoint.stream != stream.id {
+            return Err(ProofFailure::OtherStream(checkpoint.stream).into());
+        }
+        let first = sample.page.runs.first().map_or(0, |run| run.first);
+        let proven = sample.page.open(&stream.schema, checkpoint, first, checkpoint.size);
+        Ok(proven.map_err(ProofFailure::Delivery)?.readings)
+    }
+
+    /// The seller's offer for a range, checked against limits and ad.
+    ///
+    /// # Errors
+    /// [`BuyError`].
+    pub async fn quote(&self, request: &BuyRequest) -> Result<Signed<Offer>, BuyError> {
+        let BuyRequest { seller, stream, range, limits, ad } = request;
+        let offer = self.offer(seller, *stream, *range).await?;
+        self.accept(&offer, *stream, *range, ad.as_ref(), *limits)?;
+        Ok(offer)
+    }
+
+    async fn offer(&self, seller: &PublicKey, stream: StreamId, range: Range) -> Result<Signed<Offer>, BuyError> {
+        let question = Request::Quote { stream, range };
+        match self.ask(seller, &question).await? {
+            Response::Ok(Answer::Offer(offer)) => Ok(offer.verify_by::<Offer>(self.inner.network, seller)?),
+            other => Err(unexpected(&question, other)),
+        }
+    }
+
+    fn accept(
+        &self,
+        offer: &Signed<Offer>,
+        stream: StreamId,
+        range: Range,
+        ad: Option<&StreamAd>,
+        limits: BuyerLimits,
+    ) -> Result<(), OfferError> {
+        let BuyerParts { identity, network, clock, .. } = &*self.inner;
+        Offer::accept(offer, *network, identity.public(), stream, range, ad, limits, clock.now_ms()).map(|_| ())
+    }
+
+    /// Buys what of a range is not here yet, verifies it and keeps it.
+    ///
+    /// # Errors
+    /// [`BuyError`]. Orders that have been paid go on with [`Buyer::resume`].
+    pub async fn buy(&self, request: &BuyRequest, mut progress: impl FnMut(Progress)) -> Result<Bought, BuyError> {
+        let BuyRequest { seller, stream, range, limits, ad } = request;
+        let (first, end, mut quoted) = match *range {
+            Range::Seq { first, count } => (first, first.saturating_add(count), None),
+            _ => {
+                // What is here already does not have to be within the limits: they are checked for what is paid.
+                let offer = self.offer(seller, *stream, *range).await?;
+                let terms = offer.value();
+                (terms.first, terms.first.saturating_add(terms.count), Some(offer))
+            }
+        };
+        let missing = self.inner.store.read(|tx| bought::missing(tx, stream, first, end))?;
+        let wanted: u64 = missing.iter().map(|(from, to)| to.saturating_sub(*from)).sum();
+        let count = end.saturating_sub(first);
+        let mut orders = Vec::new();
+        let mut paid = Satoshis::ZERO;
+        for (from, to) in missing {
+            let seq = Range::Seq { first: from, count: to.saturating_sub(from) };
+            let (offer, asked) = match quoted.take() {
+                Some(offer) if (from, to) == (first, end) => (offer, *range),
+                _ => (self.offer(seller, *stream, seq).await?, seq),
+            };
+            let left = limits.max_price.checked_sub(paid).unwrap_or(Satoshis::ZERO);
+            self.accept(&offer, *stream, asked, ad.as_ref(), BuyerLimits { max_price: left, ..*limits })?;
+            let terms = offer.value();
+            progress(Progress::Quoted { count: terms.count, total: terms.total });
+            let total = terms.total;
+            let purchase = self.order(&offer)?;
+            let id = purchase.id;
+            if let Some(payment) = &purchase.payment {
+                progress(Progress::Paying { order: id, txid: payment.txid });
+            }
+            paid = paid.checked_add(total).unwrap_or(paid);
+            self.drive(purchase, &mut progress).await?;
+            orders.push(id);
+        }
+        Ok(Bought { stream: *stream, first, count, orders, kept: count.saturating_sub(wanted), paid })
+    }
+
+    /// Orders and pays: order, payment and the wallet's reservation are on disk when this returns, and nothing has been sent yet.
+    ///
+    /// # Errors
+    /// [`BuyError`].
+    pub fn order(&self, offer: &Signed<Offer>) -> Result<Purchase, BuyError> {
+        let BuyerParts { wallet, identity, network, clock, .. } = &*self.inner;
+        let terms = offer.value();
+        let mut nonce = [0; 16];
+        getrandom::fill(&mut nonce).map_err(|error| BuyError::Randomness(error.to_string()))?;
+        let now_ms = clock.now_ms();
+        let mut purchase = Purchase::agree(offer, nonce, identity, *network, now_ms)?;
+        let order = purchase.signed_order(*network)?;
+        let locking = payment::script_for_buyer(order.value(), identity.key(), offer.key());
+        let outputs = vec![TxOut { value: terms.total, locking }];
+        let spec = wallet.spec(outputs, &format!("order {}", purchase.id));
+        let stream = BoughtStream {
+            id: terms.stream,
+            seller: offer.key().clone(),
+            name: terms.name.clone(),
+            schema: terms.schema.clone(),
+            licence: terms.licence.clone(),
+        };
+        wallet.update(|wallet, tx| {
+            let built = wallet.build(identity.key(), spec, now_ms).map_err(WalletHandleError::from)?;
+            let payment = SignedPayment { txid: built.txid, beef: built.beef };
+            let id = purchase.id;
+            let paid = purchase.handle(PurchaseEvent::Paid(payment), *network);
+            paid.map_err(|source| BuyError::Purchase { order: id, source: Box::new(source) })?;
+            bought::put_stream(tx, &stream)?;
+            orders::put_purchase(tx, &purchase)?;
+            Ok::<_, BuyError>(())
+        })?;
+        Ok(purchase)
+    }
+
+    /// Sends, receives and keeps until the purchase is complete or cannot go on.
+    async fn drive(&self, mut purchase: Purchase, progress: &mut impl FnMut(Progress)) -> Result<Purchase, BuyError> {
+        let order = purchase.id;
+        let mut waits = 0;
+        let mut bad_deliveries = 0;
+        while let Some(action) = purchase.resume() {
+            match action {
+                PurchaseAction::Send(request) => {
+                    let response = self.ask(&purchase.seller, &request).await?;
+                    match self.take(&mut purchase, response) {
+                        Ok(actions) => {
+                            let waiting = actions.iter().find_map(|action| match action {
+                                PurchaseAction::Wait { retry_ms, refusal } => Some((*retry_ms, refusal.clone())),
+                                _ => None,
+                            });
+                            if let Some((retry_ms, refusal)) = waiting {
+                                waits += 1;
+                                if waits > ATTEMPTS {
+                                    return Err(BuyError::Refused(refusal));
+                                }
+                                progress(Progress::Waiting { reason: refusal.to_string() });
+                                tokio::time::sleep(Duration::from_millis(retry_ms)).await;
+                            } else if let PurchaseState::Withheld { refusal } = &purchase.state {
+                                return Err(BuyError::Withheld { order, refusal: refusal.clone() });
+                            }
+                            self.show(&purchase, progress)?;
+                        }
+                        Err(BuyError::Purchase { source, .. })
+                            if matches!(*source, PurchaseError::Delivery(_)) && bad_deliveries < DELIVERY_ATTEMPTS =>
+                        {
+                            tracing::warn!(%order, error = %source, "a delivery does not verify, asking again");
+                            bad_deliveries += 1;
+                        }
+                        Err(error) => {
+                            if let Some(peer) = peer_id_from_public_key(&purchase.seller.to_bytes()) {
+                                self.inner.net.report(peer, Offence::InvalidAnswer).await;
+                            }
+                            return Err(error);
+                        }
+                    }
+                }
+                PurchaseAction::TakeBack(txid) => return Err(self.take_back(purchase, &txid).await),
+                _ => break,
+            }
+        }
+        Ok(purchase)
+    }
+
+    fn show(&self, purchase: &Purchase, progress: &mut impl FnMut(Progress)) -> Result<(), BuyError> {
+        let offer = purchase.terms(self.inner.network)?;
+        let terms = offer.value();
+        if matches!(purchase.state, PurchaseState::Delivering { .. } | PurchaseState::Complete { .. }) {
+            let done = purchase.next.saturating_sub(terms.first);
+            progress(Progress::Received { done, total: terms.count });
+        }
+        Ok(())
+    }
+
+    /// Gives a response to the state machine, and stores all that follows from it in one step.
+    fn take(&self, purchase: &mut Purchase, response: Response) -> Result<Vec<PurchaseAction>, BuyError> {
+        let BuyerParts { wallet, network, .. } = &*self.inner;
+        let before = purchase.next;
+        let mut next = purchase.clone();
+        let actions = next
+            .handle(PurchaseEvent::Response(Box::new(response)), *network)
+            .map_err(|source| BuyError::Purchase { order: purchase.id, source: Box::new(source) })?;
+        if next != *purchase {
+            let offer = next.terms(*network)?;
+            let terms = offer.value();
+            wallet.update(|wallet, tx| {
+                for action in &actions {
+                    match action {
+                        PurchaseAction::PaymentTaken(txid) => {
+                            wallet.mark_broadcast(txid).map_err(WalletHandleError::from)?;
+                        }
+                        PurchaseAction::Keep(page) => keep(tx, &next, terms, before, page)?,
+                        _ => {}
+                    }
+                }
+                orders::put_purchase(tx, &next)?;
+                Ok::<_, BuyError>(())
+            })?;
+            *purchase = next;
+        }
+        Ok(actions)
+    }
+
+    async fn take_back(&self, mut purchase: Purchase, txid: &Txid) -> BuyError {
+        let BuyerParts { wallet, network, .. } = &*self.inner;
+        let order = purchase.id;
+        let refusal = match &purchase.state {
+            PurchaseState::Refused { refusal } => refusal.clone(),
+            state => return BuyError::NotComplete { order, state: state.name() },
+        };
+        let event = match wallet.take_back(txid).await {
+            Ok(_) => PurchaseEvent::TakenBack,
+            // It may have been taken back before a crash, or the seller may have the money all the same.
+            Err(WalletHandleError::Rejected { .. }) => PurchaseEvent::NotTakenBack,
+            Err(error) => match wallet.status(txid) {
+                Some(Status::Rejected { .. }) => PurchaseEvent::TakenBack,
+                Some(Status::Broadcast | Status::Mined { .. }) => PurchaseEvent::NotTakenBack,
+                _ => {
+                    tracing::warn!(%order, %error, "the coins could not be taken back yet");
+                    return BuyError::PaymentRefused { order, refusal, taken_back: false };
+                }
+            },
+        };
+        let withheld = event == PurchaseEvent::NotTakenBack;
+        let stored = wallet.update(|wallet, tx| {
+            let actions = purchase.handle(event, *network);
+            let actions = actions.map_err(|source| BuyError::Purchase { order, source: Box::new(source) })?;
+            for action in &actions {
+                if let PurchaseAction::PaymentTaken(txid) = action {
+                    // Only the chain knows for certain; if it is not so, the next look at the chain corrects it.
+                    wallet.mark_broadcast(txid).map_err(WalletHandleError::from)?;
+                }
+            }
+            orders::put_purchase(tx, &purchase)?;
+            Ok::<_, BuyError>(())
+        });
+        match stored {
+            Err(error) => error,
+            Ok(()) if withheld => BuyError::Withheld { order, refusal },
+            Ok(()) => BuyError::PaymentRefused { order, refusal, taken_back: true },
+        }
+    }
+
+    /// Goes on with every order that is not finished. Returns what became of each.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn resume(&self, mut progress: impl FnMut(Progress)) -> Result<Vec<(OrderId, Result<(), BuyError>)>, BuyError> {
+        let mut outcomes = Vec::new();
+        for purchase in self.inner.store.read(orders::purchases)? {
+            if purchase.state.is_final() {
+                continue;
+            }
+            let id = purchase.id;
+            if purchase.payment.is_none() {
+                self.inner.store.write(|tx| orders::remove_purchase(tx, &id))?;
+                continue;
+            }
+            outcomes.push((id, self.drive(purchase, &mut progress).await.map(|_| ())));
+        }
+        Ok(outcomes)
+    }
+
+    /// Goes on with one order.
+    ///
+    /// # Errors
+    /// [`BuyError`].
+    pub async fn resume_order(&self, id: &OrderId, mut progress: impl FnMut(Progress)) -> Result<(), BuyError> {
+        let purchase = self.purchase(id)?;
+        self.drive(purchase, &mut progress).await.map(|_| ())
+    }
+
+    /// The stored purchase.
+    ///
+    /// # Errors
+    /// [`BuyError::UnknownOrder`].
+    pub fn purchase(&self, id: &OrderId) -> Result<Purchase, BuyError> {
+        self.inner.store.read(|tx| orders::purchase(tx, id))?.ok_or(BuyError::UnknownOrder(*id))
+    }
+
+    /// All orders, oldest first.
+    ///
+    /// # Errors
+    /// [`BuyError`].
+    pub fn orders(&self) -> Result<Vec<OrderSummary>, BuyError> {
+        let mut summaries = Vec::new();
+        for purchase in self.inner.store.read(orders::purchases)? {
+            summaries.push(self.summary(&purchase)?);
+        }
+        summaries.sort_by_key(|summary| summary.agreed_ms);
+        Ok(summaries)
+    }
+
+    /// One order, for people.
+    ///
+    /// # Errors
+    /// [`BuyError`].
+    pub fn summary(&self, purchase: &Purchase) -> Result<OrderSummary, BuyError> {
+        let offer = purchase.terms(self.inner.network)?;
+        let terms = offer.value();
+        Ok(OrderSummary {
+            order: purchase.id,
+            seller: peer_id(&purchase.seller),
+            stream: terms.stream,
+            name: terms.name.clone(),
+            first: terms.first,
+            count: terms.count,
+            received: purchase.next.saturating_sub(terms.first),
+            total: terms.total,
+            txid: purchase.payment.as_ref().map(|payment| payment.txid),
+            state: purchase.state.clone(),
+            agreed_ms: purchase.agreed_ms,
+        })
+    }
+
+    /// Asks the seller for its receipt of a paid order again; it must be the same.
+    ///
+    /// # Errors
+    /// [`BuyError`].
+    pub async fn receipt(&self, id: &OrderId) -> Result<Signed<Receipt>, BuyError> {
+        let purchase = self.purchase(id)?;
+        let request = Request::Receipt { order: *id };
+        match self.ask(&purchase.seller, &request).await? {
+            Response::Ok(Answer::Receipt(receipt)) => Ok(receipt.verify_by(self.inner.network, &purchase.seller)?),
+            other => Err(unexpected(&request, other)),
+        }
+    }
+
+    /// Streams of which readings are here.
+    ///
+    /// # Errors
+    /// [`BuyError`].
+    pub fn streams(&self) -> Result<Vec<BoughtStream>, BuyError> {
+        Ok(self.inner.store.read(bought::streams)?)
+    }
+
+    /// At most `limit` runs of the readings `[first, end)` that are here, in order, each opened. Call again from the end of the last one for more.
+    ///
+    /// # Errors
+    /// [`BuyError`].
+    pub fn readings(
+        &self,
+        stream: &StreamId,
+        schema: &Schema,
+        first: u64,
+        end: u64,
+        limit: usize,
+    ) -> Result<Vec<Reading>, BuyError> {
+        let runs = self.inner.store.read(|tx| bought::runs(tx, stream, first, end, limit))?;
+        let mut readings = Vec::new();
+        for bought in runs {
+            let open = bought.run.open(schema).map_err(ProofFailure::Chunk)?;
+            readings.extend(open.readings.into_iter().filter(|reading| (first..end).contains(&reading.seq)));
+        }
+        Ok(readings)
+    }
+
+    /// Ties an order's readings to the chain: asks the seller for the proof under its anchored checkpoint, verifies it and keeps it.
+    ///
+    /// # Errors
+    /// [`BuyError`]. A seller that has not anchored yet is no error: the readings stand as [`Standing::Signed`].
+    pub async fn upgrade(&self, id: &OrderId) -> Result<Standing, BuyError> {
+        let BuyerParts { network, store, .. } = &*self.inner;
+        let purchase = self.complete(id)?;
+        let offer = purchase.terms(*network)?;
+        let terms = offer.value();
+        let checkpoint = terms.checkpoint.clone().verify_by::<Checkpoint>(*network, &purchase.seller)?;
+        let (stream, first, count) = (terms.stream, terms.first, terms.count);
+        let request = Request::Proof { stream, first, count, size: checkpoint.value().size };
+        let proof = match self.ask(&purchase.seller, &request).await? {
+            Response::Ok(Answer::Proof(proof)) => proof,
+            Response::Refused(Refusal::NotAnchored { .. }) => return self.standing(id),
+            other => return Err(unexpected(&request, other)),
+        };
+        let standing = self.check_proof(&purchase, terms, &checkpoint, &proof)?;
+        store.write(|tx| bought::put_anchored(tx, id, &proof))?;
+        Ok(standing)
+    }
+
+    /// How firmly an order's readings stand by what is kept, checked anew.
+    ///
+    /// # Errors
+    /// [`BuyError`].
+    pub fn standing(&self, id: &OrderId) -> Result<Standing, BuyError> {
+        let BuyerParts { network, store, .. } = &*self.inner;
+        let purchase = self.complete(id)?;
+        let offer = purchase.terms(*network)?;
+        let terms = offer.value();
+        let checkpoint = terms.checkpoint.clone().verify_by::<Checkpoint>(*network, &purchase.seller)?;
+        match store.read(|tx| bought::anchored(tx, id))? {
+            Some(proof) => self.check_proof(&purchase, terms, &checkpoint, &proof),
+            None => {
+                let proof = store.read(|tx| bought::proof(tx, id))?.whole();
+                self.check_range(terms, &proof, checkpoint.value())?;
+                Ok(Standing::Signed)
+            }
+        }
+    }
+
+    fn complete(&self, id: &OrderId) -> Result<Purchase, BuyError> {
+        let purchase = self.purchase(id)?;
+        match &purchase.state {
+            PurchaseState::Complete { .. } => Ok(purchase),
+            state => Err(BuyError::NotComplete { order: *id, state: state.name() }),
+        }
+    }
+
+    fn check_range(&self, terms: &Offer, proof: &RangeProof, checkpoint: &Checkpoint) -> Result<(), BuyError> {
+        let end = terms.first.saturating_add(terms.count);
+        let runs = self.inner.store.read(|tx| bought::runs(tx, &terms.stream, terms.first, end, usize::MAX - 1))?;
+        let mut leaves = Vec::new();
+        for bought in runs {
+            let open = bought.run.open(&terms.schema).map_err(ProofFailure::Chunk)?;
+            let inside = open.readings.iter().zip(open.leaves);
+            leaves.extend(inside.filter(|(r, _)| (terms.first..end).contains(&r.seq)).map(|(_, leaf)| leaf));
+        }
+        verify_range(&leaves, terms.first, checkpoint.size, proof, &checkpoint.root).map_err(ProofFailure::Range)?;
+        Ok(())
+    }
+
+    fn check_proof(
+        &self,
+        purchase: &Purchase,
+        terms: &Offer,
+        bought: &Signed<Checkpoint>,
+        proof: &AnchoredProof,
+    ) -> Result<Standing, BuyError> {
+        let BuyerParts { network, chain, .. } = &*self.inner;
+        let anchored = proof.checkpoint.clone().verify_by::<Checkpoint>(*network, &purchase.seller)?;
+        let (old, new) = (bought.value(), anchored.value());
+        if new.stream != terms.stream {
+            return Err(ProofFailure::OtherStream(new.stream).into());
+        }
+        if new.size < old.size {
+            return Err(ProofFailure::TooSmall { bought: old.size, anchored: new.size }.into());
+        }
+        verify_consistency(old.size, new.size, &old.root, &new.root, &proof.consistency).map_err(|source| {
+            ProofFailure::Inconsistent { bought: old.size, anchored: new.size, source }
+        })?;
+        self.check_range(terms, &proof.range, new)?;
+        Ok(proof.anchor.verify(&anchored, *network, &chain.headers()).map_err(ProofFailure::Anchor)?)
+    }
+
+    /// Everything that proves an order's readings, in one portable value.
+    ///
+    /// # Errors
+    /// [`BuyError`].
+    pub fn evidence(&self, id: &OrderId) -> Result<Evidence, BuyError> {
+        let BuyerParts { network, store, chain, .. } = &*self.inner;
+        let purchase = self.complete(id)?;
+        let offer = purchase.terms(*network)?;
+        let terms = offer.value();
+        let end = terms.first.saturating_add(terms.count);
+        let standing = self.standing(id)?;
+        let anchored = store.read(|tx| bought::anchored(tx, id))?;
+        let (range_proof, signed, anchor) = match anchored {
+            Some(AnchoredProof { checkpoint, range, anchor, .. }) => (range, checkpoint, Some(anchor)),
+            None => (store.read(|tx| bought::proof(tx, id))?.whole(), terms.checkpoint.clone(), None),
+        };
+        let checkpoint = signed.clone().verify_by::<Checkpoint>(*network, &purchase.seller)?;
+        let checkpoint = checkpoint.value();
+        let mut readings = Vec::new();
+        for bought in store.read(|tx| bought::runs(tx, &terms.stream, terms.first, end, usize::MAX - 1))? {
+            let open = bought.run.open(&terms.schema).map_err(ProofFailure::Chunk)?;
+            let salts = salts_of(&bought.run, open.readings.len());
+            let inside = open.readings.iter().zip(&salts).filter(|(r, _)| (terms.first..end).contains(&r.seq));
+            readings.extend(inside.map(|(reading, salt)| EvidenceReading::new(reading, salt)));
+        }
+        let headers = chain.headers();
+        let anchor = anchor.and_then(|proof| {
+            use sensora_chain::header::HeaderView as _;
+            let (txid, height) = match standing {
+                Standing::Mined { txid, height } => (txid, Some(height)),
+                Standing::Broadcast { txid } => (txid, None),
+                _ => return None,
+            };
+            let header = height.and_then(|height| headers.header_at(height)).map(|header| hex::encode(header.0));
+            Some(EvidenceAnchor { txid, height, header, proof })
+        });
+        Ok(Evidence {
+            format: evidence::FORMAT.to_owned(),
+            version: evidence::VERSION,
+            network: *network,
+            seller: purchase.seller.clone(),
+            stream: EvidenceStream { id: terms.stream, name: terms.name.clone(), schema: terms.schema.clone() },
+            readings,
+            range_proof,
+            checkpoint: EvidenceCheckpoint { size: checkpoint.size, root: checkpoint.root, signed },
+            anchor,
+        })
+    }
+}
+
+/// Stores the runs of a verified page and what of its proof the whole order's proof needs.
+fn keep(
+    tx: &redb::WriteTransaction,
+    purchase: &Purchase,
+    terms: &Offer,
+    first: u64,
+    page: &ProvenPage,
+) -> Result<(), StoreError> {
+    for run in &page.runs {
+        let count = run.count().map_err(|error| StoreError::Damaged(error.to_string()))?;
+        let bought = BoughtRun { run: run.clone(), count, order: purchase.id };
+        bought::put_run(tx, &terms.stream, &bought)?;
+    }
+    let mut proof = bought::proof_in(tx, &purchase.id)?;
+    proof.page(first, first == terms.first, &page.proof);
+    bought::put_proof(tx, &purchase.id, &proof)
+}
+
+fn unexpected(request: &Request, response: Response) -> BuyError {
+    match response {
+        Response::Refused(refusal) => BuyError::Refused(refusal),
+        response => BuyError::Unexpected { asked: request.name(), got: response.name() },
+    }
+}

@@ -1,0 +1,377 @@
+//! The node's money: the wallet, its durable record, and what keeps it in step with the chain.
+//!
+//! [`WalletHandle::update`] is the only way in: it changes a copy, stores it in one transaction together with whatever the caller stores
+//! (an order, a sale, an anchor), and only then shows it to others. A transaction of our own that the network has to take goes into the outbox in
+//! the same step and stays there until the network has taken or refused it, across restarts.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use redb::WriteTransaction;
+use sensora_chain::beef::{Beef, BeefError, BeefLimits};
+use sensora_chain::header::HeaderView;
+use sensora_chain::keys::Address;
+use sensora_chain::spv::{self, SpvError};
+use sensora_chain::wallet::{
+    AuditError, Balance, Built, Coin, HistoryEntry, PaymentSpec, Received, Status, Wallet, WalletError,
+};
+use sensora_chain::{FeeRate, Network, Satoshis, TxOut, Txid};
+use sensora_protocol::Identity;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::chain_access::{BroadcastError, ChainAccess, ChainError, TxStanding};
+use crate::clock::Clock;
+use crate::store::outbox::Outgoing;
+use crate::store::{self, Store, StoreError};
+
+/// How often the wallet looks at the chain when no new block is announced.
+const WATCH_INTERVAL: Duration = Duration::from_secs(5);
+/// Merkle paths asked for at a time.
+const PROOFS_AT_A_TIME: usize = 32;
+
+/// Why a change of the wallet was not made. Nothing has changed then.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WalletHandleError {
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The wallet refuses.
+    #[error(transparent)]
+    Wallet(#[from] WalletError),
+    /// The chain cannot be asked.
+    #[error(transparent)]
+    Chain(#[from] ChainError),
+    /// The network refuses a transaction.
+    #[error("the network refuses {txid}: {reason}")]
+    Rejected {
+        /// The transaction.
+        txid: Txid,
+        /// What the network says.
+        reason: String,
+    },
+    /// What the chain source handed us does not verify.
+    #[error("the chain source's answer does not verify: {0}")]
+    Spv(#[from] SpvError),
+    /// What the chain source handed us is no BEEF.
+    #[error("the chain source's answer is malformed: {0}")]
+    Beef(#[from] BeefError),
+    /// The BEEF has no transaction in it.
+    #[error("the BEEF has no transaction in it")]
+    NoTransaction,
+    /// An answer pays nobody here.
+    #[error("transaction {0} pays no address of this wallet")]
+    NotOurs(Txid),
+}
+
+/// The wallet of a running node. Cheap to clone.
+#[derive(Clone)]
+pub struct WalletHandle {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    wallet: Mutex<Wallet>,
+    store: Store,
+    identity: Identity,
+    network: Network,
+    chain: ChainAccess,
+    clock: Clock,
+    fees: FeePolicy,
+    outbox: Notify,
+}
+
+/// What our own transactions pay to miners.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FeePolicy {
+    /// Fee rate.
+    pub rate: FeeRate,
+    /// Highest fee of one transaction.
+    pub max: Satoshis,
+}
+
+impl WalletHandle {
+    /// Reads the wallet's record from the store.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn open(
+        store: Store,
+        identity: Identity,
+        network: Network,
+        chain: ChainAccess,
+        clock: Clock,
+        fees: FeePolicy,
+    ) -> Result<Self, StoreError> {
+        let wallet = Mutex::new(store.read(store::wallet::get)?);
+        let outbox = Notify::new();
+        Ok(Self { inner: Arc::new(Inner { wallet, store, identity, network, chain, clock, fees, outbox }) })
+    }
+
+    /// Changes the wallet and the store together, or neither. On disk when this returns.
+    ///
+    /// # Errors
+    /// The closure's; [`StoreError`].
+    pub fn update<T, E: From<StoreError>>(
+        &self,
+        f: impl FnOnce(&mut Wallet, &WriteTransaction) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let mut wallet = self.inner.wallet.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut next = wallet.clone();
+        let value = self.inner.store.write(|tx| {
+            let value = f(&mut next, tx)?;
+            if next != *wallet {
+                store::wallet::put(tx, &next)?;
+            }
+            Ok::<_, E>(value)
+        })?;
+        *wallet = next;
+        Ok(value)
+    }
+
+    /// Looks at the wallet.
+    pub fn read<T>(&self, f: impl FnOnce(&Wallet) -> T) -> T {
+        f(&self.inner.wallet.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The fee policy in force.
+    #[must_use]
+    pub fn fees(&self) -> FeePolicy {
+        self.inner.fees
+    }
+
+    /// What is there.
+    ///
+    /// # Errors
+    /// [`WalletError::Overflow`].
+    pub fn balance(&self) -> Result<Balance, WalletError> {
+        self.read(Wallet::balance)
+    }
+
+    /// The coins.
+    #[must_use]
+    pub fn coins(&self) -> Vec<Coin> {
+        self.read(Wallet::coins)
+    }
+
+    /// Every line of history, oldest first, those that have left the wallet's record included.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn history(&self) -> Result<Vec<HistoryEntry>, StoreError> {
+        let mut lines = self.inner.store.read(store::wallet::archived)?;
+        lines.sort_by_key(|line| line.time_ms);
+        lines.extend(self.read(Wallet::history));
+        Ok(lines)
+    }
+
+    /// Recomputes the balance from coins and history.
+    ///
+    /// # Errors
+    /// [`AuditError`] when they disagree.
+    pub fn audit(&self) -> Result<Balance, AuditError> {
+        self.read(Wallet::audit)
+    }
+
+    /// A fresh address to be funded at. Each is given out once.
+    ///
+    /// # Errors
+    /// [`WalletHandleError`].
+    pub fn address(&self) -> Result<Address, WalletHandleError> {
+        let (key, network) = (self.inner.identity.key(), self.inner.network);
+        self.update(|wallet, _| Ok(wallet.funding_address(key, network)?))
+    }
+
+    /// Takes `amount` from the development chain's faucet.
+    ///
+    /// # Errors
+    /// [`WalletHandleError`]: the network has no faucet, or it is dry.
+    pub async fn fund_from_faucet(&self, amount: Satoshis) -> Result<Txid, WalletHandleError> {
+        let script = self.address()?.locking_script();
+        let beef = self.inner.chain.faucet(&script, amount).await?;
+        self.receive_funds(&beef, "faucet")
+    }
+
+    /// Takes in a transaction that pays one of our funding addresses, after verifying it.
+    ///
+    /// # Errors
+    /// [`WalletHandleError`].
+    pub fn receive_funds(&self, beef: &[u8], label: &str) -> Result<Txid, WalletHandleError> {
+        let beef = Beef::parse(beef, &BeefLimits::default())?;
+        let txid = beef.subject().ok_or(WalletHandleError::NoTransaction)?;
+        spv::verify(&beef, &txid, &self.inner.chain.headers())?;
+        let tx = beef.transaction(&txid).cloned().ok_or(WalletHandleError::NoTransaction)?;
+        let (key, now_ms) = (self.inner.identity.key(), self.inner.clock.now_ms());
+        self.update(|wallet, _| {
+            let outputs = wallet.recognise(&tx);
+            if outputs.is_empty() {
+                return Err(WalletHandleError::NotOurs(txid));
+            }
+            let path = beef.bump_of(&txid).cloned();
+            let label = label.to_owned();
+            let received = Received { tx, outputs, ancestors: Some(&beef), path, broadcast: true, label, now_ms };
+            wallet.receive(key, received)?;
+            Ok(txid)
+        })
+    }
+
+    /// Pays `amount` to an address and waits until the network has taken it.
+    ///
+    /// # Errors
+    /// [`WalletHandleError`]. When the network cannot be reached the payment stays in the outbox and goes out later.
+    pub async fn send(&self, address: &Address, amount: Satoshis) -> Result<Built, WalletHandleError> {
+        let outputs = vec![TxOut { value: amount, locking: address.locking_script() }];
+        let built = self.post(outputs, &format!("send to {address}"), |_, _| Ok(()))?;
+        self.deliver(&built.txid, &built.beef).await?;
+        Ok(built)
+    }
+
+    /// Builds a transaction of our own, and stores it, its reservation, its place in the outbox and what `f` stores in one step. The
+    /// outbox brings it to the network; [`WalletHandle::deliver`] does it now.
+    ///
+    /// # Errors
+    /// [`WalletHandleError`].
+    pub fn post(
+        &self,
+        outputs: Vec<TxOut>,
+        label: &str,
+        f: impl FnOnce(&Built, &WriteTransaction) -> Result<(), StoreError>,
+    ) -> Result<Built, WalletHandleError> {
+        let Inner { identity, clock, outbox, .. } = &*self.inner;
+        let spec = self.spec(outputs, label);
+        let built = self.update(|wallet, tx| {
+            let built = wallet.build(identity.key(), spec, clock.now_ms())?;
+            store::outbox::put(tx, &Outgoing { txid: built.txid, beef: built.beef.clone() })?;
+            f(&built, tx)?;
+            Ok::<_, WalletHandleError>(built)
+        })?;
+        outbox.notify_one();
+        Ok(built)
+    }
+
+    /// What [`Wallet::build`] takes for a payment under our fee policy.
+    #[must_use]
+    pub fn spec(&self, outputs: Vec<TxOut>, label: &str) -> PaymentSpec {
+        let FeePolicy { rate, max } = self.inner.fees;
+        PaymentSpec { outputs, label: label.to_owned(), fee: rate, max_fee: max }
+    }
+
+    /// Takes back the coins of a payment that its payee refused, and waits for the network's word.
+    ///
+    /// # Errors
+    /// [`WalletHandleError::Rejected`] when the network has the refused payment: the payee took it after all.
+    pub async fn take_back(&self, payment: &Txid) -> Result<Built, WalletHandleError> {
+        let Inner { identity, clock, fees, .. } = &*self.inner;
+        let built = self.update(|wallet, tx| {
+            let built = wallet.reclaim(identity.key(), payment, fees.rate, fees.max, clock.now_ms())?;
+            store::outbox::put(tx, &Outgoing { txid: built.txid, beef: built.beef.clone() })?;
+            Ok::<_, WalletHandleError>(built)
+        })?;
+        self.deliver(&built.txid, &built.beef).await?;
+        Ok(built)
+    }
+
+    /// Brings a stored transaction to the network and notes the outcome.
+    ///
+    /// # Errors
+    /// [`WalletHandleError::Rejected`] (it is out of the outbox then), [`WalletHandleError::Chain`] (it stays there).
+    pub async fn deliver(&self, txid: &Txid, beef: &[u8]) -> Result<(), WalletHandleError> {
+        match self.inner.chain.broadcast(beef).await {
+            Ok(()) => self.update(|wallet, tx| {
+                wallet.mark_broadcast(txid)?;
+                Ok(store::outbox::remove(tx, txid)?)
+            }),
+            Err(BroadcastError::Rejected { reason, .. }) => {
+                tracing::warn!(%txid, %reason, "the network refuses our transaction");
+                self.update(|wallet, tx| {
+                    wallet.mark_rejected(txid, &reason)?;
+                    Ok::<_, WalletHandleError>(store::outbox::remove(tx, txid)?)
+                })?;
+                Err(WalletHandleError::Rejected { txid: *txid, reason })
+            }
+            Err(error) => Err(WalletHandleError::Chain(error.into())),
+        }
+    }
+
+    /// Keeps the wallet in step with the chain until cancelled: empties the outbox, collects Merkle paths, follows reorganisations.
+    pub async fn run(self, cancel: CancellationToken) {
+        let mut tips = self.inner.chain.tip_watch();
+        loop {
+            self.follow_reorganisation();
+            self.empty_outbox().await;
+            if let Err(error) = self.collect_proofs().await {
+                tracing::debug!(%error, "Merkle paths are still missing");
+            }
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                changed = tips.changed() => if changed.is_err() { return },
+                () = self.inner.outbox.notified() => {}
+                () = tokio::time::sleep(WATCH_INTERVAL) => {}
+            }
+        }
+    }
+
+    async fn empty_outbox(&self) {
+        let waiting = match self.inner.store.read(store::outbox::all) {
+            Ok(waiting) => waiting,
+            Err(error) => {
+                tracing::error!(%error, "the outbox cannot be read");
+                return;
+            }
+        };
+        for Outgoing { txid, beef } in waiting {
+            if let Err(error) = self.deliver(&txid, &beef).await {
+                tracing::debug!(%txid, %error, "a transaction of ours has not gone out");
+            }
+        }
+    }
+
+    async fn collect_proofs(&self) -> Result<(), WalletHandleError> {
+        let unproven = self.read(Wallet::unproven);
+        for txids in unproven.chunks(PROOFS_AT_A_TIME) {
+            let proofs = self.inner.chain.proofs(txids).await?;
+            let headers = self.inner.chain.headers();
+            let mined = proofs.into_iter().filter_map(|(txid, standing)| match standing {
+                TxStanding::Mined(path) => Some((txid, path)),
+                _ => None,
+            });
+            let mined: Vec<_> = mined.collect();
+            if mined.is_empty() {
+                continue;
+            }
+            self.update(|wallet, tx| {
+                for (txid, path) in mined {
+                    wallet.mark_mined(&txid, path, &headers)?;
+                }
+                let pruned = wallet.prune(headers.tip_height())?;
+                Ok::<_, WalletHandleError>(store::wallet::archive(tx, &pruned.archived)?)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Takes back proofs from blocks that are no longer on the best chain.
+    fn follow_reorganisation(&self) {
+        let headers = self.inner.chain.headers();
+        let Some(height) = self.read(|wallet| wallet.lowest_stale_proof(&headers)) else { return };
+        match self.update(|wallet, _| Ok::<_, StoreError>(wallet.unmined(height))) {
+            Ok(txids) => tracing::warn!(height, transactions = txids.len(), "the chain was reorganised"),
+            Err(error) => tracing::error!(%error, "the wallet could not follow a reorganisation"),
+        }
+    }
+
+    /// Where one of the wallet's transactions stands.
+    #[must_use]
+    pub fn status(&self, txid: &Txid) -> Option<Status> {
+        self.read(|wallet| wallet.status(txid).cloned())
+    }
+
+    /// The BEEF of one of the wallet's transactions, with its Merkle path once it is mined.
+    ///
+    /// # Errors
+    /// [`WalletError`].
+    pub fn beef_for(&self, txid: &Txid) -> Result<Vec<u8>, WalletError> {
+        self.read(|wallet| wallet.beef_for(txid))
+    }
+}
