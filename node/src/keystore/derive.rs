@@ -57,8 +57,11 @@ fn child(parent: &Extended, number: u32) -> Option<Extended> {
     Some(Extended { key: parent.key.add_tweak(&tweak).ok()?, chain_code })
 }
 
+/// Half of a SHA-512.
+type Half = Zeroizing<[u8; 32]>;
+
 /// HMAC-SHA512, cut into its left and right half.
-fn hmac_halves(key: &[u8], parts: &[&[u8]]) -> Option<(Zeroizing<[u8; 32]>, Zeroizing<[u8; 32]>)> {
+fn hmac_halves(key: &[u8], parts: &[&[u8]]) -> Option<(Half, Half)> {
     let mut mac = Hmac::<Sha512>::new_from_slice(key).ok()?;
     for part in parts {
         mac.update(part);
