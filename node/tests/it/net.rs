@@ -424,11 +424,16 @@ async fn an_honest_peer_is_never_over_its_quota() {
 
 #[tokio::test]
 async fn gossip_is_forwarded_only_when_it_is_valid() {
-    let (author, mut middle, mut end) = (Node::client().await, Node::client().await, Node::client().await);
+    let (author, middle, mut end) = (Node::client().await, Node::client().await, Node::client().await);
     author.dial(&middle).await;
     end.dial(&middle).await;
-    middle.connected_to(author.id()).await;
-    middle.connected_to(end.id()).await;
+    // Both have subscribed.
+    within(async {
+        while middle.net.status().await.unwrap().mesh != Topic::ALL.map(|topic| (topic, 2)) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
     let judge = tokio::spawn(async move {
         let Node { mut events, stop, net, .. } = middle;
         let _running = stop;
@@ -571,7 +576,7 @@ async fn a_restarted_bootstrap_node_is_met_again() {
     node.connected_to(id).await;
     trusting.connected_to(id).await;
     bootstrap.connected_to(trusting.id()).await;
-    assert_eq!(node.net.connected_peers().await, [id]);
+    assert!(node.net.connected_peers().await.contains(&id));
 }
 
 #[tokio::test]
