@@ -242,16 +242,23 @@ pub(crate) fn check_text(
     if text.is_empty() && !may_be_empty {
         return wrong("is empty".into());
     }
-    let unsafe_char = |c: &char| {
-        c.is_control()
-            || matches!(*c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}')
-    };
+    let unsafe_char = |c: &char| c.is_control() || is_invisible(*c);
     match text.chars().find(unsafe_char) {
         Some(c) => {
             wrong(format!("has the character U+{:04X}, which is invisible or changes the line", u32::from(c)))
         }
         None => Ok(()),
     }
+}
+
+/// Characters that are not seen or change the direction of what follows: the format characters of Unicode (category Cf), the line and
+/// paragraph separators, and the fillers that look like nothing.
+fn is_invisible(c: char) -> bool {
+    matches!(c,
+        '\u{ad}' | '\u{34f}' | '\u{600}'..='\u{605}' | '\u{61c}' | '\u{6dd}' | '\u{70f}' | '\u{115f}' | '\u{1160}'
+        | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
+        | '\u{2800}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}'
+        | '\u{e0000}'..='\u{e0fff}')
 }
 
 /// A kind is a lower-case word: `[a-z0-9-]`, 1 to 32.
@@ -381,7 +388,7 @@ pub fn open(bytes: &[u8], network: Network, now_ms: i64) -> Result<Signed<Ad>, A
     if bytes.len() > MAX_SIGNED_AD_LEN {
         return Err(AdError::TooLong { len: bytes.len(), max: MAX_SIGNED_AD_LEN });
     }
-    let signed: SignedBytes = codec::decode(bytes, MAX_SIGNED_AD_LEN).map_err(AdError::Encoding)?;
+    let signed: SignedBytes = codec::decode_exact(bytes, MAX_SIGNED_AD_LEN).map_err(AdError::Encoding)?;
     if signed.body.len() > MAX_AD_LEN {
         return Err(AdError::TooLong { len: signed.body.len(), max: MAX_AD_LEN });
     }

@@ -152,7 +152,7 @@ impl AnchorTree {
     #[must_use]
     pub fn payload(&self, seller: &PublicKey) -> AnchorPayload {
         let count = u32::try_from(self.log.size()).unwrap_or(u32::MAX);
-        AnchorPayload { seller: seller.clone(), root: self.log.root(), count }
+        AnchorPayload { seller: *seller, root: self.log.root(), count }
     }
 
     /// Proof that the checkpoint at `index` is under the root.

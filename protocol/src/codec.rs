@@ -1,7 +1,8 @@
 //! The one encoding of everything peers say: deterministic CBOR (RFC 8949 §4.2), refused when it is anything else.
 //!
 //! There is exactly one byte string for each value, so that a hash or a signature over the bytes is a hash or a signature over
-//! the value. Types are ordinary serde types; [`encode`] puts their map keys in order, [`decode`] walks the bytes once
+//! the value: what peers say is read with [`decode_exact`], which refuses everything that [`encode`] would not have written,
+//! keys that the type does not have among it. Types are ordinary serde types; [`encode`] puts their map keys in order, [`decode`] walks the bytes once
 //! before serde sees them and refuses: indefinite lengths, non-minimal heads, unsorted or repeated keys, tags, half and single
 //! floats (floats are always 64 bit, the choice RFC 8949 §4.2.2 leaves to the protocol), simple values other than false,
 //! true and null, invalid UTF-8, too much depth and trailing bytes.
@@ -86,6 +87,23 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8], max_len: usize) -> Result<T, Co
     check(bytes, max_len)?;
     cbor4ii::serde::from_slice(bytes)
         .map_err(|e| CodecError::Type { what: std::any::type_name::<T>(), reason: e.to_string() })
+}
+
+/// As [`decode`], and the bytes must be the ones that [`encode`] gives for the value.
+///
+/// serde skips map keys that a type does not have, takes a missing key for `null`, and reads the alternatives of an enum more than one
+/// way. Each would be a second spelling of the same value with another hash: a second name for the same order.
+///
+/// # Errors
+/// [`CodecError`] names the first rule that is broken.
+pub fn decode_exact<T: Serialize + DeserializeOwned>(bytes: &[u8], max_len: usize) -> Result<T, CodecError> {
+    let value = decode::<T>(bytes, max_len)?;
+    let written = encode(&value)?;
+    if written == bytes {
+        return Ok(value);
+    }
+    let at = written.iter().zip(bytes).position(|(a, b)| a != b).unwrap_or(written.len().min(bytes.len()));
+    Err(CodecError::NotDeterministic { at, rule: "exactly the keys of its type, each written one way" })
 }
 
 /// Checks that `bytes` are one deterministic CBOR item of at most `max_len` bytes.
@@ -307,13 +325,43 @@ mod tests {
 
         #[test]
         fn a_changed_byte_is_another_value_or_refused(value in sample(), at in any::<prop::sample::Index>(), bit in 0..8) {
-            let bytes = encode(&value).unwrap();
-            let mut changed = bytes.clone();
+            let mut changed = encode(&value).unwrap();
             let at = at.index(changed.len());
             changed[at] ^= 1_u8 << bit;
-            if let Ok(other) = decode::<Sample>(&changed, MAX_FRAME) {
+            if let Ok(other) = decode_exact::<Sample>(&changed, MAX_FRAME) {
                 prop_assert_eq!(encode(&other).unwrap(), changed);
             }
+        }
+    }
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    #[serde(rename_all = "snake_case")]
+    enum Choice {
+        Plain,
+        Number(u8),
+    }
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct Small {
+        a: Option<u8>,
+        b: Choice,
+    }
+
+    /// An unknown key, a key left out for null, an alternative as a map instead of a text: all are refused.
+    #[test]
+    fn a_second_spelling_of_a_value_is_refused() {
+        let exact = |hex: &str| decode_exact::<Small>(&hex::decode(hex).unwrap(), MAX_FRAME);
+        assert_eq!(exact("a26161f6616265706c61696e"), Ok(Small { a: None, b: Choice::Plain }));
+        assert_eq!(exact("a26161016162a1666e756d62657207"), Ok(Small { a: Some(1), b: Choice::Number(7) }));
+        let others = [
+            "a1616265706c61696e",
+            "a36161f6616265706c61696e617a00",
+            "a26161f66162a165706c61696e6162",
+            "a26161f66162a165706c61696ef6",
+        ];
+        for other in others {
+            assert!(check(&hex::decode(other).unwrap(), MAX_FRAME).is_ok(), "{other} is well-formed");
+            assert!(exact(other).is_err(), "{other}");
         }
     }
 

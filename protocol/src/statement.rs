@@ -62,6 +62,7 @@ pub enum StatementError {
 
 /// A statement as it moves and is stored: bytes that nobody has checked yet.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct SignedBytes {
     /// CBOR of the statement.
     #[serde(with = "bytes_or_hex")]
@@ -138,7 +139,7 @@ impl SignedBytes {
     /// # Errors
     /// [`StatementError`] when the body is not such a statement or the signature is not by `key` for `network`.
     pub fn verify<T: Statement>(self, network: Network) -> Result<Signed<T>, StatementError> {
-        let value = codec::decode::<T>(&self.body, T::MAX_LEN)
+        let value = codec::decode_exact::<T>(&self.body, T::MAX_LEN)
             .map_err(|source| StatementError::Body { name: T::NAME, source })?;
         let digest = digest(T::NAME, T::VERSION, network, &self.body);
         let valid = Signature::from_compact(&self.signature)
@@ -183,7 +184,7 @@ impl<T: Statement> Signed<T> {
         }
         let digest = digest(T::NAME, T::VERSION, network, &body);
         let signature = identity.key().sign(digest.as_bytes()).compact().to_vec();
-        Ok(Self { value, bytes: SignedBytes { body, key: identity.public().clone(), signature } })
+        Ok(Self { value, bytes: SignedBytes { body, key: *identity.public(), signature } })
     }
 
     /// The digest that the signature covers: the statement's name everywhere.
@@ -302,7 +303,7 @@ mod tests {
         altered.body = codec::encode(&Claim { text: "it is no".into() }).unwrap();
         assert!(matches!(altered.verify::<Claim>(Network::Regtest), Err(StatementError::Signature { .. })));
         let mut foreign = bytes.clone();
-        foreign.key = identity(2).public().clone();
+        foreign.key = *identity(2).public();
         assert!(foreign.verify::<Claim>(Network::Regtest).is_err());
         let mut padded = bytes;
         padded.body.push(0);

@@ -230,7 +230,7 @@ impl Request {
     /// # Errors
     /// [`CodecError`].
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, CodecError> {
-        codec::decode(bytes, MAX_REQUEST_LEN)
+        codec::decode_exact(bytes, MAX_REQUEST_LEN)
     }
 
     /// Whether the request keeps within the limits of the protocol.
@@ -310,7 +310,7 @@ impl Response {
     /// # Errors
     /// [`CodecError`].
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, CodecError> {
-        codec::decode(bytes, MAX_RESPONSE_LEN)
+        codec::decode_exact(bytes, MAX_RESPONSE_LEN)
     }
 
     /// What kind of answer it is, in snake case: a label.

@@ -25,6 +25,10 @@ const _: () = assert!(MAX_SIGNED_AD_LEN < MAX_RESPONSE_LEN);
 /// What is asked of a seller.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a request is decoded, answered and dropped; there is never an array of them"
+)]
 pub enum Request {
     /// The seller's current signed ad.
     Ad,
@@ -133,7 +137,7 @@ impl Request {
     /// # Errors
     /// [`CodecError`].
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, CodecError> {
-        codec::decode(bytes, MAX_REQUEST_LEN)
+        codec::decode_exact(bytes, MAX_REQUEST_LEN)
     }
 
     /// What is asked for, in snake case: a label.
@@ -160,12 +164,15 @@ impl Response {
         encode_up_to(self, MAX_RESPONSE_LEN)
     }
 
-    /// Reads a response.
+    /// Reads a response. The words of a refusal are a stranger's: they come [tamed](Refusal::tamed).
     ///
     /// # Errors
     /// [`CodecError`].
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, CodecError> {
-        codec::decode(bytes, MAX_RESPONSE_LEN)
+        Ok(match codec::decode_exact(bytes, MAX_RESPONSE_LEN)? {
+            Self::Refused(refusal) => Self::Refused(refusal.tamed()),
+            answer => answer,
+        })
     }
 
     /// What kind of answer it is, in snake case: a label.

@@ -7,7 +7,7 @@ use sensora_chain::keys::PublicKey;
 use sensora_chain::{Network, Satoshis};
 use serde::{Deserialize, Serialize};
 
-use crate::ad::{PaymentMode, StreamAd};
+use crate::ad::{CLOCK_TOLERANCE_MS, PaymentMode, StreamAd};
 use crate::codec::CodecError;
 use crate::id::StreamId;
 use crate::market::price::{Price, PriceError};
@@ -184,9 +184,9 @@ pub enum OfferError {
         /// The buyer's exposure.
         exposure: Satoshis,
     },
-    /// Already over, or too long.
+    /// Already over, too long, or signed in the future.
     #[error(
-        "the offer holds until {expires_ms} ms, now is {now_ms} ms: it is over, or holds longer than an hour"
+        "the offer holds until {expires_ms} ms, now is {now_ms} ms: it is over, holds longer than an hour, or one of the two clocks is wrong"
     )]
     Lifetime {
         /// When it ends.
@@ -248,7 +248,9 @@ impl Offer {
             return Err(OfferError::Exposure { total, exposure: limits.exposure });
         }
         let (expires_ms, lifetime) = (offer.expires_ms, offer.expires_ms.saturating_sub(offer.issued_ms));
-        if expires_ms <= now_ms || !(1..=MAX_LIFETIME_MS).contains(&lifetime) {
+        let ahead_ms = offer.issued_ms.saturating_sub(now_ms);
+        let holds = expires_ms > now_ms && ahead_ms <= CLOCK_TOLERANCE_MS;
+        if !holds || !(1..=MAX_LIFETIME_MS).contains(&lifetime) {
             return Err(OfferError::Lifetime { expires_ms, now_ms });
         }
         Ok(checkpoint)

@@ -178,11 +178,11 @@ impl Purchase {
         network: Network,
         now_ms: i64,
     ) -> Result<Self, StatementError> {
-        let order = Order { offer: offer.digest(network), buyer: buyer.public().clone(), nonce };
+        let order = Order { offer: offer.digest(network), buyer: *buyer.public(), nonce };
         let order = Signed::sign(order, buyer, network)?;
         Ok(Self {
             id: order.id(network),
-            seller: offer.key().clone(),
+            seller: *offer.key(),
             next: offer.value().first,
             offer: offer.bytes().clone(),
             order: order.into_bytes(),

@@ -5,6 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{OrderId, StreamId};
 
+/// Longest text of a refusal that is kept, in characters: a line or two on a terminal.
+pub const MAX_TEXT: usize = 256;
+
 /// A seller's refusal. Each variant is an error code of `/sensora/market/1` (its name in snake case) and a label in the metrics.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[serde(rename_all = "snake_case")]
@@ -166,6 +169,21 @@ impl Refusal {
             Self::StorageUnavailable => "storage_unavailable",
             Self::UnknownOrder { .. } => "unknown_order",
             Self::NotAnchored { .. } => "not_anchored",
+        }
+    }
+
+    /// The refusal with its words cut to [`MAX_TEXT`] and without control characters: they are a stranger's, and are going to be
+    /// stored, logged and shown.
+    #[must_use]
+    pub fn tamed(self) -> Self {
+        let tame = |text: String| text.chars().filter(|c| !c.is_control()).take(MAX_TEXT).collect::<String>();
+        match self {
+            Self::Malformed { reason } => Self::Malformed { reason: tame(reason) },
+            Self::ForeignOffer { reason } => Self::ForeignOffer { reason: tame(reason) },
+            Self::InvalidOrder { reason } => Self::InvalidOrder { reason: tame(reason) },
+            Self::PaymentInvalid { reason } => Self::PaymentInvalid { reason: tame(reason) },
+            Self::PaymentRejected { txid, reason } => Self::PaymentRejected { txid, reason: tame(reason) },
+            other => other,
         }
     }
 

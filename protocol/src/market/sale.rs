@@ -177,11 +177,12 @@ impl Sale {
             return Err(Refusal::PaymentTooSmall { txid, paid, price: terms.total });
         }
         spv::verify(&beef, &txid, at.headers).map_err(|error| match error {
-            SpvError::NoHeader { height, tip, .. } => Refusal::HeadersBehind { height, tip },
+            // Below our tip a header is missing for good: it is older than our checkpoint.
+            SpvError::NoHeader { height, tip, .. } if height > tip => Refusal::HeadersBehind { height, tip },
             error => invalid(error.to_string()),
         })?;
         let order = signed_order.id(at.network);
-        let (buyer, admitted_ms) = (at.peer.clone(), at.now_ms);
+        let (buyer, admitted_ms) = (*at.peer, at.now_ms);
         Ok(Self { request, order, buyer, txid, vout, paid, admitted_ms, state: SaleState::Admitted })
     }
 

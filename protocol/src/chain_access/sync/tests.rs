@@ -92,7 +92,7 @@ fn headers_without_work_are_refused_whole() {
     let idle = (0..).map(|n| idle.with_nonce(n)).find(|h| !h.meets_target(Network::Regtest)).unwrap();
     let (mut ours, mut walk) = (regtest(), Walk::new());
     walk.ask(&ours);
-    let run = [good.clone(), vec![idle]].concat();
+    let run = [good, vec![idle]].concat();
     let fault = walk.take(&mut ours, &bytes(&run), 0).unwrap_err();
     assert_eq!(fault, Fault::Invalid(HeaderError::ProofOfWork(idle.hash())));
     assert!(fault.is_hostile());
