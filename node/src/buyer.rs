@@ -55,7 +55,9 @@ const DELIVERY_ATTEMPTS: u32 = 2;
 #[non_exhaustive]
 pub enum BuyError {
     /// The seller cannot be asked.
-    #[error("seller {seller} does not answer: {source}. The order is kept; `sensora buy --resume` goes on with it")]
+    #[error(
+        "seller {seller} does not answer: {source}. The order is kept; `sensora buy --resume` goes on with it"
+    )]
     Request {
         /// Peer id.
         seller: String,
@@ -76,7 +78,9 @@ pub enum BuyError {
         taken_back: bool,
     },
     /// The seller took the payment and refuses all the same.
-    #[error("order {order}: the seller took the payment and does not deliver: {refusal}. The stored order is the evidence; try `sensora buy --resume` again later")]
+    #[error(
+        "order {order}: the seller took the payment and does not deliver: {refusal}. The stored order is the evidence; try `sensora buy --resume` again later"
+    )]
     Withheld {
         /// The order.
         order: OrderId,
@@ -144,7 +148,9 @@ pub enum ProofFailure {
     #[error("the readings are not under the seller's anchored checkpoint: {0}")]
     Range(ProofError),
     /// The anchored log does not continue the one that was bought: the seller has rewritten its history.
-    #[error("the seller has rewritten its history: the anchored log of {anchored} readings does not continue the one of {bought} that was sold: {source}")]
+    #[error(
+        "the seller has rewritten its history: the anchored log of {anchored} readings does not continue the one of {bought} that was sold: {source}"
+    )]
     Inconsistent {
         /// Size of the log that was sold.
         bought: u64,
@@ -320,13 +326,14 @@ impl Buyer {
                     }
                     Ok(response) => return Ok(response),
                     Err(error) => {
-                        net.report(peer, Offence::InvalidAnswer).await;
+                        net.report(peer, Offence::Malformed).await;
                         return Err(error.into());
                     }
                 },
                 Err(error) => error,
             };
-            if attempt >= ATTEMPTS || matches!(source, RequestError::TooLarge { .. } | RequestError::Stopped) {
+            if attempt >= ATTEMPTS || matches!(source, RequestError::TooLarge { .. } | RequestError::Stopped)
+            {
                 return Err(BuyError::Request { seller: named(), source });
             }
             tracing::debug!(%source, attempt, "no answer, asking again");
@@ -340,7 +347,12 @@ impl Buyer {
     ///
     /// # Errors
     /// [`BuyError`].
-    pub async fn sample(&self, seller: &PublicKey, stream: &StreamAd, count: u32) -> Result<Vec<Reading>, BuyError> {
+    pub async fn sample(
+        &self,
+        seller: &PublicKey,
+        stream: &StreamAd,
+        count: u32,
+    ) -> Result<Vec<Reading>, BuyError> {
         let request = Request::Sample { stream: stream.id, count };
         let sample = match self.ask(seller, &request).await? {
             Response::Ok(Answer::Sample(sample)) => sample,
@@ -367,7 +379,12 @@ impl Buyer {
         Ok(offer)
     }
 
-    async fn offer(&self, seller: &PublicKey, stream: StreamId, range: Range) -> Result<Signed<Offer>, BuyError> {
+    async fn offer(
+        &self,
+        seller: &PublicKey,
+        stream: StreamId,
+        range: Range,
+    ) -> Result<Signed<Offer>, BuyError> {
         let question = Request::Quote { stream, range };
         match self.ask(seller, &question).await? {
             Response::Ok(Answer::Offer(offer)) => Ok(offer.verify_by::<Offer>(self.inner.network, seller)?),
@@ -384,14 +401,19 @@ impl Buyer {
         limits: BuyerLimits,
     ) -> Result<(), OfferError> {
         let BuyerParts { identity, network, clock, .. } = &*self.inner;
-        Offer::accept(offer, *network, identity.public(), stream, range, ad, limits, clock.now_ms()).map(|_| ())
+        Offer::accept(offer, *network, identity.public(), stream, range, ad, limits, clock.now_ms())
+            .map(|_| ())
     }
 
     /// Buys what of a range is not here yet, verifies it and keeps it.
     ///
     /// # Errors
     /// [`BuyError`]. Orders that have been paid go on with [`Buyer::resume`].
-    pub async fn buy(&self, request: &BuyRequest, mut progress: impl FnMut(Progress)) -> Result<Bought, BuyError> {
+    pub async fn buy(
+        &self,
+        request: &BuyRequest,
+        mut progress: impl FnMut(Progress),
+    ) -> Result<Bought, BuyError> {
         let BuyRequest { seller, stream, range, limits, ad } = request;
         let (first, end, mut quoted) = match *range {
             Range::Seq { first, count } => (first, first.saturating_add(count), None),
@@ -466,7 +488,11 @@ impl Buyer {
     }
 
     /// Sends, receives and keeps until the purchase is complete or cannot go on.
-    async fn drive(&self, mut purchase: Purchase, progress: &mut impl FnMut(Progress)) -> Result<Purchase, BuyError> {
+    async fn drive(
+        &self,
+        mut purchase: Purchase,
+        progress: &mut impl FnMut(Progress),
+    ) -> Result<Purchase, BuyError> {
         let order = purchase.id;
         let mut waits = 0;
         let mut bad_deliveries = 0;
@@ -477,7 +503,9 @@ impl Buyer {
                     match self.take(&mut purchase, response) {
                         Ok(actions) => {
                             let waiting = actions.iter().find_map(|action| match action {
-                                PurchaseAction::Wait { retry_ms, refusal } => Some((*retry_ms, refusal.clone())),
+                                PurchaseAction::Wait { retry_ms, refusal } => {
+                                    Some((*retry_ms, refusal.clone()))
+                                }
                                 _ => None,
                             });
                             if let Some((retry_ms, refusal)) = waiting {
@@ -493,14 +521,15 @@ impl Buyer {
                             self.show(&purchase, progress)?;
                         }
                         Err(BuyError::Purchase { source, .. })
-                            if matches!(*source, PurchaseError::Delivery(_)) && bad_deliveries < DELIVERY_ATTEMPTS =>
+                            if matches!(*source, PurchaseError::Delivery(_))
+                                && bad_deliveries < DELIVERY_ATTEMPTS =>
                         {
                             tracing::warn!(%order, error = %source, "a delivery does not verify, asking again");
                             bad_deliveries += 1;
                         }
                         Err(error) => {
                             if let Some(peer) = peer_id_from_public_key(&purchase.seller.to_bytes()) {
-                                self.inner.net.report(peer, Offence::InvalidAnswer).await;
+                                self.inner.net.report(peer, Offence::InvalidProof).await;
                             }
                             return Err(error);
                         }
@@ -596,7 +625,10 @@ impl Buyer {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn resume(&self, mut progress: impl FnMut(Progress)) -> Result<Vec<(OrderId, Result<(), BuyError>)>, BuyError> {
+    pub async fn resume(
+        &self,
+        mut progress: impl FnMut(Progress),
+    ) -> Result<Vec<(OrderId, Result<(), BuyError>)>, BuyError> {
         let mut outcomes = Vec::new();
         for purchase in self.inner.store.read(orders::purchases)? {
             if purchase.state.is_final() {
@@ -616,7 +648,11 @@ impl Buyer {
     ///
     /// # Errors
     /// [`BuyError`].
-    pub async fn resume_order(&self, id: &OrderId, mut progress: impl FnMut(Progress)) -> Result<(), BuyError> {
+    pub async fn resume_order(
+        &self,
+        id: &OrderId,
+        mut progress: impl FnMut(Progress),
+    ) -> Result<(), BuyError> {
         let purchase = self.purchase(id)?;
         self.drive(purchase, &mut progress).await.map(|_| ())
     }
@@ -672,7 +708,9 @@ impl Buyer {
         let purchase = self.purchase(id)?;
         let request = Request::Receipt { order: *id };
         match self.ask(&purchase.seller, &request).await? {
-            Response::Ok(Answer::Receipt(receipt)) => Ok(receipt.verify_by(self.inner.network, &purchase.seller)?),
+            Response::Ok(Answer::Receipt(receipt)) => {
+                Ok(receipt.verify_by(self.inner.network, &purchase.seller)?)
+            }
             other => Err(unexpected(&request, other)),
         }
     }
@@ -756,16 +794,23 @@ impl Buyer {
         }
     }
 
-    fn check_range(&self, terms: &Offer, proof: &RangeProof, checkpoint: &Checkpoint) -> Result<(), BuyError> {
+    fn check_range(
+        &self,
+        terms: &Offer,
+        proof: &RangeProof,
+        checkpoint: &Checkpoint,
+    ) -> Result<(), BuyError> {
         let end = terms.first.saturating_add(terms.count);
-        let runs = self.inner.store.read(|tx| bought::runs(tx, &terms.stream, terms.first, end, usize::MAX - 1))?;
+        let runs =
+            self.inner.store.read(|tx| bought::runs(tx, &terms.stream, terms.first, end, usize::MAX - 1))?;
         let mut leaves = Vec::new();
         for bought in runs {
             let open = bought.run.open(&terms.schema).map_err(ProofFailure::Chunk)?;
             let inside = open.readings.iter().zip(open.leaves);
             leaves.extend(inside.filter(|(r, _)| (terms.first..end).contains(&r.seq)).map(|(_, leaf)| leaf));
         }
-        verify_range(&leaves, terms.first, checkpoint.size, proof, &checkpoint.root).map_err(ProofFailure::Range)?;
+        verify_range(&leaves, terms.first, checkpoint.size, proof, &checkpoint.root)
+            .map_err(ProofFailure::Range)?;
         Ok(())
     }
 
@@ -785,9 +830,8 @@ impl Buyer {
         if new.size < old.size {
             return Err(ProofFailure::TooSmall { bought: old.size, anchored: new.size }.into());
         }
-        verify_consistency(old.size, new.size, &old.root, &new.root, &proof.consistency).map_err(|source| {
-            ProofFailure::Inconsistent { bought: old.size, anchored: new.size, source }
-        })?;
+        verify_consistency(old.size, &old.root, new.size, &new.root, &proof.consistency)
+            .map_err(|source| ProofFailure::Inconsistent { bought: old.size, anchored: new.size, source })?;
         self.check_range(terms, &proof.range, new)?;
         Ok(proof.anchor.verify(&anchored, *network, &chain.headers()).map_err(ProofFailure::Anchor)?)
     }
@@ -814,7 +858,8 @@ impl Buyer {
         for bought in store.read(|tx| bought::runs(tx, &terms.stream, terms.first, end, usize::MAX - 1))? {
             let open = bought.run.open(&terms.schema).map_err(ProofFailure::Chunk)?;
             let salts = salts_of(&bought.run, open.readings.len());
-            let inside = open.readings.iter().zip(&salts).filter(|(r, _)| (terms.first..end).contains(&r.seq));
+            let inside =
+                open.readings.iter().zip(&salts).filter(|(r, _)| (terms.first..end).contains(&r.seq));
             readings.extend(inside.map(|(reading, salt)| EvidenceReading::new(reading, salt)));
         }
         let headers = chain.headers();
@@ -825,7 +870,8 @@ impl Buyer {
                 Standing::Broadcast { txid } => (txid, None),
                 _ => return None,
             };
-            let header = height.and_then(|height| headers.header_at(height)).map(|header| hex::encode(header.0));
+            let header =
+                height.and_then(|height| headers.header_at(height)).map(|header| hex::encode(header.0));
             Some(EvidenceAnchor { txid, height, header, proof })
         });
         Ok(Evidence {
@@ -833,7 +879,11 @@ impl Buyer {
             version: evidence::VERSION,
             network: *network,
             seller: purchase.seller.clone(),
-            stream: EvidenceStream { id: terms.stream, name: terms.name.clone(), schema: terms.schema.clone() },
+            stream: EvidenceStream {
+                id: terms.stream,
+                name: terms.name.clone(),
+                schema: terms.schema.clone(),
+            },
             readings,
             range_proof,
             checkpoint: EvidenceCheckpoint { size: checkpoint.size, root: checkpoint.root, signed },

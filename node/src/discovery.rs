@@ -93,7 +93,8 @@ impl Query {
         let text = self.text.as_ref().is_none_or(|text| {
             let fields = stream.schema.fields.iter().map(|field| field.name.as_str());
             let texts = [ad.value().name.as_str(), &stream.name].into_iter().chain(fields);
-            let all: Vec<String> = texts.chain(stream.kinds.iter().map(String::as_str)).map(str::to_lowercase).collect();
+            let all: Vec<String> =
+                texts.chain(stream.kinds.iter().map(String::as_str)).map(str::to_lowercase).collect();
             text.to_lowercase().split_whitespace().all(|word| all.iter().any(|text| text.contains(word)))
         });
         let price = self.max_price.is_none_or(|max| stream.price <= max);
@@ -212,7 +213,12 @@ impl AdBook {
     ///
     /// # Errors
     /// The outer error is the store's; the inner one says why the ad is not taken in.
-    pub fn take(&self, bytes: &[u8], way: Way, at: Option<(Txid, u32)>) -> Result<Result<Taken, AdError>, StoreError> {
+    pub fn take(
+        &self,
+        bytes: &[u8],
+        way: Way,
+        at: Option<(Txid, u32)>,
+    ) -> Result<Result<Taken, AdError>, StoreError> {
         let now_ms = self.clock.now_ms();
         let signed = match ad::open(bytes, self.network, now_ms) {
             Ok(signed) => signed,
@@ -432,7 +438,7 @@ impl Discovery {
 
     async fn by_chain(&self) -> Result<(), DiscoveryError> {
         let from = *self.inner.scanned.lock().unwrap_or_else(PoisonError::into_inner);
-        for output in self.inner.chain.scan(ADV_PREFIX, from).await? {
+        for output in self.inner.chain.scan(ADV_PREFIX, from, MAX_ADS).await? {
             let [_, _, bytes] = output.pushes.as_slice() else { continue };
             let at = (output.txid, output.height);
             if let Err(error) = self.inner.book.take(bytes, Way::Chain, Some(at))? {

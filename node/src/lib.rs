@@ -1,5 +1,16 @@
 //! The Sensora peer: configuration, sources of readings, storage, swarm and the roles built on them.
+//!
+//! [`supervisor::Node`] is where to begin: it starts the parts of one node and gives handles to them. Money and proofs are decided in
+//! `sensora-protocol` and `sensora-chain`; here is the I/O that they need, and the order in which things become durable.
 
+pub mod agent;
+pub mod buyer;
+pub mod chain_access;
 pub mod clock;
+pub mod discovery;
 pub mod home;
 pub mod keystore;
+pub mod net;
+pub mod store;
+pub mod supervisor;
+pub mod wallet;

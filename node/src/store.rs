@@ -18,7 +18,7 @@ pub mod wallet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use redb::{Database, DatabaseError, ReadTransaction, ReadableDatabase, TableDefinition, WriteTransaction};
+use redb::{Database, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use sensora_chain::Network;
 use sensora_chain::keys::PublicKey;
 use sensora_protocol::codec::{self, CodecError};
@@ -56,7 +56,9 @@ pub enum StoreError {
         source: DatabaseError,
     },
     /// Written by a later version of this program.
-    #[error("{path} was written by a later version of sensora (layout {found}, this one knows {known}): update sensora")]
+    #[error(
+        "{path} was written by a later version of sensora (layout {found}, this one knows {known}): update sensora"
+    )]
     TooNew {
         /// The file.
         path: PathBuf,
@@ -128,10 +130,11 @@ impl Store {
     /// # Errors
     /// [`StoreError`]: in use, not readable, of a later version, of another node.
     pub fn open(path: &Path, network: Network, key: &PublicKey) -> Result<Self, StoreError> {
-        let db = Database::builder().set_cache_size(CACHE_BYTES).create(path).map_err(|source| match source {
-            DatabaseError::DatabaseAlreadyOpen => StoreError::InUse { path: path.to_owned() },
-            source => StoreError::Open { path: path.to_owned(), source },
-        })?;
+        let db =
+            Database::builder().set_cache_size(CACHE_BYTES).create(path).map_err(|source| match source {
+                DatabaseError::DatabaseAlreadyOpen => StoreError::InUse { path: path.to_owned() },
+                source => StoreError::Open { path: path.to_owned(), source },
+            })?;
         Self::bind(db, path, network, key)
     }
 
@@ -193,7 +196,10 @@ impl Store {
     ///
     /// # Errors
     /// The closure's, and [`StoreError`] when the store fails.
-    pub fn read<T, E: From<StoreError>>(&self, f: impl FnOnce(&ReadTransaction) -> Result<T, E>) -> Result<T, E> {
+    pub fn read<T, E: From<StoreError>>(
+        &self,
+        f: impl FnOnce(&ReadTransaction) -> Result<T, E>,
+    ) -> Result<T, E> {
         let tx = self.db.begin_read().map_err(StoreError::from)?;
         f(&tx)
     }
@@ -202,7 +208,10 @@ impl Store {
     ///
     /// # Errors
     /// The closure's (nothing is changed then), and [`StoreError`] when the store fails.
-    pub fn write<T, E: From<StoreError>>(&self, f: impl FnOnce(&WriteTransaction) -> Result<T, E>) -> Result<T, E> {
+    pub fn write<T, E: From<StoreError>>(
+        &self,
+        f: impl FnOnce(&WriteTransaction) -> Result<T, E>,
+    ) -> Result<T, E> {
         let tx = self.db.begin_write().map_err(StoreError::from)?;
         let value = f(&tx)?;
         tx.commit().map_err(StoreError::from)?;

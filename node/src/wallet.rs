@@ -43,6 +43,9 @@ pub enum WalletHandleError {
     /// The chain cannot be asked.
     #[error(transparent)]
     Chain(#[from] ChainError),
+    /// A transaction did not reach the network; it is kept and goes out later.
+    #[error(transparent)]
+    Broadcast(BroadcastError),
     /// The network refuses a transaction.
     #[error("the network refuses {txid}: {reason}")]
     Rejected {
@@ -210,7 +213,8 @@ impl WalletHandle {
             }
             let path = beef.bump_of(&txid).cloned();
             let label = label.to_owned();
-            let received = Received { tx, outputs, ancestors: Some(&beef), path, broadcast: true, label, now_ms };
+            let received =
+                Received { tx, outputs, ancestors: Some(&beef), path, broadcast: true, label, now_ms };
             wallet.receive(key, received)?;
             Ok(txid)
         })
@@ -275,7 +279,7 @@ impl WalletHandle {
     /// Brings a stored transaction to the network and notes the outcome.
     ///
     /// # Errors
-    /// [`WalletHandleError::Rejected`] (it is out of the outbox then), [`WalletHandleError::Chain`] (it stays there).
+    /// [`WalletHandleError::Rejected`] (it is out of the outbox then), [`WalletHandleError::Broadcast`] (it stays there).
     pub async fn deliver(&self, txid: &Txid, beef: &[u8]) -> Result<(), WalletHandleError> {
         match self.inner.chain.broadcast(beef).await {
             Ok(()) => self.update(|wallet, tx| {
@@ -290,7 +294,7 @@ impl WalletHandle {
                 })?;
                 Err(WalletHandleError::Rejected { txid: *txid, reason })
             }
-            Err(error) => Err(WalletHandleError::Chain(error.into())),
+            Err(error) => Err(WalletHandleError::Broadcast(error)),
         }
     }
 

@@ -168,13 +168,18 @@ impl Advertiser {
         listings.clear();
         let signed = self.announce(&listings, true, LIFETIME_ON_CHAIN_MS).await?;
         for key in keys {
-            net.stop_providing(key.0).await?;
+            net.stop_providing(key.0).await;
         }
         self.post_ad(&signed, Hash::of(b"withdrawn")).await?;
         Ok(signed)
     }
 
-    async fn announce(&self, listings: &[Listing], withdrawn: bool, lifetime_ms: i64) -> Result<Signed<Ad>, AdvertiserError> {
+    async fn announce(
+        &self,
+        listings: &[Listing],
+        withdrawn: bool,
+        lifetime_ms: i64,
+    ) -> Result<Signed<Ad>, AdvertiserError> {
         let AdvertiserParts { seller, net, .. } = &self.inner.parts;
         let signed = self.sign(listings, withdrawn, lifetime_ms).await?;
         seller.set_ad(signed.clone());
@@ -186,7 +191,12 @@ impl Advertiser {
         Ok(signed)
     }
 
-    async fn sign(&self, listings: &[Listing], withdrawn: bool, lifetime_ms: i64) -> Result<Signed<Ad>, AdvertiserError> {
+    async fn sign(
+        &self,
+        listings: &[Listing],
+        withdrawn: bool,
+        lifetime_ms: i64,
+    ) -> Result<Signed<Ad>, AdvertiserError> {
         let AdvertiserParts { name, recorder, store, net, identity, network, clock, .. } = &self.inner.parts;
         let issued_ms = clock.now_ms();
         let mut own = store.read(ads::own)?;
@@ -213,7 +223,8 @@ impl Advertiser {
             });
         }
         let addresses = net.listen_addrs().await;
-        let addresses = addresses.into_iter().map(|address| address.to_string()).take(ad::MAX_ADDRESSES).collect();
+        let addresses =
+            addresses.into_iter().map(|address| address.to_string()).take(ad::MAX_ADDRESSES).collect();
         let ad = Ad {
             name: name.clone(),
             version: own.version,
@@ -262,7 +273,9 @@ impl Advertiser {
         if let Err(error) = wallet.deliver(&built.txid, &built.beef).await {
             if matches!(error, WalletHandleError::Rejected { .. }) {
                 let own = store.read(ads::own)?;
-                store.write(|tx| ads::put_own(tx, &OwnAd { on_chain_offer: None, on_chain_txid: None, ..own }))?;
+                store.write(|tx| {
+                    ads::put_own(tx, &OwnAd { on_chain_offer: None, on_chain_txid: None, ..own })
+                })?;
             }
             return Err(error.into());
         }

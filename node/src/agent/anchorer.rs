@@ -106,8 +106,19 @@ impl Anchorer {
     pub fn new(parts: AnchorerParts) -> Self {
         let AnchorerParts { recorder, wallet, store, identity, network, clock, policy, home } = parts;
         let (making, recorded, started) = (Mutex::new(()), Notify::new(), Stopwatch::start());
-        let inner =
-            Inner { recorder, wallet, store, identity, network, clock, policy, making, recorded, started, home };
+        let inner = Inner {
+            recorder,
+            wallet,
+            store,
+            identity,
+            network,
+            clock,
+            policy,
+            making,
+            recorded,
+            started,
+            home,
+        };
         Self { inner: Arc::new(inner) }
     }
 
@@ -136,11 +147,19 @@ impl Anchorer {
         if checkpoints.is_empty() {
             return Ok(None);
         }
-        let number = store.read(|tx| anchors::newest(tx, 1))?.first().map_or(0, |last| last.number.saturating_add(1));
+        let number =
+            store.read(|tx| anchors::newest(tx, 1))?.first().map_or(0, |last| last.number.saturating_add(1));
         let output = AnchorTree::new(&checkpoints, *network).payload(identity.public()).to_output();
         let made_ms = clock.now_ms();
         let checkpoints: Vec<_> = checkpoints.into_iter().map(Signed::into_bytes).collect();
-        let mut record = AnchorRecord { number, txid: Default::default(), checkpoints, beef: Vec::new(), height: None, made_ms };
+        let mut record = AnchorRecord {
+            number,
+            txid: Default::default(),
+            checkpoints,
+            beef: Vec::new(),
+            height: None,
+            made_ms,
+        };
         let label = format!("anchor {number}");
         let built = wallet.post(vec![output], &label, |built, tx| {
             record.txid = built.txid;
@@ -157,7 +176,10 @@ impl Anchorer {
         Ok(self.newest(stream)?.map_or(0, |(_, _, checkpoint)| checkpoint.value().size))
     }
 
-    fn newest(&self, stream: &StreamId) -> Result<Option<(AnchorRecord, u32, Signed<Checkpoint>)>, AnchorerError> {
+    fn newest(
+        &self,
+        stream: &StreamId,
+    ) -> Result<Option<(AnchorRecord, u32, Signed<Checkpoint>)>, AnchorerError> {
         let Inner { store, wallet, network, .. } = &*self.inner;
         let mut below = u64::MAX;
         loop {
@@ -168,7 +190,8 @@ impl Anchorer {
                 below = anchor.number;
                 continue;
             }
-            let checkpoint = usize::try_from(index).ok().and_then(|index| anchor.checkpoints.get(index)).cloned();
+            let checkpoint =
+                usize::try_from(index).ok().and_then(|index| anchor.checkpoints.get(index)).cloned();
             let checkpoint = checkpoint.ok_or(AnchorerError::Damaged(anchor.number))?.verify(*network)?;
             return Ok(Some((anchor, index, checkpoint)));
         }
@@ -178,10 +201,14 @@ impl Anchorer {
     ///
     /// # Errors
     /// [`AnchorerError`].
-    pub fn proof(&self, stream: &StreamId) -> Result<Option<(Signed<Checkpoint>, AnchorProof)>, AnchorerError> {
+    pub fn proof(
+        &self,
+        stream: &StreamId,
+    ) -> Result<Option<(Signed<Checkpoint>, AnchorProof)>, AnchorerError> {
         let Some((anchor, index, checkpoint)) = self.newest(stream)? else { return Ok(None) };
         let network = self.inner.network;
-        let checkpoints: Result<Vec<_>, _> = anchor.checkpoints.iter().map(|c| c.clone().verify(network)).collect();
+        let checkpoints: Result<Vec<_>, _> =
+            anchor.checkpoints.iter().map(|c| c.clone().verify(network)).collect();
         let checkpoints = checkpoints?;
         let tree = AnchorTree::new(&checkpoints, network);
         let path = tree.inclusion(index).map_err(|_| AnchorerError::Damaged(anchor.number))?;

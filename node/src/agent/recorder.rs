@@ -16,8 +16,8 @@ use sensora_protocol::statement::StatementError;
 use sensora_protocol::stream::checkpoint::Checkpoint;
 use sensora_protocol::stream::chunk::salted_leaves;
 use sensora_protocol::stream::log::{
-    ChunkLeaves, ChunkedLog, ConsistencyProof, MakeError, MissingNode, RangeProof, consistency_proof, range_proof,
-    root,
+    ChunkLeaves, ChunkedLog, ConsistencyProof, MakeError, MissingNode, RangeProof, consistency_proof,
+    range_proof, root,
 };
 use sensora_protocol::stream::reading::DEFAULT_TOLERANCE;
 use sensora_protocol::stream::{
@@ -163,7 +163,12 @@ impl Recorder {
     ///
     /// # Errors
     /// [`RecorderError`].
-    pub fn open(store: Store, identity: Identity, network: Network, clock: Clock) -> Result<Self, RecorderError> {
+    pub fn open(
+        store: Store,
+        identity: Identity,
+        network: Network,
+        clock: Clock,
+    ) -> Result<Self, RecorderError> {
         let mut found = BTreeMap::new();
         for record in store.read(streams::all)? {
             found.insert(record.id, Arc::new(Mutex::new(Recorded::open(&store, record)?)));
@@ -310,7 +315,13 @@ impl Recorder {
     ///
     /// # Errors
     /// [`RecorderError`].
-    pub fn range_proof(&self, id: &StreamId, first: u64, end: u64, size: u64) -> Result<RangeProof, RecorderError> {
+    pub fn range_proof(
+        &self,
+        id: &StreamId,
+        first: u64,
+        end: u64,
+        size: u64,
+    ) -> Result<RangeProof, RecorderError> {
         let stream = self.get(id)?;
         let stream = lock(&stream);
         stream.check_range(first, end, size)?;
@@ -321,7 +332,12 @@ impl Recorder {
     ///
     /// # Errors
     /// [`RecorderError`].
-    pub fn consistency_proof(&self, id: &StreamId, old: u64, new: u64) -> Result<ConsistencyProof, RecorderError> {
+    pub fn consistency_proof(
+        &self,
+        id: &StreamId,
+        old: u64,
+        new: u64,
+    ) -> Result<ConsistencyProof, RecorderError> {
         let stream = self.get(id)?;
         let stream = lock(&stream);
         stream.check_range(0, old, new)?;
@@ -380,9 +396,13 @@ impl Recorded {
             Ok::<_, StoreError>((streams::chunk_index(tx, &record.id)?, streams::tail(tx, &record.id)?))
         })?;
         let begin = (chunks.len() as u64).saturating_mul(CHUNK_LEN);
-        let whole = tail.len() as u64 <= CHUNK_LEN && tail.iter().zip(begin..).all(|(reading, seq)| reading.seq == seq);
+        let whole = tail.len() as u64 <= CHUNK_LEN
+            && tail.iter().zip(begin..).all(|(reading, seq)| reading.seq == seq);
         if !whole {
-            return Err(RecorderError::Damaged(format!("the open chunk of stream `{}` has a hole", record.name)));
+            return Err(RecorderError::Damaged(format!(
+                "the open chunk of stream `{}` has a hole",
+                record.name
+            )));
         }
         let leaves = salted_leaves(&tail, &secret(&record));
         let stored = StoredLeaves { store: store.clone(), record: record.clone() };
@@ -414,8 +434,13 @@ impl Recorded {
         let mut readings = Vec::with_capacity(raw.len());
         for ((index, raw), seq) in raw.into_iter().enumerate().zip(self.log.size()..) {
             let reading = Reading { seq, time: raw.time, values: raw.values };
-            let check = self.record.schema.check(&reading).and_then(|()| reading.check_time(now, DEFAULT_TOLERANCE));
-            check.map_err(|source| RecorderError::Reading { stream: self.record.name.clone(), index, source })?;
+            let check =
+                self.record.schema.check(&reading).and_then(|()| reading.check_time(now, DEFAULT_TOLERANCE));
+            check.map_err(|source| RecorderError::Reading {
+                stream: self.record.name.clone(),
+                index,
+                source,
+            })?;
             readings.push(reading);
         }
         let secret = secret(&self.record);

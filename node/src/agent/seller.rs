@@ -226,7 +226,8 @@ impl Seller {
         let sale = match stored {
             Some(sale) => sale,
             None => {
-                let full = |home: &PathBuf| crate::home::free_space(home).is_ok_and(|free| free < MIN_FREE_SPACE);
+                let full =
+                    |home: &PathBuf| crate::home::free_space(home).is_ok_and(|free| free < MIN_FREE_SPACE);
                 if home.as_ref().is_some_and(full) {
                     return Err(Refusal::StorageUnavailable);
                 }
@@ -249,7 +250,9 @@ impl Seller {
         }
         let event = match chain.broadcast(&sale.request.payment).await {
             Ok(()) => SaleEvent::Accepted,
-            Err(BroadcastError::Rejected { double_spent, reason, .. }) => SaleEvent::Rejected { double_spent, reason },
+            Err(BroadcastError::Rejected { double_spent, reason, .. }) => {
+                SaleEvent::Rejected { double_spent, reason }
+            }
             Err(error) => {
                 tracing::warn!(order = %sale.order, %error, "a payment could not be broadcast yet");
                 SaleEvent::Unavailable
@@ -344,7 +347,8 @@ impl Seller {
         let (sale, _) = self.sold(peer, order)?;
         let offer = sale.offer(*network).map_err(|error| damaged(&error))?;
         let terms = offer.value();
-        let checkpoint = terms.checkpoint.clone().verify::<Checkpoint>(*network).map_err(|error| damaged(&error))?;
+        let checkpoint =
+            terms.checkpoint.clone().verify::<Checkpoint>(*network).map_err(|error| damaged(&error))?;
         let (end, size) = (terms.first.saturating_add(terms.count), checkpoint.value().size);
         if first < terms.first || first >= end {
             return Err(Refusal::RangeNotAvailable { size });

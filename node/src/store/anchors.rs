@@ -78,7 +78,8 @@ pub fn newest_of(
     };
     let number = found.last_chunk::<8>().map(|bytes| u64::from_be_bytes(*bytes));
     let anchor = number.map(|number| get(tx, number)).transpose()?.flatten();
-    let anchor = anchor.ok_or_else(|| StoreError::Damaged(format!("an anchor of stream {stream} is missing")))?;
+    let anchor =
+        anchor.ok_or_else(|| StoreError::Damaged(format!("an anchor of stream {stream} is missing")))?;
     Ok(Some((anchor, super::from_record("anchors_by_stream", &index)?)))
 }
 
@@ -92,7 +93,9 @@ pub fn newest(tx: &ReadTransaction, limit: usize) -> Result<Vec<AnchorRecord>, S
     while found.len() < limit {
         let Some((at, bytes)) = ANCHORS.last_up_to(tx, &[], &to.to_be_bytes())? else { break };
         found.push(super::from_record("anchors", &bytes)?);
-        let Some(next) = at.try_into().ok().map(u64::from_be_bytes).and_then(|n| n.checked_sub(1)) else { break };
+        let Some(next) = at.try_into().ok().map(u64::from_be_bytes).and_then(|n| n.checked_sub(1)) else {
+            break;
+        };
         to = next;
     }
     Ok(found)

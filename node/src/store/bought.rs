@@ -141,7 +141,12 @@ pub fn runs(
 ///
 /// # Errors
 /// [`StoreError`].
-pub fn missing(tx: &ReadTransaction, stream: &StreamId, first: u64, end: u64) -> Result<Vec<(u64, u64)>, StoreError> {
+pub fn missing(
+    tx: &ReadTransaction,
+    stream: &StreamId,
+    first: u64,
+    end: u64,
+) -> Result<Vec<(u64, u64)>, StoreError> {
     let mut missing = Vec::new();
     let mut at = first;
     for run in runs(tx, stream, first, end, usize::MAX - 1)? {

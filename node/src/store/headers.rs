@@ -2,7 +2,8 @@
 
 use redb::{ReadTransaction, ReadableTable, TableDefinition, WriteTransaction};
 
-use super::StoreError;
+use super::{Store, StoreError};
+use crate::chain_access::{HeaderStore, HeaderStoreError};
 
 const HEADERS: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("headers");
 
@@ -21,7 +22,9 @@ pub fn all(tx: &ReadTransaction) -> Result<Vec<[u8; 80]>, StoreError> {
     for entry in table.iter()? {
         let (height, header) = entry?;
         let header = header.value().try_into();
-        headers.push(header.map_err(|_| StoreError::Damaged(format!("header {} is not 80 bytes", height.value())))?);
+        headers.push(
+            header.map_err(|_| StoreError::Damaged(format!("header {} is not 80 bytes", height.value())))?,
+        );
     }
     Ok(headers)
 }
@@ -37,4 +40,14 @@ pub fn replace_from(tx: &WriteTransaction, height: u32, headers: &[[u8; 80]]) ->
         table.insert(height, header.as_slice())?;
     }
     Ok(())
+}
+
+impl HeaderStore for Store {
+    fn load(&self) -> Result<Vec<[u8; 80]>, HeaderStoreError> {
+        self.read(all).map_err(|error| HeaderStoreError(Box::new(error)))
+    }
+
+    fn replace_from(&self, height: u32, headers: &[[u8; 80]]) -> Result<(), HeaderStoreError> {
+        self.write(|tx| replace_from(tx, height, headers)).map_err(|error| HeaderStoreError(Box::new(error)))
+    }
 }

@@ -56,7 +56,11 @@ impl Records {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub fn get<T: DeserializeOwned>(&self, tx: &ReadTransaction, key: &[u8]) -> Result<Option<T>, StoreError> {
+    pub fn get<T: DeserializeOwned>(
+        &self,
+        tx: &ReadTransaction,
+        key: &[u8],
+    ) -> Result<Option<T>, StoreError> {
         match self.get_bytes(tx, key)? {
             Some(bytes) => from_record(self.name, &bytes).map(Some),
             None => Ok(None),
@@ -75,7 +79,11 @@ impl Records {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub fn get_in<T: DeserializeOwned>(&self, tx: &WriteTransaction, key: &[u8]) -> Result<Option<T>, StoreError> {
+    pub fn get_in<T: DeserializeOwned>(
+        &self,
+        tx: &WriteTransaction,
+        key: &[u8],
+    ) -> Result<Option<T>, StoreError> {
         let table = tx.open_table(self.table())?;
         let bytes = table.get(key)?.map(|value| value.value().to_vec());
         bytes.map(|bytes| from_record(self.name, &bytes)).transpose()

@@ -2,6 +2,7 @@
 
 use redb::{ReadTransaction, WriteTransaction};
 use sensora_protocol::stream::chunk::SealedChunk;
+use sensora_protocol::statement::bytes_or_hex;
 use sensora_protocol::stream::{Reading, Schema};
 use sensora_protocol::{Hash, StreamId};
 use serde::{Deserialize, Serialize};
@@ -27,7 +28,7 @@ pub struct StreamRecord {
     #[zeroize(skip)]
     pub schema: Schema,
     /// The secret that its salts follow from.
-    #[serde(with = "serde_bytes")]
+    #[serde(with = "bytes_or_hex")]
     pub secret: [u8; 32],
     /// Tells the recording it began with from another one.
     pub fingerprint: Option<String>,
@@ -47,7 +48,8 @@ pub struct ChunkEntry {
 impl ChunkEntry {
     fn to_bytes(self) -> [u8; 48] {
         let mut bytes = [0; 48];
-        let parts = [self.root.as_bytes().as_slice(), &self.min_time.to_be_bytes(), &self.max_time.to_be_bytes()];
+        let parts =
+            [self.root.as_bytes().as_slice(), &self.min_time.to_be_bytes(), &self.max_time.to_be_bytes()];
         for (to, from) in bytes.iter_mut().zip(parts.concat()) {
             *to = from;
         }
@@ -58,7 +60,11 @@ impl ChunkEntry {
         let (root, rest) = bytes.split_first_chunk::<32>()?;
         let (min, rest) = rest.split_first_chunk::<8>()?;
         let max = rest.try_into().ok()?;
-        Some(Self { root: Hash(*root), min_time: i64::from_be_bytes(*min), max_time: i64::from_be_bytes(max) })
+        Some(Self {
+            root: Hash(*root),
+            min_time: i64::from_be_bytes(*min),
+            max_time: i64::from_be_bytes(max),
+        })
     }
 }
 
