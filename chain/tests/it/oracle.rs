@@ -7,10 +7,11 @@ use proptest::prelude::*;
 use sensora_chain::beef::{Beef, BeefLimits};
 use sensora_chain::contract::payment::{pay_to_hash, sign_input};
 use sensora_chain::contract::{data_output, verify_p2pkh};
+use sensora_chain::encode::hash160;
 use sensora_chain::keys::brc29_invoice;
 use sensora_chain::merkle_path::{MerklePath, merkle_root};
 use sensora_chain::{
-    Network, OutPoint, PrivateKey, Satoshis, SighashCache, Transaction, TxIn, TxOut, Txid, spv,
+    Network, OutPoint, PrivateKey, Satoshis, Script, SighashCache, Transaction, TxIn, TxOut, Txid, spv,
 };
 
 use crate::support::Roots;
@@ -128,6 +129,32 @@ fn addresses_and_wif_are_theirs() {
         let test = other.public_key().to_address_with_prefix(0x6f);
         assert_eq!(key.public().address(Network::Regtest).to_string(), test);
     }
+}
+
+#[test]
+fn old_coins_of_uncompressed_keys_are_spent_as_they_spend_them() {
+    let key = PrivateKey::from_bytes([5; 32]).unwrap();
+    let uncompressed = hex::decode(their_key(&key).public_key().to_hex_uncompressed()).unwrap();
+    let coin = pay_to_hash(&hash160(&uncompressed), Satoshis::from_sat(1_000));
+    let input = TxIn::new(OutPoint { txid: Txid([1; 32]), vout: 0 });
+    let mut tx = Transaction::new(vec![input], vec![pay_to_hash(&[2; 20], Satoshis::from_sat(900))]);
+    let digest = SighashCache::new(&tx).digest(0, &coin.locking, coin.value);
+    let mut signature = key.sign(&digest).der();
+    signature.push(0x41);
+    tx.inputs[0].unlocking = Script::builder().push(&signature).push(&uncompressed).build();
+    assert!(spend_is_valid(&tx, 0, &coin, standard()));
+    assert_eq!(verify_p2pkh(&tx, &SighashCache::new(&tx), 0, &coin), Ok(()));
+
+    // The "hybrid" form of the same key, which the rules forbid.
+    let mut hybrid = uncompressed;
+    hybrid[0] = 0x06 | (hybrid[64] & 1);
+    let coin = pay_to_hash(&hash160(&hybrid), Satoshis::from_sat(1_000));
+    let digest = SighashCache::new(&tx).digest(0, &coin.locking, coin.value);
+    let mut signature = key.sign(&digest).der();
+    signature.push(0x41);
+    tx.inputs[0].unlocking = Script::builder().push(&signature).push(&hybrid).build();
+    assert!(!spend_is_valid(&tx, 0, &coin, standard()));
+    assert!(verify_p2pkh(&tx, &SighashCache::new(&tx), 0, &coin).is_err());
 }
 
 #[test]
