@@ -102,7 +102,7 @@ pub enum WalletError {
     #[error("the wallet does not know transaction {0}")]
     UnknownTransaction(Txid),
     /// The transaction's bytes are no longer kept.
-    #[error("transaction {0} is settled and pruned; only its line in the history is left")]
+    #[error("transaction {0} is finished and pruned; only its line in the history is left")]
     Pruned(Txid),
     /// Two transactions use one coin and the other one stands.
     #[error("{txid} spends {outpoint}, which {other} spends already")]
@@ -278,10 +278,15 @@ impl Wallet {
         if tx.is_coinbase() {
             return Err(WalletError::Coinbase(txid));
         }
-        if self.ledger.get(&txid).is_some_and(|record| record.tx.is_none()) {
+        let pruned = self.ledger.get(&txid).filter(|record| record.tx.is_none());
+        let rejected = pruned.is_some_and(|record| matches!(record.status, Status::Rejected { .. }));
+        if pruned.is_some() && !rejected {
             return Ok(Satoshis::ZERO);
         }
         let mut next = self.clone();
+        if rejected {
+            next.ledger.remove(&txid);
+        }
         let mut unseen = vec![txid];
         for (ancestor, ancestor_path) in ancestors.map(ancestry::parts).transpose()?.unwrap_or_default() {
             unseen.extend(next.take_ancestor(ancestor, ancestor_path, &txid, now_ms)?);

@@ -182,16 +182,25 @@ impl Ledger {
         while let Some(next) = queue.pop() {
             for input in self.require(&next)?.tx.iter().flat_map(|tx| &tx.inputs) {
                 let parent = input.previous.txid;
-                let unseen =
-                    self.records.get(&parent).is_some_and(|r| r.tx.is_some() && !r.status.is_settled());
-                if unseen && lifted.insert(parent) {
+                let Some(record) = self.records.get(&parent) else { continue };
+                if record.status.is_settled() {
+                    continue;
+                }
+                if record.tx.is_none() {
+                    return Err(WalletError::Pruned(parent));
+                }
+                if lifted.insert(parent) {
                     queue.push(parent);
                 }
             }
         }
         let mut conflicts = BTreeSet::new();
         for ours in &lifted {
-            for input in self.require(ours)?.tx.iter().flat_map(|tx| &tx.inputs) {
+            let record = self.require(ours)?;
+            for input in record.tx.iter().flat_map(|tx| &tx.inputs) {
+                if !record.sealed && self.owned(&input.previous).is_some_and(|owned| owned.gone) {
+                    return Err(WalletError::Pruned(input.previous.txid));
+                }
                 for (other, record) in self.spenders(&input.previous) {
                     if other == ours || matches!(record.status, Status::Rejected { .. }) {
                         continue;

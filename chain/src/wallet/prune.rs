@@ -75,24 +75,43 @@ impl Wallet {
     fn is_done(&self, txid: &Txid, record: &Record, tip_height: u32) -> bool {
         let dead = |record: &Record| matches!(record.status, Status::Rejected { .. });
         if dead(record) {
-            // It can come back as long as the coins it spends could still be its own.
-            let inputs = record.tx.iter().flat_map(|tx| &tx.inputs);
-            return inputs
-                .flat_map(|input| self.ledger.spenders(&input.previous))
-                .any(|(_, other)| buried(other, tip_height));
+            return self.is_dead_for_good(txid, record, tip_height);
         }
-        let mut children = self.ledger.children(txid).peekable();
-        let foreign = record.entry.is_none() && children.peek().is_some();
+        let foreign = record.entry.is_none();
         record.outputs.values().all(|owned| owned.gone)
             && (foreign || buried(record, tip_height))
-            && children.all(|(_, child)| dead(child) || buried(child, tip_height))
+            && self.ledger.children(txid).all(|(_, child)| dead(child) || buried(child, tip_height))
+    }
+
+    /// Whether a rejected transaction need not be kept in case it is mined after all. One of our own can come back as
+    /// long as its coins could still be its own; a stranger's can be received again, unless something that builds on
+    /// it is kept.
+    fn is_dead_for_good(&self, txid: &Txid, record: &Record, tip_height: u32) -> bool {
+        let inputs = || record.tx.iter().flat_map(|tx| &tx.inputs).map(|input| input.previous);
+        let orphaned = inputs().any(|outpoint| {
+            let parent = self.ledger.get(&outpoint.txid);
+            parent.is_some_and(|parent| parent.tx.is_none() && !parent.status.is_settled())
+        });
+        let outdone = || {
+            let mut rivals = inputs().flat_map(|outpoint| {
+                self.ledger.spenders(&outpoint).map(|(_, rival)| rival).collect::<Vec<_>>()
+            });
+            rivals.any(|rival| buried(rival, tip_height))
+        };
+        let ours = || inputs().any(|outpoint| self.ledger.owned(&outpoint).is_some());
+        let alone = || self.ledger.children(txid).next().is_none();
+        orphaned || outdone() || (!ours() && alone())
     }
 
     fn archive(&mut self) -> Result<Vec<HistoryEntry>, WalletError> {
         let mut finished: Vec<(u64, Txid)> = self
             .ledger
             .iter()
-            .filter(|(_, record)| record.tx.is_none())
+            .filter(|(txid, record)| {
+                // As long as a child is kept, the name of its dead parent says that it can never come back.
+                let needed = !record.status.is_settled() && self.ledger.children(txid).next().is_some();
+                record.tx.is_none() && !needed
+            })
             .filter_map(|(txid, record)| record.entry.as_ref().map(|entry| (entry.sequence, *txid)))
             .collect();
         finished.sort_unstable();

@@ -108,7 +108,8 @@ fn many_faucet_payments_fit_between_two_blocks() {
 fn what_is_submitted_is_mined_and_proven() {
     let chain = chain();
     let from = coin(&chain, 1, 10_000);
-    let tx = spend(&[from.clone()], 1, vec![pay(9_000), data_output(&[b"SENSORA_TEST", b"body"])]);
+    let tx =
+        spend(std::slice::from_ref(&from), 1, vec![pay(9_000), data_output(&[b"SENSORA_TEST", b"body"])]);
     assert!(matches!(chain.submit(&tx).unwrap(), Submitted::Accepted { fee } if fee == sat(1_000)));
     assert_eq!(chain.submit(&tx).unwrap(), Submitted::Known);
     assert_eq!(chain.status(&tx.txid()).unwrap(), TxStatus::Mempool);
@@ -263,7 +264,7 @@ fn chains_of_unmined_transactions_have_an_end() {
     let mut depth = parents;
     let reject = loop {
         let value = from.1.value.as_u64() - 20;
-        let tx = spend(&[from.clone()], 1, vec![TxOut { value: sat(value), locking: lock(1) }]);
+        let tx = spend(std::slice::from_ref(&from), 1, vec![TxOut { value: sat(value), locking: lock(1) }]);
         match chain.submit(&tx) {
             Ok(_) => from = (OutPoint { txid: tx.txid(), vout: 0 }, tx.outputs[0].clone()),
             Err(DevChainError::Reject(reject)) => break reject,
@@ -355,7 +356,7 @@ fn a_reorganisation_can_make_room_for_a_double_spend() {
     let chain = chain();
     let from = coin(&chain, 1, 10_000);
     chain.mine(NOW).unwrap();
-    let first = spend(&[from.clone()], 1, vec![TxOut { value: sat(9_000), locking: lock(1) }]);
+    let first = spend(std::slice::from_ref(&from), 1, vec![TxOut { value: sat(9_000), locking: lock(1) }]);
     chain.submit(&first).unwrap();
     chain.mine(NOW).unwrap();
     let middle = (OutPoint { txid: first.txid(), vout: 0 }, first.outputs[0].clone());
@@ -445,7 +446,8 @@ fn what_was_answered_survives_kill_9() {
 fn concurrent_callers_cannot_spend_a_coin_twice() {
     let chain = chain();
     let from = coin(&chain, 1, 10_000);
-    let rivals: Vec<_> = (0..8).map(|n| spend(&[from.clone()], 1, vec![pay(9_000 - n)])).collect();
+    let rivals: Vec<_> =
+        (0..8).map(|n| spend(std::slice::from_ref(&from), 1, vec![pay(9_000 - n)])).collect();
     let accepted = std::thread::scope(|scope| {
         let threads: Vec<_> = rivals
             .iter()

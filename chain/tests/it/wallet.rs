@@ -298,6 +298,26 @@ fn rejection_takes_what_builds_on_it_along() {
 }
 
 #[test]
+fn what_builds_on_a_forgotten_rejection_cannot_come_back() {
+    let (mut wallet, mut blocks) = funded(&[100_000]);
+    let first = pay(&mut wallet, 1_000).unwrap();
+    wallet.mark_broadcast(&first.txid).unwrap();
+    let second = pay(&mut wallet, 90_000).unwrap();
+    wallet.mark_rejected(&first.txid, "lost in a reorganisation").unwrap();
+    let third = pay(&mut wallet, 2_000).unwrap();
+    let path = blocks.mine(third.txid);
+    wallet.mark_mined(&third.txid, path, &blocks).unwrap();
+    wallet.prune(blocks.tip() + PRUNE_DEPTH).unwrap();
+    let before = wallet.clone();
+    let error = wallet.mark_broadcast(&second.txid).unwrap_err();
+    assert_eq!(error, WalletError::Pruned(first.txid));
+    assert_eq!(wallet, before);
+    wallet.prune(blocks.tip() + PRUNE_DEPTH).unwrap();
+    assert_eq!(wallet.transaction(&second.txid), None);
+    wallet.audit().unwrap();
+}
+
+#[test]
 fn a_false_proof_changes_nothing() {
     let (mut wallet, mut blocks) = funded(&[50_000]);
     let built = pay(&mut wallet, 1_000).unwrap();
@@ -350,6 +370,44 @@ fn pruning_forgets_transactions_but_no_money() {
     assert_eq!(wallet.prune(blocks.tip() + PRUNE_DEPTH).unwrap().transactions, 0);
     let built = pay(&mut wallet, 500).unwrap();
     check_built(&wallet, &built, FeeRate::DEFAULT);
+}
+
+#[test]
+fn strangers_cannot_fill_the_wallet_with_payments_that_are_never_mined() {
+    let (mut wallet, blocks) = funded(&[1_000]);
+    let payments: Vec<_> = (1..20u64).map(|tag| funding(&mut wallet, tag, &[500])).collect();
+    let kept = wallet.to_bytes().unwrap().len();
+    let mut received_ids = Vec::new();
+    for tx in &payments {
+        let mut ancestors = Beef::new();
+        let outputs = vec![tx.outputs[0].clone(), data_output(&[&[1; 5_000]])];
+        let parent = Transaction::new(tx.inputs.clone(), outputs);
+        let mut tx = tx.clone();
+        tx.inputs[0].previous = OutPoint { txid: parent.txid(), vout: 0 };
+        ancestors.add(parent, None).unwrap();
+        ancestors.add(tx.clone(), None).unwrap();
+        received_ids.push(tx.txid());
+        let (outputs, label) = (wallet.recognise(&tx), String::new());
+        let received = Received {
+            tx,
+            outputs,
+            ancestors: Some(&ancestors),
+            path: None,
+            broadcast: false,
+            label,
+            now_ms: NOW,
+        };
+        wallet.receive(&root(), received).unwrap();
+    }
+    let first = wallet.transaction(&received_ids[0]).cloned().unwrap();
+    for txid in &received_ids {
+        wallet.mark_rejected(txid, "txn-mempool-conflict").unwrap();
+    }
+    assert_eq!(wallet.prune(blocks.tip()).unwrap().transactions, 2 * payments.len());
+    assert!(wallet.to_bytes().unwrap().len() < kept + 250 * payments.len());
+    let revived = receive(&mut wallet, &first, None).unwrap();
+    assert_eq!(revived, sat(500), "one was mined after all");
+    assert_eq!(wallet.audit().unwrap().unconfirmed, sat(500));
 }
 
 #[test]

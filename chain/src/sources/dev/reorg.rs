@@ -30,7 +30,7 @@ impl Tables<'_> {
             coinbases.insert(*coinbase);
             returned.extend_from_slice(rest);
         }
-        let mut doomed = coinbases;
+        let mut doomed = coinbases.clone();
         if dropped == OnReorg::Forget {
             doomed.extend(&returned);
         }
@@ -42,7 +42,7 @@ impl Tables<'_> {
             let tx = self.require(txid)?;
             self.forget(txid, &tx)?;
         }
-        for txid in doomed.iter().filter(|txid| !candidates.contains(txid)) {
+        for txid in &coinbases {
             let tx = self.require(txid)?;
             self.forget(txid, &tx)?;
         }
