@@ -24,6 +24,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+#![warn(clippy::arithmetic_side_effects)]
+
 mod ancestry;
 mod build;
 mod coin;
@@ -421,7 +423,7 @@ impl Wallet {
         }
         let entry = if touches {
             let mut entry = self.entry(label, now_ms)?;
-            entry.add(-spent)?;
+            entry.add(0i64.saturating_sub(spent))?;
             Some(entry)
         } else {
             None

@@ -28,6 +28,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+#![warn(clippy::arithmetic_side_effects)]
+
 mod admit;
 mod blocks;
 mod faucet;

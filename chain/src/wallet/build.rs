@@ -237,7 +237,7 @@ fn plan(coins: &[Candidate], forced: &[Candidate], spec: &PaymentSpec) -> Result
     for pieces in (least_change..=most).rev() {
         let fee = fee_of(inputs.len(), pieces);
         let Some(change) = over.checked_sub(fee) else { continue };
-        if pieces > 1 && change / (pieces as u64) < MIN_SPLIT {
+        if pieces > 1 && change < MIN_SPLIT.saturating_mul(pieces as u64) {
             continue;
         }
         if pieces == 1 && least_change == 0 {
@@ -262,7 +262,7 @@ fn plan(coins: &[Candidate], forced: &[Candidate], spec: &PaymentSpec) -> Result
 /// Cuts `sat` into equal pieces; the first one takes the remainder.
 fn cut(sat: u64, pieces: usize) -> Vec<u64> {
     let count = (pieces as u64).max(1);
-    let (piece, rest) = (sat / count, sat % count);
+    let (piece, rest) = (sat.checked_div(count).unwrap_or(0), sat.checked_rem(count).unwrap_or(0));
     (0..count).map(|n| if n == 0 { piece.saturating_add(rest) } else { piece }).collect()
 }
 

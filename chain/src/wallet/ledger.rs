@@ -164,7 +164,7 @@ impl Ledger {
         let spenders: Vec<Txid> = self.spenders(&outpoint).map(|(txid, _)| *txid).collect();
         for txid in spenders {
             if let Some(record) = self.records.get_mut(&txid) {
-                record.entry.get_or_insert_with(|| new_entry(FOUND)).add(-value)?;
+                record.entry.get_or_insert_with(|| new_entry(FOUND)).add(0i64.saturating_sub(value))?;
             }
         }
         if let Some(record) = self.records.get_mut(&outpoint.txid) {

@@ -107,11 +107,10 @@ fn pieces(change: u64) -> Vec<u64> {
     if change < SPREAD_ABOVE {
         return vec![change];
     }
-    let count = SPREAD_INTO as u64;
-    let piece = change / count;
-    let mut pieces = vec![piece; SPREAD_INTO];
+    const COUNT: u64 = SPREAD_INTO as u64;
+    let mut pieces = vec![change / COUNT; SPREAD_INTO];
     if let Some(first) = pieces.first_mut() {
-        *first = piece.saturating_add(change % count);
+        *first = first.saturating_add(change % COUNT);
     }
     pieces
 }
