@@ -90,7 +90,7 @@ mod tests {
 
     fn pick(mut coins: Vec<Candidate>, needed: u64) -> Option<Vec<u8>> {
         coins.sort_by_key(|c| (c.generations, c.sat, c.outpoint));
-        let chosen = select(&coins, |count| needed + 15 * count as u64)?;
+        let chosen = select(&coins, |count| (count as u64).saturating_mul(15).saturating_add(needed))?;
         Some(chosen.iter().map(|c| c.outpoint.txid.0[0]).collect())
     }
 
