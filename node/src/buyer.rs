@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use sensora_chain::keys::PublicKey;
+use sensora_chain::spv::SpvError;
 use sensora_chain::wallet::Status;
 use sensora_chain::{Network, Satoshis, TxOut, Txid};
 use sensora_protocol::ad::StreamAd;
@@ -749,7 +750,7 @@ impl Buyer {
     /// # Errors
     /// [`BuyError`]. A seller that has not anchored yet is no error: the readings stand as [`Standing::Signed`].
     pub async fn upgrade(&self, id: &OrderId) -> Result<Standing, BuyError> {
-        let BuyerParts { network, store, .. } = &*self.inner;
+        let BuyerParts { network, store, chain, .. } = &*self.inner;
         let purchase = self.complete(id)?;
         let offer = purchase.terms(*network)?;
         let terms = offer.value();
@@ -761,7 +762,18 @@ impl Buyer {
             Response::Refused(Refusal::NotAnchored { .. }) => return self.standing(id),
             other => return Err(unexpected(&request, other)),
         };
-        let standing = self.check_proof(&purchase, terms, &checkpoint, &proof)?;
+        let mut checked = self.check_proof(&purchase, terms, &checkpoint, &proof);
+        if matches!(
+            &checked,
+            Err(BuyError::Proof(ProofFailure::Anchor(AnchorError::Spv(SpvError::NoHeader { .. }))))
+        ) {
+            // The seller has seen a block that we have not: look before calling it false.
+            if let Err(error) = chain.refresh().await {
+                tracing::debug!(%error, "the headers could not be brought up to date");
+            }
+            checked = self.check_proof(&purchase, terms, &checkpoint, &proof);
+        }
+        let standing = checked?;
         store.write(|tx| bought::put_anchored(tx, id, &proof))?;
         Ok(standing)
     }

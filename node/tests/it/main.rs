@@ -1,4 +1,10 @@
 //! The crate as others use it.
 
+#![cfg(test)]
+
+mod chain_access;
 mod keystore;
+mod market;
 mod net;
+mod source;
+mod world;
