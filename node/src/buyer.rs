@@ -4,23 +4,24 @@
 //! goes out, and sends the very same bytes again after a crash. What is bought is kept as it was delivered, can be proven again at any time, and is
 //! not bought twice.
 
+mod error;
+mod order;
+mod proof;
+
+pub use error::{BuyError, ProofFailure};
+pub use order::{Bought, BuyRequest, OrderSummary, Progress};
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use sensora_chain::keys::PublicKey;
-use sensora_chain::spv::SpvError;
 use sensora_chain::wallet::Status;
 use sensora_chain::{Network, Satoshis, TxOut, Txid};
 use sensora_protocol::ad::StreamAd;
-use sensora_protocol::anchor::{AnchorError, Standing};
-use sensora_protocol::codec::CodecError;
-use sensora_protocol::evidence::{
-    self, Evidence, EvidenceAnchor, EvidenceCheckpoint, EvidenceReading, EvidenceStream,
-};
 use sensora_protocol::identity::peer_id;
-use sensora_protocol::market::delivery::{DeliveryError, ProvenPage, salts_of};
-use sensora_protocol::market::message::{AnchoredProof, Answer, Request, Response};
+use sensora_protocol::market::delivery::ProvenPage;
+use sensora_protocol::market::message::{Answer, Request, Response};
 use sensora_protocol::market::offer::{BuyerLimits, Offer, OfferError, Range};
 use sensora_protocol::market::payment;
 use sensora_protocol::market::purchase::{
@@ -28,10 +29,8 @@ use sensora_protocol::market::purchase::{
 };
 use sensora_protocol::market::receipt::Receipt;
 use sensora_protocol::market::refusal::Refusal;
-use sensora_protocol::statement::StatementError;
 use sensora_protocol::stream::checkpoint::Checkpoint;
-use sensora_protocol::stream::log::{ProofError, RangeProof, verify_consistency, verify_range};
-use sensora_protocol::stream::{ChunkError, Reading, Schema};
+use sensora_protocol::stream::{Reading, Schema};
 use sensora_protocol::{Identity, OrderId, Signed, StreamId};
 
 use crate::chain_access::ChainAccess;
@@ -50,227 +49,6 @@ const ATTEMPTS: u32 = 5;
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 /// How often a delivery that does not verify is asked for again before the seller counts as a cheat.
 const DELIVERY_ATTEMPTS: u32 = 2;
-
-/// Why something was not bought. What has been paid is never lost sight of: see [`Buyer::resume`].
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum BuyError {
-    /// The seller cannot be asked.
-    #[error(
-        "seller {seller} does not answer: {source}. The order is kept; `sensora buy --resume` goes on with it"
-    )]
-    Request {
-        /// Peer id.
-        seller: String,
-        /// Why.
-        source: RequestError,
-    },
-    /// The seller says no.
-    #[error("the seller refuses: {0}")]
-    Refused(Refusal),
-    /// The seller refused the payment; the coins are being taken back or are back.
-    #[error("the seller refused the payment, and the coins are {}: {refusal}", if *.taken_back { "back" } else { "still being taken back" })]
-    PaymentRefused {
-        /// The order.
-        order: OrderId,
-        /// What the seller said.
-        refusal: Refusal,
-        /// The coins are back.
-        taken_back: bool,
-    },
-    /// The seller took the payment and refuses all the same.
-    #[error(
-        "order {order}: the seller took the payment and does not deliver: {refusal}. The stored order is the evidence; try `sensora buy --resume` again later"
-    )]
-    Withheld {
-        /// The order.
-        order: OrderId,
-        /// What the seller said.
-        refusal: Refusal,
-    },
-    /// The offer is not acceptable.
-    #[error(transparent)]
-    Offer(#[from] OfferError),
-    /// An answer does not fit or does not verify.
-    #[error("order {order}: {source}")]
-    Purchase {
-        /// The order.
-        order: OrderId,
-        /// What does not fit.
-        source: Box<PurchaseError>,
-    },
-    /// The wallet cannot pay.
-    #[error(transparent)]
-    Wallet(#[from] WalletHandleError),
-    /// The store failed.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// A stored record does not verify any more.
-    #[error("a stored record is damaged: {0}")]
-    Damaged(#[from] StatementError),
-    /// Something cannot be encoded.
-    #[error(transparent)]
-    Encoding(#[from] CodecError),
-    /// The answer is of another kind than the question.
-    #[error("the seller answered `{got}` to `{asked}`")]
-    Unexpected {
-        /// What was asked.
-        asked: &'static str,
-        /// What came.
-        got: &'static str,
-    },
-    /// The seller's proof does not hold.
-    #[error(transparent)]
-    Proof(#[from] ProofFailure),
-    /// No such order.
-    #[error("there is no order {0} in this home")]
-    UnknownOrder(OrderId),
-    /// The order is not complete.
-    #[error("order {order} is {state}: nothing of it can be shown yet")]
-    NotComplete {
-        /// The order.
-        order: OrderId,
-        /// Its state.
-        state: &'static str,
-    },
-    /// The system gives no randomness.
-    #[error("the system gives no randomness: {0}")]
-    Randomness(String),
-}
-
-/// Why the proof of readings we have does not hold.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ProofFailure {
-    /// A signature.
-    #[error(transparent)]
-    Statement(#[from] StatementError),
-    /// The readings are not under the anchored checkpoint.
-    #[error("the readings are not under the seller's anchored checkpoint: {0}")]
-    Range(ProofError),
-    /// The anchored log does not continue the one that was bought: the seller has rewritten its history.
-    #[error(
-        "the seller has rewritten its history: the anchored log of {anchored} readings does not continue the one of {bought} that was sold: {source}"
-    )]
-    Inconsistent {
-        /// Size of the log that was sold.
-        bought: u64,
-        /// Size of the anchored log.
-        anchored: u64,
-        /// What the proof says.
-        source: ProofError,
-    },
-    /// The anchored checkpoint is older than what was bought.
-    #[error("the seller's proof is for {anchored} readings, {bought} are needed")]
-    TooSmall {
-        /// Size of the log that was sold.
-        bought: u64,
-        /// Size of the anchored log.
-        anchored: u64,
-    },
-    /// Of another stream.
-    #[error("the seller's proof is of stream {0}")]
-    OtherStream(StreamId),
-    /// The anchor does not hold.
-    #[error(transparent)]
-    Anchor(#[from] AnchorError),
-    /// A kept run cannot be opened.
-    #[error(transparent)]
-    Chunk(#[from] ChunkError),
-    /// A kept delivery does not verify any more.
-    #[error(transparent)]
-    Delivery(#[from] DeliveryError),
-}
-
-/// What to buy.
-#[derive(Debug, Clone, PartialEq)]
-pub struct BuyRequest {
-    /// From whom.
-    pub seller: PublicKey,
-    /// Which stream.
-    pub stream: StreamId,
-    /// Which readings.
-    pub range: Range,
-    /// What may be spent.
-    pub limits: BuyerLimits,
-    /// The seller's ad of the stream: no offer dearer than it is taken.
-    pub ad: Option<StreamAd>,
-}
-
-/// How far a purchase has come, for a person who waits.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Progress {
-    /// The seller's price is known and within the limits.
-    Quoted {
-        /// Readings.
-        count: u64,
-        /// Price of all.
-        total: Satoshis,
-    },
-    /// The payment is signed and stored.
-    Paying {
-        /// The order.
-        order: OrderId,
-        /// The payment.
-        txid: Txid,
-    },
-    /// Readings have come in and are verified.
-    Received {
-        /// So many of this order.
-        done: u64,
-        /// Of so many.
-        total: u64,
-    },
-    /// Waiting for the seller.
-    Waiting {
-        /// Why.
-        reason: String,
-    },
-}
-
-/// What was bought.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Bought {
-    /// The stream.
-    pub stream: StreamId,
-    /// First sequence number.
-    pub first: u64,
-    /// Number of readings.
-    pub count: u64,
-    /// Orders that were made for it; none when all was there.
-    pub orders: Vec<OrderId>,
-    /// Readings that were here before and were not paid again.
-    pub kept: u64,
-    /// What was paid to the seller.
-    pub paid: Satoshis,
-}
-
-/// An order, for people.
-#[derive(Debug, Clone, PartialEq)]
-pub struct OrderSummary {
-    /// The order.
-    pub order: OrderId,
-    /// Peer id of the seller.
-    pub seller: String,
-    /// The stream.
-    pub stream: StreamId,
-    /// Its name.
-    pub name: String,
-    /// First sequence number.
-    pub first: u64,
-    /// Number of readings.
-    pub count: u64,
-    /// Readings that are here.
-    pub received: u64,
-    /// Price of all.
-    pub total: Satoshis,
-    /// The payment, once signed.
-    pub txid: Option<Txid>,
-    /// State of the purchase.
-    pub state: PurchaseState,
-    /// When it was made, milliseconds since the Unix epoch.
-    pub agreed_ms: i64,
-}
 
 /// Buys for one node. Cheap to clone.
 #[derive(Clone)]
@@ -743,164 +521,6 @@ impl Buyer {
             readings.extend(open.readings.into_iter().filter(|reading| (first..end).contains(&reading.seq)));
         }
         Ok(readings)
-    }
-
-    /// Ties an order's readings to the chain: asks the seller for the proof under its anchored checkpoint, verifies it and keeps it.
-    ///
-    /// # Errors
-    /// [`BuyError`]. A seller that has not anchored yet is no error: the readings stand as [`Standing::Signed`].
-    pub async fn upgrade(&self, id: &OrderId) -> Result<Standing, BuyError> {
-        let BuyerParts { network, store, chain, .. } = &*self.inner;
-        let purchase = self.complete(id)?;
-        let offer = purchase.terms(*network)?;
-        let terms = offer.value();
-        let checkpoint = terms.checkpoint.clone().verify_by::<Checkpoint>(*network, &purchase.seller)?;
-        let (stream, first, count) = (terms.stream, terms.first, terms.count);
-        let request = Request::Proof { stream, first, count, size: checkpoint.value().size };
-        let proof = match self.ask(&purchase.seller, &request).await? {
-            Response::Ok(Answer::Proof(proof)) => proof,
-            Response::Refused(Refusal::NotAnchored { .. }) => return self.standing(id),
-            other => return Err(unexpected(&request, other)),
-        };
-        let mut checked = self.check_proof(&purchase, terms, &checkpoint, &proof);
-        if matches!(
-            &checked,
-            Err(BuyError::Proof(ProofFailure::Anchor(AnchorError::Spv(SpvError::NoHeader { .. }))))
-        ) {
-            // The seller has seen a block that we have not: look before calling it false.
-            if let Err(error) = chain.refresh().await {
-                tracing::debug!(%error, "the headers could not be brought up to date");
-            }
-            checked = self.check_proof(&purchase, terms, &checkpoint, &proof);
-        }
-        let standing = checked?;
-        store.write(|tx| bought::put_anchored(tx, id, &proof))?;
-        Ok(standing)
-    }
-
-    /// How firmly an order's readings stand by what is kept, checked anew.
-    ///
-    /// # Errors
-    /// [`BuyError`].
-    pub fn standing(&self, id: &OrderId) -> Result<Standing, BuyError> {
-        let BuyerParts { network, store, .. } = &*self.inner;
-        let purchase = self.complete(id)?;
-        let offer = purchase.terms(*network)?;
-        let terms = offer.value();
-        let checkpoint = terms.checkpoint.clone().verify_by::<Checkpoint>(*network, &purchase.seller)?;
-        match store.read(|tx| bought::anchored(tx, id))? {
-            Some(proof) => self.check_proof(&purchase, terms, &checkpoint, &proof),
-            None => {
-                let proof = store.read(|tx| bought::proof(tx, id))?.whole();
-                self.check_range(terms, &proof, checkpoint.value())?;
-                Ok(Standing::Signed)
-            }
-        }
-    }
-
-    fn complete(&self, id: &OrderId) -> Result<Purchase, BuyError> {
-        let purchase = self.purchase(id)?;
-        match &purchase.state {
-            PurchaseState::Complete { .. } => Ok(purchase),
-            state => Err(BuyError::NotComplete { order: *id, state: state.name() }),
-        }
-    }
-
-    fn check_range(
-        &self,
-        terms: &Offer,
-        proof: &RangeProof,
-        checkpoint: &Checkpoint,
-    ) -> Result<(), BuyError> {
-        let end = terms.first.saturating_add(terms.count);
-        let runs =
-            self.inner.store.read(|tx| bought::runs(tx, &terms.stream, terms.first, end, usize::MAX - 1))?;
-        let mut leaves = Vec::new();
-        for bought in runs {
-            let open = bought.run.open(&terms.schema).map_err(ProofFailure::Chunk)?;
-            let inside = open.readings.iter().zip(open.leaves);
-            leaves.extend(inside.filter(|(r, _)| (terms.first..end).contains(&r.seq)).map(|(_, leaf)| leaf));
-        }
-        verify_range(&leaves, terms.first, checkpoint.size, proof, &checkpoint.root)
-            .map_err(ProofFailure::Range)?;
-        Ok(())
-    }
-
-    fn check_proof(
-        &self,
-        purchase: &Purchase,
-        terms: &Offer,
-        bought: &Signed<Checkpoint>,
-        proof: &AnchoredProof,
-    ) -> Result<Standing, BuyError> {
-        let BuyerParts { network, chain, .. } = &*self.inner;
-        let anchored = proof.checkpoint.clone().verify_by::<Checkpoint>(*network, &purchase.seller)?;
-        let (old, new) = (bought.value(), anchored.value());
-        if new.stream != terms.stream {
-            return Err(ProofFailure::OtherStream(new.stream).into());
-        }
-        if new.size < old.size {
-            return Err(ProofFailure::TooSmall { bought: old.size, anchored: new.size }.into());
-        }
-        verify_consistency(old.size, &old.root, new.size, &new.root, &proof.consistency)
-            .map_err(|source| ProofFailure::Inconsistent { bought: old.size, anchored: new.size, source })?;
-        self.check_range(terms, &proof.range, new)?;
-        Ok(proof.anchor.verify(&anchored, *network, &chain.headers()).map_err(ProofFailure::Anchor)?)
-    }
-
-    /// Everything that proves an order's readings, in one portable value.
-    ///
-    /// # Errors
-    /// [`BuyError`].
-    pub fn evidence(&self, id: &OrderId) -> Result<Evidence, BuyError> {
-        let BuyerParts { network, store, chain, .. } = &*self.inner;
-        let purchase = self.complete(id)?;
-        let offer = purchase.terms(*network)?;
-        let terms = offer.value();
-        let end = terms.first.saturating_add(terms.count);
-        let standing = self.standing(id)?;
-        let anchored = store.read(|tx| bought::anchored(tx, id))?;
-        let (range_proof, signed, anchor) = match anchored {
-            Some(AnchoredProof { checkpoint, range, anchor, .. }) => (range, checkpoint, Some(anchor)),
-            None => (store.read(|tx| bought::proof(tx, id))?.whole(), terms.checkpoint.clone(), None),
-        };
-        let checkpoint = signed.clone().verify_by::<Checkpoint>(*network, &purchase.seller)?;
-        let checkpoint = checkpoint.value();
-        let mut readings = Vec::new();
-        for bought in store.read(|tx| bought::runs(tx, &terms.stream, terms.first, end, usize::MAX - 1))? {
-            let open = bought.run.open(&terms.schema).map_err(ProofFailure::Chunk)?;
-            let salts = salts_of(&bought.run, open.readings.len());
-            let inside =
-                open.readings.iter().zip(&salts).filter(|(r, _)| (terms.first..end).contains(&r.seq));
-            readings.extend(inside.map(|(reading, salt)| EvidenceReading::new(reading, salt)));
-        }
-        let headers = chain.headers();
-        let anchor = anchor.and_then(|proof| {
-            use sensora_chain::header::HeaderView as _;
-            let (txid, height) = match standing {
-                Standing::Mined { txid, height } => (txid, Some(height)),
-                Standing::Broadcast { txid } => (txid, None),
-                _ => return None,
-            };
-            let header =
-                height.and_then(|height| headers.header_at(height)).map(|header| hex::encode(header.0));
-            Some(EvidenceAnchor { txid, height, header, proof })
-        });
-        Ok(Evidence {
-            format: evidence::FORMAT.to_owned(),
-            version: evidence::VERSION,
-            network: *network,
-            seller: purchase.seller.clone(),
-            stream: EvidenceStream {
-                id: terms.stream,
-                name: terms.name.clone(),
-                schema: terms.schema.clone(),
-            },
-            readings,
-            range_proof,
-            checkpoint: EvidenceCheckpoint { size: checkpoint.size, root: checkpoint.root, signed },
-            anchor,
-        })
     }
 }
 

@@ -1,0 +1,147 @@
+//! Why something was not bought, and why a proof does not hold.
+
+use sensora_protocol::anchor::AnchorError;
+use sensora_protocol::codec::CodecError;
+use sensora_protocol::market::delivery::DeliveryError;
+use sensora_protocol::market::offer::OfferError;
+use sensora_protocol::market::purchase::PurchaseError;
+use sensora_protocol::market::refusal::Refusal;
+use sensora_protocol::statement::StatementError;
+use sensora_protocol::stream::ChunkError;
+use sensora_protocol::stream::log::ProofError;
+use sensora_protocol::{OrderId, StreamId};
+
+use crate::net::RequestError;
+use crate::store::StoreError;
+use crate::wallet::WalletHandleError;
+
+/// Why something was not bought. What has been paid is never lost sight of: see [`Buyer::resume`].
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuyError {
+    /// The seller cannot be asked.
+    #[error(
+        "seller {seller} does not answer: {source}. The order is kept; `sensora buy --resume` goes on with it"
+    )]
+    Request {
+        /// Peer id.
+        seller: String,
+        /// Why.
+        source: RequestError,
+    },
+    /// The seller says no.
+    #[error("the seller refuses: {0}")]
+    Refused(Refusal),
+    /// The seller refused the payment; the coins are being taken back or are back.
+    #[error("the seller refused the payment, and the coins are {}: {refusal}", if *.taken_back { "back" } else { "still being taken back" })]
+    PaymentRefused {
+        /// The order.
+        order: OrderId,
+        /// What the seller said.
+        refusal: Refusal,
+        /// The coins are back.
+        taken_back: bool,
+    },
+    /// The seller took the payment and refuses all the same.
+    #[error(
+        "order {order}: the seller took the payment and does not deliver: {refusal}. The stored order is the evidence; try `sensora buy --resume` again later"
+    )]
+    Withheld {
+        /// The order.
+        order: OrderId,
+        /// What the seller said.
+        refusal: Refusal,
+    },
+    /// The offer is not acceptable.
+    #[error(transparent)]
+    Offer(#[from] OfferError),
+    /// An answer does not fit or does not verify.
+    #[error("order {order}: {source}")]
+    Purchase {
+        /// The order.
+        order: OrderId,
+        /// What does not fit.
+        source: Box<PurchaseError>,
+    },
+    /// The wallet cannot pay.
+    #[error(transparent)]
+    Wallet(#[from] WalletHandleError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A stored record does not verify any more.
+    #[error("a stored record is damaged: {0}")]
+    Damaged(#[from] StatementError),
+    /// Something cannot be encoded.
+    #[error(transparent)]
+    Encoding(#[from] CodecError),
+    /// The answer is of another kind than the question.
+    #[error("the seller answered `{got}` to `{asked}`")]
+    Unexpected {
+        /// What was asked.
+        asked: &'static str,
+        /// What came.
+        got: &'static str,
+    },
+    /// The seller's proof does not hold.
+    #[error(transparent)]
+    Proof(#[from] ProofFailure),
+    /// No such order.
+    #[error("there is no order {0} in this home")]
+    UnknownOrder(OrderId),
+    /// The order is not complete.
+    #[error("order {order} is {state}: nothing of it can be shown yet")]
+    NotComplete {
+        /// The order.
+        order: OrderId,
+        /// Its state.
+        state: &'static str,
+    },
+    /// The system gives no randomness.
+    #[error("the system gives no randomness: {0}")]
+    Randomness(String),
+}
+
+/// Why the proof of readings we have does not hold.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProofFailure {
+    /// A signature.
+    #[error(transparent)]
+    Statement(#[from] StatementError),
+    /// The readings are not under the anchored checkpoint.
+    #[error("the readings are not under the seller's anchored checkpoint: {0}")]
+    Range(ProofError),
+    /// The anchored log does not continue the one that was bought: the seller has rewritten its history.
+    #[error(
+        "the seller has rewritten its history: the anchored log of {anchored} readings does not continue the one of {bought} that was sold: {source}"
+    )]
+    Inconsistent {
+        /// Size of the log that was sold.
+        bought: u64,
+        /// Size of the anchored log.
+        anchored: u64,
+        /// What the proof says.
+        source: ProofError,
+    },
+    /// The anchored checkpoint is older than what was bought.
+    #[error("the seller's proof is for {anchored} readings, {bought} are needed")]
+    TooSmall {
+        /// Size of the log that was sold.
+        bought: u64,
+        /// Size of the anchored log.
+        anchored: u64,
+    },
+    /// Of another stream.
+    #[error("the seller's proof is of stream {0}")]
+    OtherStream(StreamId),
+    /// The anchor does not hold.
+    #[error(transparent)]
+    Anchor(#[from] AnchorError),
+    /// A kept run cannot be opened.
+    #[error(transparent)]
+    Chunk(#[from] ChunkError),
+    /// A kept delivery does not verify any more.
+    #[error(transparent)]
+    Delivery(#[from] DeliveryError),
+}
