@@ -21,7 +21,7 @@ use crate::wallet::WalletHandleError;
 pub enum BuyError {
     /// The seller cannot be asked.
     #[error(
-        "seller {seller} does not answer: {source}. The order is kept; `sensora buy --resume` goes on with it"
+        "seller {seller} does not answer: {source}. The order is kept; `sensora orders --resume` goes on with it"
     )]
     Request {
         /// Peer id.
@@ -44,7 +44,7 @@ pub enum BuyError {
     },
     /// The seller took the payment and refuses all the same.
     #[error(
-        "order {order}: the seller took the payment and does not deliver: {refusal}. The stored order is the evidence; try `sensora buy --resume` again later"
+        "order {order}: the seller took the payment and does not deliver: {refusal}. The stored order is the evidence; try `sensora orders --resume` again later"
     )]
     Withheld {
         /// The order.
