@@ -4,4 +4,8 @@
 
 mod columns;
 mod log;
+mod market;
+mod once;
+mod purchase;
 mod recordings;
+mod world;
