@@ -7,6 +7,7 @@ pub mod agent;
 pub mod buyer;
 pub mod chain_access;
 pub mod clock;
+pub mod config;
 pub mod discovery;
 pub mod home;
 pub mod keystore;

@@ -30,6 +30,7 @@ use sensora_protocol::stream::{Schema, Value};
 use serde::{Deserialize, Serialize};
 
 pub use columns::{ColumnRef, ColumnSpec};
+pub(crate) use columns::{is_plain_name as is_stream_name, nearest};
 pub use csv::{CsvSpec, Delimiter, Fingerprint, Header};
 pub use error::{RowError, RowProblem, SourceError};
 pub use exec::{ExecSpec, Restart};

@@ -142,7 +142,7 @@ serde_as_text!(ColumnRef, ColumnSpecError);
 serde_as_text!(ColumnSpec, ColumnSpecError);
 
 /// Whether `name` can name a stream or a field as it is.
-pub(super) fn is_plain_name(name: &str) -> bool {
+pub(crate) fn is_plain_name(name: &str) -> bool {
     !name.is_empty() && plain_name(name) == name
 }
 
@@ -183,8 +183,14 @@ pub(super) fn find(what: &str, names: &[String], column: &ColumnRef) -> Result<u
 /// The name that looks most like `text`, if one does at all.
 pub(crate) fn nearest<'a>(text: &str, names: impl Iterator<Item = &'a str>) -> Option<String> {
     let wanted = text.to_lowercase();
+    let distance = |name: &str| {
+        let name = name.to_lowercase();
+        // A unit left out at the end is one mistake, however many letters it has.
+        let is_cut = wanted.len() >= 3 && name.starts_with(&wanted);
+        if is_cut { 1 } else { strsim::damerau_levenshtein(&wanted, &name) }
+    };
     names
-        .map(|name| (strsim::damerau_levenshtein(&wanted, &name.to_lowercase()), name))
+        .map(|name| (distance(name), name))
         .filter(|(distance, name)| *distance <= name.chars().count().max(wanted.chars().count()) / 2)
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, name)| name.to_owned())

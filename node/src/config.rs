@@ -1,0 +1,359 @@
+//! What a person has decided about a node: `config.toml` in its home.
+//!
+//! Every key has a default and the generated file ([`DEFAULT_TEXT`]) explains each. A key that is not known is an error
+//! that names the line and the key that was probably meant: a misspelt `exposure_sat` that silently kept its default would
+//! be money.
+
+mod error;
+mod licence;
+mod streams;
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use sensora_chain::{FeeRate, Network, Satoshis};
+use sensora_protocol::market::price::Price;
+use serde::{Deserialize, Serialize};
+
+pub use error::ConfigError;
+pub use licence::{LicenceError, validate_licence};
+pub use streams::{PlaceText, StreamConfig};
+
+use crate::agent::anchorer::AnchorPolicy;
+use crate::agent::{AgentOptions, SourceOptions, Terms};
+use crate::net::Multiaddr;
+use crate::wallet::FeePolicy;
+
+/// The configuration that `sensora init` writes: every key with its explanation, each commented out.
+pub const DEFAULT_TEXT: &str = include_str!("config/default.toml");
+
+/// No configuration is longer; what is longer is another file.
+const MAX_FILE: u64 = 1024 * 1024;
+
+/// The configuration of a node.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The BSV network.
+    pub network: Network,
+    /// What is logged, as a filter of `tracing-subscriber`.
+    pub log: String,
+    /// How others are reached.
+    pub net: NetSection,
+    /// Where the chain is.
+    pub chain: ChainSection,
+    /// How this node sells.
+    pub agent: AgentSection,
+    /// When readings are put on chain.
+    pub anchor: AnchorSection,
+    /// What this node lets itself in for when it buys.
+    pub buyer: BuyerSection,
+    /// What it sells.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub streams: Vec<StreamConfig>,
+}
+
+/// `[net]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NetSection {
+    /// Where to listen.
+    pub listen: Vec<Multiaddr>,
+    /// Under which addresses others reach this node, where that is known.
+    pub external: Vec<Multiaddr>,
+    /// Whom to meet first.
+    pub bootstrap: Vec<Multiaddr>,
+    /// Whether to find nodes on the local network.
+    pub mdns: bool,
+}
+
+/// `[chain]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ChainSection {
+    /// Where headers, proofs and broadcasts come from.
+    pub source: ChainSource,
+    /// Which peers to ask first.
+    pub peers: Vec<Multiaddr>,
+    /// With [`ChainSource::Dev`]: seconds until a block is made while transactions wait.
+    pub block_interval_s: u64,
+    /// Fee rate of our own transactions, satoshis for 1,000 bytes.
+    pub fee_sat_per_kb: u64,
+    /// The most that one transaction may pay to miners.
+    pub max_fee_sat: Satoshis,
+}
+
+/// Where a node's chain is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum ChainSource {
+    /// At its peers; what they say is checked.
+    #[default]
+    Peers,
+    /// In the node itself: the embedded development chain.
+    Dev,
+}
+
+/// `[agent]`: what this node calls itself, and what holds for every stream that does not say otherwise.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AgentSection {
+    /// Its name in the ad.
+    pub name: String,
+    /// Price of one reading in thousandths of a satoshi.
+    pub price_msat: Price,
+    /// Licence of the data.
+    pub licence: String,
+    /// Where it is measured.
+    pub place: PlaceText,
+    /// Free readings for each buyer and day.
+    pub sample: u32,
+    /// Most readings in one order.
+    pub max_readings: u64,
+}
+
+/// `[anchor]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AnchorSection {
+    /// At latest so many seconds after a reading was recorded.
+    pub every_s: u64,
+    /// As soon as so many readings wait.
+    pub readings: u64,
+}
+
+/// `[buyer]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BuyerSection {
+    /// The most that one order may cost.
+    pub max_price_sat: Satoshis,
+    /// The most that may be paid before the goods are there.
+    pub exposure_sat: Satoshis,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            network: Network::Regtest,
+            log: "info".to_owned(),
+            net: NetSection::default(),
+            chain: ChainSection::default(),
+            agent: AgentSection::default(),
+            anchor: AnchorSection::default(),
+            buyer: BuyerSection::default(),
+            streams: Vec::new(),
+        }
+    }
+}
+
+impl Default for NetSection {
+    fn default() -> Self {
+        let any = ["/ip4/0.0.0.0/tcp/0", "/ip4/0.0.0.0/udp/0/quic-v1"];
+        // That none is lost here is shown by the test that reads the default file.
+        let listen = any.iter().filter_map(|address| address.parse().ok()).collect();
+        Self { listen, external: Vec::new(), bootstrap: Vec::new(), mdns: true }
+    }
+}
+
+impl Default for ChainSection {
+    fn default() -> Self {
+        Self {
+            source: ChainSource::default(),
+            peers: Vec::new(),
+            block_interval_s: 2,
+            fee_sat_per_kb: FeeRate::DEFAULT.sat_per_kb,
+            max_fee_sat: Satoshis::from_sat(10_000),
+        }
+    }
+}
+
+impl Default for AgentSection {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            price_msat: streams::default_price(),
+            licence: "CC-BY-4.0".to_owned(),
+            place: PlaceText::default(),
+            sample: 10,
+            max_readings: 1_000_000,
+        }
+    }
+}
+
+impl Default for AnchorSection {
+    fn default() -> Self {
+        Self { every_s: 600, readings: 100_000 }
+    }
+}
+
+impl Default for BuyerSection {
+    fn default() -> Self {
+        Self { max_price_sat: Satoshis::from_sat(10_000), exposure_sat: Satoshis::from_sat(10_000) }
+    }
+}
+
+impl AnchorSection {
+    /// As the anchorer takes it.
+    #[must_use]
+    pub const fn policy(&self) -> AnchorPolicy {
+        AnchorPolicy { every: Duration::from_secs(self.every_s), readings: self.readings }
+    }
+}
+
+impl ChainSection {
+    /// With [`ChainSource::Dev`]: how long until a block is made while transactions wait.
+    #[must_use]
+    pub const fn block_interval(&self) -> Duration {
+        Duration::from_secs(self.block_interval_s)
+    }
+
+    /// What our own transactions pay to miners, as the wallet takes it.
+    #[must_use]
+    pub const fn fees(&self) -> FeePolicy {
+        FeePolicy { rate: FeeRate { sat_per_kb: self.fee_sat_per_kb }, max: self.max_fee_sat }
+    }
+}
+
+impl Config {
+    /// Reads and validates the configuration at `path`; where there is no file, all defaults hold.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the file, the line and the key.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let io = |source| ConfigError::Io { path: path.to_owned(), source };
+        let length = match fs::metadata(path) {
+            Ok(metadata) => metadata.len(),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Self::default()),
+            Err(error) => return Err(io(error)),
+        };
+        if length > MAX_FILE {
+            return Err(ConfigError::TooLong { path: path.to_owned(), length });
+        }
+        let text = fs::read_to_string(path).map_err(io)?;
+        Self::parse(&text).map_err(|error| error.in_file(path))
+    }
+
+    /// Reads and validates a configuration.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the line and the key.
+    pub fn parse(text: &str) -> Result<Self, ConfigError> {
+        let config: Self = toml::from_str(text).map_err(|error| ConfigError::from_toml(text, &error))?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// [`DEFAULT_TEXT`]: every key with its default and its explanation, commented out.
+    #[must_use]
+    pub fn default_toml() -> String {
+        DEFAULT_TEXT.to_owned()
+    }
+
+    /// [`DEFAULT_TEXT`] with some keys set, each as `(section, key, value in TOML)`; the section of keys at the top is
+    /// empty.
+    ///
+    /// # Errors
+    /// [`ConfigError`] where a key is not in the file or a value is not valid.
+    pub fn default_toml_with(set: &[(&str, &str, &str)]) -> Result<String, ConfigError> {
+        let mut missing: Vec<_> = set.to_vec();
+        let mut section = "";
+        let mut text = String::with_capacity(DEFAULT_TEXT.len());
+        for line in DEFAULT_TEXT.lines() {
+            if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
+                section = name;
+            }
+            let key = line.strip_prefix('#').and_then(|line| line.split_once(" = ")).map(|(key, _)| key);
+            match missing.iter().position(|(of, name, _)| *of == section && Some(*name) == key) {
+                Some(found) => {
+                    let (_, name, value) = missing.swap_remove(found);
+                    text.push_str(&format!("{name} = {value}\n"));
+                }
+                None => {
+                    text.push_str(line);
+                    text.push('\n');
+                }
+            }
+        }
+        if let Some((section, key, _)) = missing.first() {
+            return Err(ConfigError::invalid(*section, *key, "there is no such key to set".to_owned()));
+        }
+        Self::parse(&text).map(|_| text)
+    }
+
+    /// Checks what the types do not.
+    ///
+    /// # Errors
+    /// [`ConfigError::Invalid`] names the first key whose value cannot be.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let invalid = |section: &str, key: &str, reason: &str| {
+            Err(ConfigError::invalid(section, key, reason.to_owned()))
+        };
+        if self.chain.source == ChainSource::Dev && self.network != Network::Regtest {
+            return invalid("chain", "source", "the development chain is for network = \"regtest\" only");
+        }
+        if !(1..=3600).contains(&self.chain.block_interval_s) {
+            return invalid("chain", "block_interval_s", "it is 1 to 3600 seconds");
+        }
+        if self.chain.fee_sat_per_kb == 0 || self.chain.fee_sat_per_kb > 1_000_000 {
+            return invalid("chain", "fee_sat_per_kb", "it is 1 to 1000000 satoshis for 1,000 bytes");
+        }
+        if self.log.trim().is_empty() {
+            return invalid("", "log", "it is error, warn, info, debug, trace, or a filter");
+        }
+        if !(1..=7 * 86_400).contains(&self.anchor.every_s) {
+            return invalid("anchor", "every_s", "it is 1 second to 7 days");
+        }
+        if self.anchor.readings == 0 {
+            return invalid("anchor", "readings", "it is 1 at least");
+        }
+        streams::check_text(&self.agent.name)
+            .map_err(|reason| ConfigError::invalid("agent", "name", reason))?;
+        streams::check_terms("agent", &self.terms())?;
+        let mut names: Vec<&str> = Vec::new();
+        for (index, stream) in self.streams.iter().enumerate() {
+            let section = format!("streams {}", index.saturating_add(1));
+            stream.validate(&section)?;
+            streams::check_terms(&section, &stream.terms(self))?;
+            if let Some(name) = stream.name.as_deref() {
+                if names.contains(&name) {
+                    let reason = format!("`{name}` is the name of another stream as well");
+                    return Err(ConfigError::invalid(section, "name", reason));
+                }
+                names.push(name);
+            }
+        }
+        Ok(())
+    }
+
+    /// What the agent is to do: every stream with its terms.
+    #[must_use]
+    pub fn agent_options(&self) -> AgentOptions {
+        let source = |stream: &StreamConfig| SourceOptions {
+            spec: stream.source.clone(),
+            name: stream.name.clone(),
+            terms: stream.terms(self),
+        };
+        AgentOptions {
+            name: self.agent.name.clone(),
+            anchors: self.anchor.policy(),
+            sources: self.streams.iter().map(source).collect(),
+        }
+    }
+
+    /// The terms of a stream that says nothing else.
+    #[must_use]
+    pub fn terms(&self) -> Terms {
+        Terms {
+            price: self.agent.price_msat,
+            licence: self.agent.licence.clone(),
+            place: self.agent.place.place().cloned(),
+            sample: self.agent.sample,
+            max_readings: self.agent.max_readings,
+            kinds: Vec::new(),
+            cadence: None,
+        }
+    }
+}
