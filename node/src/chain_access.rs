@@ -1,0 +1,285 @@
+//! Chain access: headers, broadcast, proofs and data outputs for a node, wherever they come from, believed only as far
+//! as they can be checked against the node's own header chain.
+//!
+//! [`start`] follows the headers of a source and gives a [`ChainAccess`] to ask with. The source is the development
+//! chain in this process, or peers that serve theirs over `/sensora/chain/1` (which [`ChainService`] does). A further
+//! source is a further variant of `Source`: whatever its answers are made of, they pass the same checks.
+//!
+//! ```text
+//! ChainAccess ── question ──▶ Source ─┬─ Dev: the database of this node
+//!      ▲                              └─ Swarm: peers in turn, until an answer holds
+//!      └── checked answer ◀── check ◀── headers ◀── sync (proof of work, most work)
+//! ```
+
+mod check;
+mod dev;
+mod error;
+mod headers;
+mod memory;
+mod quota;
+mod service;
+mod source;
+mod sync;
+mod tasks;
+
+use std::sync::Arc;
+
+use sensora_chain::beef::{Beef, BeefLimits};
+use sensora_chain::header::Tip;
+use sensora_chain::merkle_path::MerklePath;
+use sensora_chain::sources::dev::{DevChain, DevChainError};
+use sensora_chain::{OutPoint, Satoshis, Script, Transaction, Txid};
+use sensora_protocol::chain_access::message::{
+    MAX_BEEF_LEN, MAX_OUTPOINTS, MAX_SCANNED, MAX_TXIDS, ScanPosition,
+};
+use sensora_protocol::chain_access::{Refusal, Request};
+use tokio::sync::watch;
+
+pub use error::{BroadcastError, ChainError, Failure, HeaderStoreError, Tried};
+pub use headers::{HeaderSnapshot, HeaderStore, MemoryHeaderStore};
+pub use memory::{FIRST_REST, LONG_REST, LONGEST_REST, MAX_REMEMBERED};
+pub use quota::MAX_FAUCET_PEERS;
+pub use service::{ChainService, MAX_JOBS, MAX_JOBS_PER_PEER, refusal_frame};
+pub use source::{ASK_DEADLINE, MAX_ASKED, REQUEST_DEADLINE};
+pub use tasks::{ChainOptions, ChainPeer, ChainTasks, IDLE_INTERVALS, SourceOptions, start};
+
+use check::Page;
+use headers::Headers;
+use source::Source;
+
+/// Where a transaction stands, as far as it can be said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TxStanding {
+    /// Whoever was asked does not know it. A hint: others may.
+    Unknown,
+    /// Whoever was asked says that it waits for a block. A hint.
+    Mempool,
+    /// It is in a block. Proven: the path leads to a header of this node's best chain.
+    Mined(MerklePath),
+}
+
+/// What spends an output, as far as it can be said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SpentBy {
+    /// Whoever was asked does not know the output. A hint.
+    Unknown,
+    /// Whoever was asked knows of nothing that spends it. A hint.
+    Nothing,
+    /// This transaction has it as an input.
+    Transaction {
+        /// The transaction. Its scripts are not checked here.
+        tx: Transaction,
+        /// Its Merkle path, which leads to a header of this node's best chain; `None` if it is said to wait for a block.
+        mined: Option<MerklePath>,
+    },
+}
+
+/// A data output that is proven to be mined.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scanned {
+    /// Height of its block.
+    pub height: u32,
+    /// The transaction's position in it; the coinbase has 0.
+    pub position: u64,
+    /// The transaction.
+    pub txid: Txid,
+    /// The output's position in it.
+    pub vout: u32,
+    /// What the output carries, push by push; the first begins with the prefix asked for.
+    pub pushes: Vec<Vec<u8>>,
+    /// Atomic BEEF (BRC-95) of the transaction with its Merkle path.
+    pub beef: Vec<u8>,
+}
+
+/// Where a data output is on the chain: height, position in the block, output. In this order they are scanned.
+type Place = (u32, u64, u32);
+
+impl Scanned {
+    fn place(&self) -> Place {
+        (self.height, self.position, self.vout)
+    }
+}
+
+/// The chain as this node sees it. A cheap clone; all methods end by a deadline and are safe to cancel.
+#[derive(Clone)]
+pub struct ChainAccess {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    headers: Arc<Headers>,
+    source: Source,
+}
+
+impl ChainAccess {
+    fn new(headers: Arc<Headers>, source: Source) -> Self {
+        Self { inner: Arc::new(Inner { headers, source }) }
+    }
+
+    /// The header chain as it is now, to check proofs against.
+    #[must_use]
+    pub fn headers(&self) -> HeaderSnapshot {
+        self.inner.headers.snapshot()
+    }
+
+    /// The best chain's last header; changes as blocks come. After a reorganisation the height may stay while the hash
+    /// changes.
+    #[must_use]
+    pub fn tip_watch(&self) -> watch::Receiver<Tip> {
+        self.inner.headers.watch()
+    }
+
+    /// The development chain, if this node runs it.
+    #[must_use]
+    pub fn dev_chain(&self) -> Option<&DevChain> {
+        match &self.inner.source {
+            Source::Dev(dev) => Some(dev.chain()),
+            Source::Swarm(_) => None,
+        }
+    }
+
+    /// Sends a transaction, as Atomic BEEF, to the chain. Sending it again is no error. That it was taken is the word of
+    /// whoever was asked; the proof comes with its block, see [`ChainAccess::proofs`].
+    ///
+    /// # Errors
+    /// [`BroadcastError::Rejected`] where the chain refuses it. Several peers are asked where there are several: one
+    /// that accepts outweighs those that refuse, unless a double spend is shown and not just said.
+    pub async fn broadcast(&self, beef: &[u8]) -> Result<(), BroadcastError> {
+        let parsed = match Beef::parse(beef, &BeefLimits { max_bytes: MAX_BEEF_LEN, ..BeefLimits::DEFAULT }) {
+            Ok(parsed) if parsed.is_atomic() => parsed,
+            Ok(_) => return Err(malformed("the BEEF is not atomic")),
+            Err(error) => return Err(malformed(&error.to_string())),
+        };
+        self.inner.source.broadcast(&self.inner.headers, parsed, beef).await
+    }
+
+    /// Where transactions stand; one line for each, in their order. See [`TxStanding`] for what of it is proven.
+    ///
+    /// # Errors
+    /// [`ChainError`] where nobody gives an answer that holds.
+    pub async fn proofs(&self, txids: &[Txid]) -> Result<Vec<(Txid, TxStanding)>, ChainError> {
+        let mut all = Vec::with_capacity(txids.len());
+        for some in txids.chunks(MAX_TXIDS) {
+            let some: Arc<[Txid]> = some.into();
+            let request = Request::Proof { txids: some.to_vec() };
+            let check = move |chain: &_, answer| check::proofs(chain, &some, &answer);
+            all.extend(self.inner.source.ask(&self.inner.headers, request, check).await?);
+        }
+        Ok(all)
+    }
+
+    /// What spends these outputs; one line for each, in their order. See [`SpentBy`] for what of it is proven.
+    ///
+    /// # Errors
+    /// As [`ChainAccess::proofs`].
+    pub async fn spent(&self, outpoints: &[OutPoint]) -> Result<Vec<(OutPoint, SpentBy)>, ChainError> {
+        let mut all = Vec::with_capacity(outpoints.len());
+        for some in outpoints.chunks(MAX_OUTPOINTS) {
+            let some: Arc<[OutPoint]> = some.into();
+            let request = Request::Spent { outpoints: some.to_vec() };
+            let check = move |chain: &_, answer| check::spent(chain, &some, &answer);
+            all.extend(self.inner.source.ask(&self.inner.headers, request, check).await?);
+        }
+        Ok(all)
+    }
+
+    /// Mined data outputs whose first push begins with `prefix` (1 to 32 bytes), from `from_height` upwards, in the order of
+    /// the chain: at most `max`. Each is proven; that none was left out is the word of whoever was asked.
+    ///
+    /// # Errors
+    /// As [`ChainAccess::proofs`].
+    pub async fn scan(
+        &self,
+        prefix: &[u8],
+        from_height: u32,
+        max: usize,
+    ) -> Result<Vec<Scanned>, ChainError> {
+        let mut found: Vec<Scanned> = Vec::new();
+        let mut next = Some(ScanPosition::at_height(from_height));
+        while let Some(from) = next
+            && found.len() < max
+        {
+            let after = found.last().map(Scanned::place);
+            let limit = max.saturating_sub(found.len()).min(MAX_SCANNED);
+            let (page, then) = self.page(prefix, Page { from, after, limit }).await?;
+            found.extend(page);
+            next = then;
+        }
+        Ok(found)
+    }
+
+    /// One page of a scan: at most `max` outputs (and never more than [`MAX_SCANNED`]) from `from` on, and where the next
+    /// page begins; `None` at the end of the chain. To look for new ones later, begin at the height after the last tip.
+    ///
+    /// # Errors
+    /// As [`ChainAccess::proofs`].
+    pub async fn scan_page(
+        &self,
+        prefix: &[u8],
+        from: ScanPosition,
+        max: usize,
+    ) -> Result<(Vec<Scanned>, Option<ScanPosition>), ChainError> {
+        self.page(prefix, Page { from, after: None, limit: max.clamp(1, MAX_SCANNED) }).await
+    }
+
+    async fn page(
+        &self,
+        prefix: &[u8],
+        page: Page,
+    ) -> Result<(Vec<Scanned>, Option<ScanPosition>), ChainError> {
+        let limit = u32::try_from(page.limit).unwrap_or(u32::MAX);
+        let prefix: Arc<[u8]> = prefix.into();
+        let request = Request::Scan { prefix: prefix.to_vec(), from: page.from, limit };
+        let check = move |chain: &_, answer| check::scan(chain, &prefix, &page, answer);
+        self.inner.source.ask(&self.inner.headers, request, check).await
+    }
+
+    /// Coins from a development chain: Atomic BEEF of a transaction that pays `sat` to `locking` and can be spent at once.
+    ///
+    /// # Errors
+    /// As [`ChainAccess::proofs`]; [`ChainError::refusal`] says why the faucet does not pay.
+    pub async fn faucet(&self, locking: &Script, sat: Satoshis) -> Result<Vec<u8>, ChainError> {
+        let request = Request::Faucet { locking: locking.clone(), sat };
+        let locking = locking.clone();
+        let check = move |chain: &_, answer| check::funded(chain, &locking, sat, answer);
+        self.inner.source.ask(&self.inner.headers, request, check).await
+    }
+
+    /// Mines a block with everything that waits, and follows it. Only on the development chain of this node.
+    ///
+    /// # Errors
+    /// [`ChainError::NotDev`] elsewhere.
+    pub async fn mine(&self) -> Result<Tip, ChainError> {
+        let Source::Dev(dev) = &self.inner.source else { return Err(ChainError::NotDev) };
+        dev.mine().await?;
+        self.refresh().await?;
+        Ok(self.headers().tip())
+    }
+
+    /// Follows the source's headers now instead of at the next interval.
+    ///
+    /// # Errors
+    /// As [`ChainAccess::proofs`].
+    pub async fn refresh(&self) -> Result<(), ChainError> {
+        self.inner.source.refresh(&self.inner.headers).await
+    }
+}
+
+impl std::fmt::Debug for ChainAccess {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ChainAccess").field("tip", &self.headers().tip()).finish_non_exhaustive()
+    }
+}
+
+fn malformed(reason: &str) -> BroadcastError {
+    BroadcastError::Failed(ChainError::Invalid(Refusal::Malformed { reason: reason.to_owned() }))
+}
+
+/// Runs what blocks on the database or on arithmetic off the runtime's own threads.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    tokio::task::spawn_blocking(work).await.ok()
+}
+
+fn dev_failed(error: DevChainError) -> ChainError {
+    ChainError::Dev(error)
+}
