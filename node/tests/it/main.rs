@@ -3,6 +3,7 @@
 #![cfg(test)]
 
 mod chain_access;
+mod config;
 mod keystore;
 mod market;
 mod net;
