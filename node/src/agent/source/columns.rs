@@ -186,7 +186,7 @@ pub(crate) fn nearest<'a>(text: &str, names: impl Iterator<Item = &'a str>) -> O
     let distance = |name: &str| {
         let name = name.to_lowercase();
         // A unit left out at the end is one mistake, however many letters it has.
-        let is_cut = wanted.len() >= 3 && name.starts_with(&wanted);
+        let is_cut = wanted.len() >= 3 && name.len() > wanted.len() && name.starts_with(&wanted);
         if is_cut { 1 } else { strsim::damerau_levenshtein(&wanted, &name) }
     };
     names
