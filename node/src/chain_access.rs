@@ -43,7 +43,6 @@ pub use service::{ChainService, MAX_JOBS, MAX_JOBS_PER_PEER, refusal_frame};
 pub use source::{ASK_DEADLINE, MAX_ASKED, REQUEST_DEADLINE};
 pub use tasks::{ChainOptions, ChainPeer, ChainTasks, IDLE_INTERVALS, SourceOptions, start};
 
-use check::Page;
 use headers::Headers;
 use source::Source;
 
@@ -79,8 +78,8 @@ pub enum SpentBy {
 pub struct Scanned {
     /// Height of its block.
     pub height: u32,
-    /// The transaction's position in it; the coinbase has 0.
-    pub position: u64,
+    /// Where exactly it is on the chain; the scan goes on at [`ScanPosition::next`].
+    pub at: ScanPosition,
     /// The transaction.
     pub txid: Txid,
     /// The output's position in it.
@@ -89,15 +88,6 @@ pub struct Scanned {
     pub pushes: Vec<Vec<u8>>,
     /// Atomic BEEF (BRC-95) of the transaction with its Merkle path.
     pub beef: Vec<u8>,
-}
-
-/// Where a data output is on the chain: height, position in the block, output. In this order they are scanned.
-type Place = (u32, u64, u32);
-
-impl Scanned {
-    fn place(&self) -> Place {
-        (self.height, self.position, self.vout)
-    }
 }
 
 /// The chain as this node sees it. A cheap clone; all methods end by a deadline and are safe to cancel.
@@ -199,9 +189,7 @@ impl ChainAccess {
         while let Some(from) = next
             && found.len() < max
         {
-            let after = found.last().map(Scanned::place);
-            let limit = max.saturating_sub(found.len()).min(MAX_SCANNED);
-            let (page, then) = self.page(prefix, Page { from, after, limit }).await?;
+            let (page, then) = self.scan_page(prefix, from, max.saturating_sub(found.len())).await?;
             found.extend(page);
             next = then;
         }
@@ -219,18 +207,11 @@ impl ChainAccess {
         from: ScanPosition,
         max: usize,
     ) -> Result<(Vec<Scanned>, Option<ScanPosition>), ChainError> {
-        self.page(prefix, Page { from, after: None, limit: max.clamp(1, MAX_SCANNED) }).await
-    }
-
-    async fn page(
-        &self,
-        prefix: &[u8],
-        page: Page,
-    ) -> Result<(Vec<Scanned>, Option<ScanPosition>), ChainError> {
-        let limit = u32::try_from(page.limit).unwrap_or(u32::MAX);
+        let max = max.clamp(1, MAX_SCANNED);
+        let limit = u32::try_from(max).unwrap_or(u32::MAX);
         let prefix: Arc<[u8]> = prefix.into();
-        let request = Request::Scan { prefix: prefix.to_vec(), from: page.from, limit };
-        let check = move |chain: &_, answer| check::scan(chain, &prefix, &page, answer);
+        let request = Request::Scan { prefix: prefix.to_vec(), from, limit };
+        let check = move |chain: &_, answer| check::scan(chain, &prefix, from, max, answer);
         self.inner.source.ask(&self.inner.headers, request, check).await
     }
 

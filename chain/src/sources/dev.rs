@@ -43,7 +43,7 @@ use std::sync::Arc;
 
 use redb::{Database, ReadableDatabase, ReadableTable};
 
-pub use query::{ScannedOutput, Supply, Tip, TxStatus};
+pub use query::{DataPlace, ScannedOutput, Supply, Tip, TxStatus};
 pub use reject::Reject;
 
 use crate::encode::DecodeError;

@@ -13,8 +13,8 @@ use sensora_chain::contract::{data_output, parse_data_output};
 use sensora_chain::encode::{Reader, sha256d};
 use sensora_chain::header::{Header, HeaderView};
 use sensora_chain::sources::dev::{
-    COINBASE_MATURITY, DevChain, DevChainConfig, DevChainError, MAX_CHAIN, OnReorg, Reject, SUBSIDY,
-    Submitted, TxStatus,
+    COINBASE_MATURITY, DataPlace, DevChain, DevChainConfig, DevChainError, MAX_CHAIN, OnReorg, Reject,
+    SUBSIDY, Submitted, TxStatus,
 };
 use sensora_chain::wallet::{CoinState, PaymentSpec, Received, Status, Wallet};
 use sensora_chain::{
@@ -318,6 +318,17 @@ fn data_outputs_are_found_by_their_first_push() {
         paged.extend(page);
     }
     assert_eq!(paged, found);
+    let whole = chain.scan_data(b"APP_", 0, 100).unwrap();
+    let (mut places, mut from) = (Vec::new(), DataPlace::default());
+    while let [place] = chain.data_places(b"APP_", from, 1).unwrap()[..] {
+        places.push((
+            place.height,
+            chain.block_txids(place.height).unwrap().unwrap()[place.index as usize],
+            place.vout,
+        ));
+        from = DataPlace { vout: place.vout + 1, ..place };
+    }
+    assert_eq!(places, whole.iter().map(|f| (f.height, f.txid, f.vout)).collect::<Vec<_>>());
     let one = &chain.scan_data(b"APP_B", 0, 1).unwrap()[0];
     assert_eq!(parse_data_output(&one.tx.outputs[one.vout as usize].locking).unwrap(), one.pushes);
 }

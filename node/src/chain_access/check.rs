@@ -12,21 +12,10 @@ use sensora_protocol::chain_access::message::{
 };
 
 use super::error::Failure;
-use super::{Place, Scanned, SpentBy, TxStanding};
+use super::{Scanned, SpentBy, TxStanding};
 
 /// A transaction of this length could be two hashes of a Merkle tree that look like one.
 const AMBIGUOUS_SIZE: usize = 64;
-
-/// Which page of a scan was asked for.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Page {
-    /// Where it begins.
-    pub(super) from: ScanPosition,
-    /// The last output that is known already.
-    pub(super) after: Option<Place>,
-    /// How many outputs at most.
-    pub(super) limit: usize,
-}
 
 fn other(answer: &Answer) -> Failure {
     let kind = match answer {
@@ -185,57 +174,55 @@ fn believed(chain: &HeaderChain, bytes: &[u8]) -> Result<(Beef, Transaction, Spv
     Ok((beef, tx, proof))
 }
 
-/// A page of data outputs, each after the one before it and after `asked.after`. That each is there is proven; that
-/// none was left out is not.
+/// A page of data outputs from `from` on, each after the one before it. That each is there is proven; that none was left
+/// out is not.
 pub(super) fn scan(
     chain: &HeaderChain,
     prefix: &[u8],
-    asked: &Page,
+    from: ScanPosition,
+    limit: usize,
     answer: Answer,
 ) -> Result<(Vec<Scanned>, Option<ScanPosition>), Failure> {
     let Answer::Scan(ScanPage { outputs, next }) = answer else { return Err(other(&answer)) };
-    if outputs.len() > asked.limit {
-        return Err(Failure::Malformed(format!(
-            "{} outputs on a page of at most {}",
-            outputs.len(),
-            asked.limit
-        )));
+    if outputs.len() > limit {
+        return Err(Failure::Malformed(format!("{} outputs on a page of at most {limit}", outputs.len())));
     }
     let mut found: Vec<Scanned> = Vec::with_capacity(outputs.len());
-    let mut last = asked.after;
+    let mut least = Some(from);
     for output in outputs {
         let output = scanned(chain, prefix, output)?;
-        let place = output.place();
-        if output.height < asked.from.height || last.is_some_and(|last| place <= last) {
-            return Err(Failure::False(format!("output {} of {} is out of order", output.vout, output.txid)));
+        if least.is_none_or(|least| output.at < least) {
+            return Err(Failure::False(format!(
+                "output {} of {} is out of order",
+                output.at.vout, output.txid
+            )));
         }
-        last = Some(place);
+        least = output.at.next();
         found.push(output);
     }
-    let is_no_next = |next: ScanPosition| {
-        next <= asked.from || found.is_empty() || last.is_some_and(|(height, ..)| next.height < height)
-    };
-    if next.is_some_and(is_no_next) {
+    let goes_on = |next| !found.is_empty() && least.is_some_and(|least| next >= least);
+    if next.is_some_and(|next| !goes_on(next)) {
         return Err(Failure::Malformed("the next page does not come after this one".to_owned()));
     }
     Ok((found, next))
 }
 
 fn scanned(chain: &HeaderChain, prefix: &[u8], output: ScannedOutput) -> Result<Scanned, Failure> {
-    let ScannedOutput { height, vout, beef: bytes } = output;
+    let ScannedOutput { at, beef: bytes } = output;
     let (beef, tx, proof) = believed(chain, &bytes)?;
     let txid = proof.subject;
-    let position = beef.bump_of(&txid).and_then(|path| path.offset_of(&txid));
-    let position = position.filter(|_| proof.is_mined().is_some_and(|mined| mined.height == height));
-    let position = position
-        .ok_or_else(|| Failure::False(format!("transaction {txid} is not proven to be in block {height}")))?;
+    let index = beef.bump_of(&txid).and_then(|path| path.offset_of(&txid));
+    let mined_there = proof.is_mined().is_some_and(|mined| mined.height == at.height);
+    if !mined_there || index != Some(u64::from(at.index)) {
+        return Err(Failure::False(format!("transaction {txid} is not proven to be in block {}", at.height)));
+    }
     let locking =
-        usize::try_from(vout).ok().and_then(|vout| tx.outputs.get(vout)).map(|output| &output.locking);
+        usize::try_from(at.vout).ok().and_then(|vout| tx.outputs.get(vout)).map(|output| &output.locking);
     let pushes = locking.and_then(parse_data_output).unwrap_or_default();
     if !pushes.first().is_some_and(|first| first.starts_with(prefix)) {
-        return Err(Failure::False(format!("output {vout} of {txid} is not what was looked for")));
+        return Err(Failure::False(format!("output {} of {txid} is not what was looked for", at.vout)));
     }
-    Ok(Scanned { height, position, txid, vout, pushes, beef: bytes })
+    Ok(Scanned { height: at.height, at, txid, vout: at.vout, pushes, beef: bytes })
 }
 
 /// Coins from a faucet: an Atomic BEEF that pays.

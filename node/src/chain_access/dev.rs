@@ -8,7 +8,7 @@ mod reject;
 
 use sensora_chain::beef::{Beef, BeefLimits, Proof};
 use sensora_chain::header::Header;
-use sensora_chain::sources::dev::{DevChain, DevChainError, Reject, TxStatus};
+use sensora_chain::sources::dev::{DataPlace, DevChain, DevChainError, Reject, TxStatus};
 use sensora_chain::{BlockHash, OutPoint, Satoshis, Script, Txid};
 use sensora_protocol::chain_access::message::{
     MAX_BEEF_LEN, MAX_RESPONSE_LEN, ScanPage, ScanPosition, ScannedOutput, Spending, Standing, Tip,
@@ -151,41 +151,36 @@ fn spent(chain: &DevChain, outpoints: &[OutPoint]) -> Result<Answer, NoAnswer> {
 }
 
 fn scan(chain: &DevChain, prefix: &[u8], from: ScanPosition, limit: usize) -> Result<Answer, NoAnswer> {
-    let skip = from.skip as usize;
-    let found = chain.scan_data(prefix, from.height, skip.saturating_add(limit))?;
+    let start = DataPlace { height: from.height, index: from.index, vout: from.vout };
+    // One more than fits the page tells whether there is another one.
+    let found = chain.data_places(prefix, start, limit.saturating_add(1))?;
     let mut room = Room::default();
     let mut page = ScanPage { outputs: Vec::new(), next: None };
-    let mut next = ScanPosition::at_height(from.height);
-    for output in found {
-        if output.height != next.height {
-            next = ScanPosition::at_height(output.height);
-        }
-        let here = next;
-        next.skip = next.skip.saturating_add(1);
-        if here < from {
-            continue;
-        }
+    for DataPlace { height, index, vout } in found {
+        let at = ScanPosition { height, index, vout };
         if page.outputs.len() >= limit {
-            page.next = Some(here);
-            return Ok(Answer::Scan(page));
+            page.next = Some(at);
+            break;
         }
-        // Gone since it was found, or too large for anybody to ask for: a page can do without it.
-        let Some(path) = chain.merkle_path(&output.txid)? else { continue };
-        let Ok(beef) = history::proven(output.tx, &path) else { continue };
-        if beef.len() > MAX_BEEF_LEN {
-            continue;
-        }
+        // Replaced by a reorganisation since it was found, or too large for anybody to ask for: a page can do without it.
+        let Some(beef) = proven_at(chain, height, index)? else { continue };
         if room.take(beef.len()).is_err() {
-            page.next = Some(here);
-            return Ok(Answer::Scan(page));
+            page.next = Some(at);
+            break;
         }
-        page.outputs.push(ScannedOutput { height: output.height, vout: output.vout, beef });
-    }
-    // The chain was read to its end as it was then; a page that is full may have more behind it.
-    if page.outputs.len() >= limit {
-        page.next = Some(next);
+        page.outputs.push(ScannedOutput { at, beef });
     }
     Ok(Answer::Scan(page))
+}
+
+/// Atomic BEEF of the transaction at this place, if there is one that can be sent.
+fn proven_at(chain: &DevChain, height: u32, index: u32) -> Result<Option<Vec<u8>>, DevChainError> {
+    let txids = chain.block_txids(height)?.unwrap_or_default();
+    let Some(txid) = txids.get(index as usize) else { return Ok(None) };
+    let (Some(tx), Some(path)) = (chain.transaction(txid)?, chain.merkle_path(txid)?) else {
+        return Ok(None);
+    };
+    Ok(history::proven(tx, &path).ok().filter(|beef| beef.len() <= MAX_BEEF_LEN))
 }
 
 fn faucet(chain: &DevChain, locking: &Script, sat: Satoshis) -> Result<Answer, NoAnswer> {

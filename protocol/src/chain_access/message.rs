@@ -87,20 +87,31 @@ pub enum Request {
     },
 }
 
-/// A place in the sequence of all matching outputs.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+/// Where an output is on the chain. In the order of the fields is the order of the chain.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ScanPosition {
     /// Height of the block.
     pub height: u32,
-    /// How many matching outputs of that block come before this place.
-    pub skip: u32,
+    /// The transaction's position in the block; the coinbase has 0.
+    pub index: u32,
+    /// The output's position in the transaction.
+    pub vout: u32,
 }
 
 impl ScanPosition {
-    /// The first matching output of the block at `height`.
+    /// The first output of the block at `height`.
     #[must_use]
     pub const fn at_height(height: u32) -> Self {
-        Self { height, skip: 0 }
+        Self { height, index: 0, vout: 0 }
+    }
+
+    /// The place after this one; `None` at the end of all.
+    #[must_use]
+    pub fn next(self) -> Option<Self> {
+        let in_block = |index| Self { height: self.height, index, vout: 0 };
+        let vout = self.vout.checked_add(1).map(|vout| Self { vout, ..self });
+        vout.or_else(|| self.index.checked_add(1).map(in_block))
+            .or_else(|| self.height.checked_add(1).map(Self::at_height))
     }
 }
 
@@ -197,10 +208,8 @@ pub struct ScanPage {
 /// One mined data output with what it takes to believe it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ScannedOutput {
-    /// Height of its block.
-    pub height: u32,
-    /// The output's position in the transaction.
-    pub vout: u32,
+    /// Where it is.
+    pub at: ScanPosition,
     /// Atomic BEEF (BRC-95) of the transaction, which has a Merkle path of its own in it.
     #[serde(with = "serde_bytes")]
     pub beef: Vec<u8>,
@@ -353,7 +362,11 @@ mod tests {
     }
 
     fn position() -> impl Strategy<Value = ScanPosition> {
-        (any::<u32>(), any::<u32>()).prop_map(|(height, skip)| ScanPosition { height, skip })
+        (any::<u32>(), any::<u32>(), any::<u32>()).prop_map(|(height, index, vout)| ScanPosition {
+            height,
+            index,
+            vout,
+        })
     }
 
     fn sat() -> impl Strategy<Value = Satoshis> {
@@ -395,11 +408,7 @@ mod tests {
     }
 
     fn scanned() -> impl Strategy<Value = ScannedOutput> {
-        (any::<u32>(), any::<u32>(), bytes()).prop_map(|(height, vout, beef)| ScannedOutput {
-            height,
-            vout,
-            beef,
-        })
+        (position(), bytes()).prop_map(|(at, beef)| ScannedOutput { at, beef })
     }
 
     fn response() -> impl Strategy<Value = Response> {
@@ -458,8 +467,13 @@ mod tests {
             ),
             (Request::Broadcast { beef: vec![1, 2] }, "a16962726f616463617374a16462656566420102"),
             (
-                Request::Scan { prefix: b"S".to_vec(), from: ScanPosition { height: 7, skip: 1 }, limit: 9 },
-                "a1647363616ea36466726f6da264736b69700166686569676874076 56c696d69740966707265666978 4153",
+                Request::Scan {
+                    prefix: b"S".to_vec(),
+                    from: ScanPosition { height: 7, index: 1, vout: 2 },
+                    limit: 9,
+                },
+                "a1647363616ea36466726f6da364766f75740265696e646578016668656967687407\
+                 656c696d69740966707265666978 4153",
             ),
             (
                 Request::Faucet { locking: Script::new(vec![0x51]), sat: Satoshis::from_sat(5) },
@@ -482,6 +496,15 @@ mod tests {
             hex::encode(refused.to_bytes().unwrap()),
             "a16772656675736564 6a6e6f745f736572766564".replace(' ', "")
         );
+    }
+
+    #[test]
+    fn the_place_after_a_place_is_the_least_greater_one() {
+        let at = |height, index, vout| ScanPosition { height, index, vout };
+        assert_eq!(at(7, 1, 2).next(), Some(at(7, 1, 3)));
+        assert_eq!(at(7, 1, u32::MAX).next(), Some(at(7, 2, 0)));
+        assert_eq!(at(7, u32::MAX, u32::MAX).next(), Some(at(8, 0, 0)));
+        assert_eq!(at(u32::MAX, u32::MAX, u32::MAX).next(), None);
     }
 
     #[test]

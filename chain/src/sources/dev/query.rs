@@ -55,6 +55,17 @@ pub struct ScannedOutput {
     pub pushes: Vec<Vec<u8>>,
 }
 
+/// Where a mined data output is. In the order of the fields is the order of the chain.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DataPlace {
+    /// The block's height.
+    pub height: u32,
+    /// The transaction's position in the block.
+    pub index: u32,
+    /// Which of its outputs.
+    pub vout: u32,
+}
+
 /// All the money of the chain, for checking that none is lost or made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Supply {
@@ -230,6 +241,33 @@ impl DevChain {
         Ok(found)
     }
 
+    /// Where mined data outputs are whose first push starts with `prefix` (of which the first 64 bytes count), from `from`
+    /// on, in the order of the chain: the first `limit`. Unlike [`DevChain::scan_data`] it may end inside a block, and
+    /// holds no more than was asked for, so it can be asked on behalf of strangers.
+    ///
+    /// # Errors
+    /// As [`DevChain::tip`].
+    pub fn data_places(
+        &self,
+        prefix: &[u8],
+        from: DataPlace,
+        limit: usize,
+    ) -> Result<Vec<DataPlace>, DevChainError> {
+        let data = self.read()?.open_table(DATA)?;
+        let mut found = Vec::new();
+        each_tag(&data, prefix, |tag| {
+            let start = (tag, from.height, from.index, from.vout);
+            for line in data.range::<Place<'_>>(start..=(tag, u32::MAX, u32::MAX, u32::MAX))?.take(limit) {
+                let (_, height, index, vout) = line?.0.value();
+                found.push(DataPlace { height, index, vout });
+            }
+            found.sort_unstable();
+            found.truncate(limit);
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
     /// Adds up all the money there is. Walks through the whole chain: for tests and for `doctor`.
     ///
     /// # Errors
@@ -276,20 +314,9 @@ fn scan(
     from_height: u32,
     limit: usize,
 ) -> Result<Vec<(u32, u32, u32)>, DevChainError> {
-    let prefix = prefix.get(..TAG_BYTES).unwrap_or(prefix);
     let mut found: Vec<(u32, u32, u32)> = Vec::new();
-    let mut done: Option<Vec<u8>> = None;
-    loop {
-        let from = match &done {
-            Some(tag) => Bound::Excluded((tag.as_slice(), u32::MAX, u32::MAX, u32::MAX)),
-            None => Bound::Included((prefix, 0, 0, 0)),
-        };
-        let Some(first) = data.range::<Place<'_>>((from, Bound::Unbounded))?.next() else { break };
-        let tag = first?.0.value().0.to_vec();
-        if !tag.starts_with(prefix) {
-            break;
-        }
-        let range = (tag.as_slice(), from_height, 0, 0)..=(tag.as_slice(), u32::MAX, u32::MAX, u32::MAX);
+    each_tag(data, prefix, |tag| {
+        let range = (tag, from_height, 0, 0)..=(tag, u32::MAX, u32::MAX, u32::MAX);
         let mut last = None;
         for (taken, line) in data.range::<Place<'_>>(range)?.enumerate() {
             let (_, height, index, vout) = line?.0.value();
@@ -304,9 +331,32 @@ fn scan(
         if let Some(&(height, ..)) = found.get(limit.saturating_sub(1)) {
             found.retain(|place| place.0 <= height);
         }
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+/// Calls `visit` for each distinct first push in the index that starts with `prefix`.
+fn each_tag(
+    data: &ReadOnlyTable<(&'static [u8], u32, u32, u32), ()>,
+    prefix: &[u8],
+    mut visit: impl FnMut(&[u8]) -> Result<(), DevChainError>,
+) -> Result<(), DevChainError> {
+    let prefix = prefix.get(..TAG_BYTES).unwrap_or(prefix);
+    let mut done: Option<Vec<u8>> = None;
+    loop {
+        let from = match &done {
+            Some(tag) => Bound::Excluded((tag.as_slice(), u32::MAX, u32::MAX, u32::MAX)),
+            None => Bound::Included((prefix, 0, 0, 0)),
+        };
+        let Some(first) = data.range::<Place<'_>>((from, Bound::Unbounded))?.next() else { return Ok(()) };
+        let tag = first?.0.value().0.to_vec();
+        if !tag.starts_with(prefix) {
+            return Ok(());
+        }
+        visit(&tag)?;
         done = Some(tag);
     }
-    Ok(found)
 }
 
 /// A line of the index of data outputs: first push, height, position in the block, output.

@@ -1,8 +1,8 @@
 //! Servers that lie, each in its own way. Nothing they say is believed, they are charged for it, and the honest one
 //! behind them is asked.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use sensora_chain::beef::{Beef, BeefLimits};
@@ -12,7 +12,7 @@ use sensora_chain::sources::dev::DevChain;
 use sensora_chain::{Satoshis, Txid};
 use sensora_node::chain_access::{BroadcastError, ChainService, TxStanding};
 use sensora_node::net::PeerId;
-use sensora_protocol::chain_access::message::{MAX_HEADERS, ScanPage, ScanPosition, Spending, Standing, Tip};
+use sensora_protocol::chain_access::message::{MAX_HEADERS, ScanPage, Spending, Standing, Tip};
 use sensora_protocol::chain_access::{Answer, Refusal, Request, Response};
 
 use super::world::{
@@ -212,22 +212,22 @@ async fn an_output_whose_proof_was_changed_is_not_believed() {
 async fn a_scan_that_goes_round_in_circles_ends() {
     let (dev, owner) = (new_chain(), key(17));
     let server = Peer::serving(&dev).await;
-    let from = |request: &Request| match request {
-        Request::Scan { from, .. } => Some(ScanPosition { skip: from.skip + 1, ..*from }),
-        _ => None,
-    };
-    // The first output over and over, and the other one nothing over and over.
-    let (again, _) = liar(&dev, move |request, honest| match honest {
-        Response::Ok(Answer::Scan(mut page)) => {
+    // The first output over and over, as if each time there was another one behind it.
+    let first: Arc<OnceLock<ScanPage>> = Arc::default();
+    let (again, asked) = liar(&dev, move |_, honest| match honest {
+        Response::Ok(Answer::Scan(mut page)) if !page.outputs.is_empty() => {
             page.outputs.truncate(1);
-            Response::Ok(Answer::Scan(ScanPage { outputs: page.outputs, next: from(request) }))
+            page.next = page.outputs[0].at.next();
+            Response::Ok(Answer::Scan(first.get_or_init(|| page).clone()))
         }
         other => other,
     })
     .await;
+    // Nothing, and more of it behind each place.
     let (nothing, _) = liar(&dev, move |request, honest| match honest {
         Response::Ok(Answer::Scan(_)) => {
-            Response::Ok(Answer::Scan(ScanPage { outputs: vec![], next: from(request) }))
+            let Request::Scan { from, .. } = request else { panic!("{request:?}") };
+            Response::Ok(Answer::Scan(ScanPage { outputs: vec![], next: from.next() }))
         }
         other => other,
     })
@@ -243,11 +243,13 @@ async fn a_scan_that_goes_round_in_circles_ends() {
     dev.mine(NOW_MS).unwrap();
     let client = Client::of(&[&nothing, &again, &server]).await;
     client.follows(&dev).await;
-    // Each page in itself is true, so what comes of it is too; but it comes to an end and has nothing twice.
+    let before = asked.load(Ordering::SeqCst);
     let found = within(client.chain.scan(b"SENSORA_ADV", 0, 1000)).await.unwrap();
     let vouts: Vec<u32> = found.iter().map(|output| output.vout).collect();
     assert_eq!(vouts, [0, 1, 2]);
+    assert!(asked.load(Ordering::SeqCst) > before);
     client.has_charged(nothing.id()).await;
+    client.has_charged(again.id()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
