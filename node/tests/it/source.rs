@@ -376,7 +376,7 @@ async fn nothing_is_lost_where_waiting_is_given_up() {
     loop {
         match tokio::time::timeout(Duration::from_millis(7), source.next()).await {
             Ok(Ok(Some(batch))) => {
-                values.extend(batch.readings.into_iter().map(|(_, reading)| reading.values))
+                values.extend(batch.readings.into_iter().map(|(_, reading)| reading.values));
             }
             Ok(Ok(None)) => break,
             Ok(Err(error)) => panic!("{error}"),

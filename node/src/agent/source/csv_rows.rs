@@ -78,14 +78,25 @@ pub(super) struct Rows<R> {
 
 impl<R: Read> Rows<R> {
     pub(super) fn new(from: R, delimiter: u8) -> Self {
+        Self::with_sizes(from, delimiter, INPUT, MAX_ROW, MAX_CELLS)
+    }
+
+    /// For text of `length` bytes in all, with buffers no larger than it needs.
+    pub(super) fn of_length(from: R, delimiter: u8, length: usize) -> Self {
+        // Every byte may end a cell, and so may the end of the text.
+        let cells = length.saturating_add(2).min(MAX_CELLS);
+        Self::with_sizes(from, delimiter, length.clamp(1, INPUT), length.clamp(1, MAX_ROW), cells)
+    }
+
+    fn with_sizes(from: R, delimiter: u8, input: usize, row: usize, cells: usize) -> Self {
         Self {
             from,
             parser: ReaderBuilder::new().delimiter(delimiter).build(),
-            input: vec![0; INPUT],
+            input: vec![0; input],
             pending: 0..0,
             line_breaks: 0,
-            output: vec![0; MAX_ROW],
-            ends: vec![0; MAX_CELLS],
+            output: vec![0; row],
+            ends: vec![0; cells],
         }
     }
 
@@ -179,6 +190,7 @@ impl<R> std::fmt::Debug for Rows<R> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     /// Gives one byte at a time.
     struct Slow<'a>(&'a [u8]);
@@ -226,6 +238,29 @@ mod tests {
         assert_eq!(all(&b""[..]), []);
         assert_eq!(all(&b"\n\r\n"[..]), []);
         assert_eq!(all(&b"\xef\xbb\xbfa,b\n"[..]), [row(1, &["a", "b"])]);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_rows_or_passed_over(bytes in proptest::collection::vec(any::<u8>(), 0..600), slow in any::<bool>()) {
+            let rows = if slow { all(Slow(&bytes)) } else { all(&bytes[..]) };
+            let lines = bytes.iter().filter(|byte| matches!(byte, b'\n' | b'\r')).count();
+            prop_assert!(rows.len() <= lines + 1);
+        }
+
+        #[test]
+        fn small_buffers_read_what_large_ones_read(text in "[a,\"\n ]{0,60}") {
+            let mut found = Vec::new();
+            for small in [true, false] {
+                let bytes = text.as_bytes();
+                let mut rows =
+                    if small { Rows::of_length(bytes, b',', bytes.len()) } else { Rows::new(bytes, b',') };
+                let mut row = Row::default();
+                let read = rows.read(&mut row).unwrap();
+                found.push((read, row.cells().map(<[u8]>::to_vec).collect::<Vec<_>>()));
+            }
+            prop_assert_eq!(&found[0], &found[1]);
+        }
     }
 
     #[test]

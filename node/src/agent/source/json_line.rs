@@ -244,7 +244,8 @@ fn take_apart(spec: &LineSpec, line: &[u8]) -> Result<Parts, RowProblem> {
     }
     let text = std::str::from_utf8(line).map_err(|_| RowProblem::NotText)?;
     let mut row = Row::default();
-    match Rows::new(text.as_bytes(), spec.delimiter.or_look_at(line)).read(&mut row) {
+    let delimiter = spec.delimiter.or_look_at(line);
+    match Rows::of_length(text.as_bytes(), delimiter, text.len()).read(&mut row) {
         Ok(RowRead::Row) => {
             let cells = row.cells().map(|cell| Json::String(String::from_utf8_lossy(cell).trim().to_owned()));
             Ok(Parts::List(cells.collect()))
@@ -272,6 +273,7 @@ fn value_from_json(value: &Json, kind: Kind, null: &[String]) -> Result<Value, R
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn spec(fields: &[&str], time: Option<&str>) -> LineSpec {
         LineSpec {
@@ -337,6 +339,17 @@ mod tests {
         let with_time = super::tests::spec(&["t"], Some("at"));
         assert_eq!(read(&with_time, r#"{"t":1}"#), Err(RowProblem::NoTime));
         assert!(matches!(read(&with_time, r#"{"t":1,"at":"noon"}"#), Err(RowProblem::Time(_))));
+    }
+
+    proptest! {
+        #[test]
+        fn no_line_panics(line in "[\\[\\]{}\",:a1.e\\-\\\\ \u{ff}]{0,60}", time in proptest::option::of("#[1-3]|a")) {
+            let spec = spec(&["a", "#2:int", "b:text"], time.as_deref());
+            let _ = read(&spec, &line);
+            if let Ok(mut parser) = LineParser::learn(&spec, line.as_bytes()) {
+                parser.read(line.as_bytes(), 1, 0).ok();
+            }
+        }
     }
 
     #[test]
