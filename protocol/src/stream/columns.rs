@@ -171,7 +171,7 @@ pub fn decode(
     let mut cursor = Cursor::new(bytes.get(HEADER_LEN..).unwrap_or_default());
     let times = numbers::read_ints(&mut cursor, count)?;
     let fields = schema.fields.len();
-    let mut readings: Vec<Reading> = (first..)
+    let mut readings: Vec<Reading> = (first..=u64::MAX)
         .zip(times)
         .map(|(seq, time)| Reading { seq, time, values: Vec::with_capacity(fields) })
         .collect();

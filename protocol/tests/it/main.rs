@@ -2,7 +2,11 @@
 
 #![cfg(test)]
 
+mod ad;
+mod bad_input;
 mod columns;
+mod evidence;
+mod golden;
 mod log;
 mod market;
 mod once;

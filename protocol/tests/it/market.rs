@@ -46,7 +46,9 @@ fn an_offer_is_accepted_or_the_first_difference_is_named() {
     assert_eq!(try_it(&|_| ()), Ok(100));
 
     let stream = StreamId([9; 16]);
-    assert!(matches!(try_it(&|o| o.stream = stream), Err(OfferError::Stream { offered, .. }) if offered == stream));
+    assert!(
+        matches!(try_it(&|o| o.stream = stream), Err(OfferError::Stream { offered, .. }) if offered == stream)
+    );
     assert!(matches!(try_it(&|o| o.name = "cellar".into()), Err(OfferError::StreamId(_))));
     assert!(matches!(
         try_it(&|o| o.schema.fields.truncate(2)),
@@ -340,7 +342,10 @@ fn a_sale_answers_each_event_and_charges_once() {
     let spent = [SaleAction::Forget, SaleAction::Refuse(Refusal::DoubleSpent { txid })];
     assert_eq!(handle(&mut sale.clone(), rejected(true), NOW_MS), spent);
     let refused = Refusal::PaymentRejected { txid, reason: "so".into() };
-    assert_eq!(handle(&mut sale.clone(), rejected(false), NOW_MS), [SaleAction::Forget, SaleAction::Refuse(refused)]);
+    assert_eq!(
+        handle(&mut sale.clone(), rejected(false), NOW_MS),
+        [SaleAction::Forget, SaleAction::Refuse(refused)]
+    );
 
     let actions = handle(&mut sale, SaleEvent::Accepted, NOW_MS + 5);
     let [SaleAction::Credit { invoice }, SaleAction::Receipt(receipt)] = actions.as_slice() else {

@@ -36,7 +36,10 @@ enum Fault {
 
 #[derive(Debug, Clone)]
 enum Step {
-    Exchange { fault: Fault, readings: u64 },
+    Exchange {
+        fault: Fault,
+        readings: u64,
+    },
     /// An answer of before comes once more.
     OldAnswer(prop::sample::Index),
     /// The wallet says a second time that something is paid, with another transaction.
@@ -46,7 +49,9 @@ enum Step {
     ChainUp(bool),
     /// The buyer's coin is spent by a copy of its wallet.
     CoinGone,
-    Later { ms: i64 },
+    Later {
+        ms: i64,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -131,8 +136,11 @@ impl Market {
                 self.buyer_takes(PurchaseEvent::Paid(again), false);
             }
             Step::SellerRestart => {
-                let stored: Vec<Sale> =
-                    self.sales.values().map(|bytes| codec::decode(bytes, codec::MAX_FRAME).unwrap()).collect();
+                let stored: Vec<Sale> = self
+                    .sales
+                    .values()
+                    .map(|bytes| codec::decode(bytes, codec::MAX_FRAME).unwrap())
+                    .collect();
                 for sale in stored.into_iter().filter(|sale| !sale.is_sold()) {
                     self.settle(sale, Fault::None);
                 }

@@ -199,7 +199,8 @@ fn every_event_in_every_state() {
                     )
                 }
             };
-            let same = if expected.starts_with('!') { found.starts_with(expected) } else { found == expected };
+            let same =
+                if expected.starts_with('!') { found.starts_with(expected) } else { found == expected };
             assert!(same, "{state} × {name}: {found}, expected {expected}");
             if outcome.is_err() {
                 assert_eq!(after, purchase, "{state} × {name} is an error and changed the purchase");

@@ -378,4 +378,3 @@ pub(crate) fn beef(coin: &Coin, spending: &Transaction) -> Vec<u8> {
 pub(crate) fn no_headers() -> HeaderChain {
     HeaderChain::genesis(NETWORK).unwrap()
 }
-
