@@ -1,2 +1,222 @@
-//! placeholder
-fn main() {}
+//! `sensora-bootstrap`: the node that newcomers meet first. With `--dev-chain` it also mines the development chain and
+//! serves it, so that a market can be tried with coins that are worth nothing.
+//!
+//! It is a node like any other that neither sells nor buys: what it knows of peers and ads it passes on.
+
+use std::io::{IsTerminal as _, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::Parser;
+use sensora_chain::{FeeRate, Network, Satoshis};
+use sensora_node::clock::Clock;
+use sensora_node::home::{Home, HomePaths};
+use sensora_node::keystore::{Key, KeystoreError, WordCount};
+use sensora_node::net::{Multiaddr, Transport};
+use sensora_node::store::Store;
+use sensora_node::supervisor::{ChainRole, Node, NodeOptions};
+use sensora_node::wallet::FeePolicy;
+use sensora_protocol::Identity;
+use tracing_subscriber::EnvFilter;
+
+/// The home where none is named, in the user's home directory. Not that of `sensora`: a home is used by one process.
+const DEFAULT_HOME: &str = ".sensora-bootstrap";
+/// The passphrase of the key file.
+const PASSPHRASE_VARIABLE: &str = "SENSORA_PASSPHRASE";
+/// This node sends no payments of its own; if it ever does, they cost no more than this.
+const MAX_FEE: Satoshis = Satoshis::from_sat(10_000);
+
+/// First contact for newcomers, and the development chain.
+///
+/// Makes its home on the first start. Prints its addresses, then `ready`; give one of them to `sensora` with --bootstrap.
+#[derive(Debug, Parser)]
+#[command(name = "sensora-bootstrap", version, max_term_width = 100)]
+struct Args {
+    /// The node's directory [default: ~/.sensora-bootstrap]
+    #[arg(long, env = "SENSORA_BOOTSTRAP_HOME", hide_env_values = true, value_name = "DIR")]
+    home: Option<PathBuf>,
+    /// Mine the development chain (network regtest) and serve it
+    #[arg(long)]
+    dev_chain: bool,
+    /// With --dev-chain: seconds until a block is made while transactions wait
+    #[arg(long, value_name = "SECONDS", default_value_t = 2, requires = "dev_chain", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    block_interval: u64,
+    /// Where to listen, as a multiaddr; may be repeated
+    #[arg(long, value_name = "ADDR", default_values_t = ["/ip4/0.0.0.0/tcp/4001", "/ip4/0.0.0.0/udp/4001/quic-v1"].map(String::from))]
+    listen: Vec<String>,
+    /// An address under which others reach this node, where it cannot know it; may be repeated
+    #[arg(long, value_name = "ADDR")]
+    external: Vec<String>,
+    /// Another node to meet first, with /p2p/ at its end; may be repeated
+    #[arg(long, value_name = "ADDR")]
+    bootstrap: Vec<String>,
+    /// Find nodes on the local network
+    #[arg(long)]
+    mdns: bool,
+    /// The BSV network: main, test or regtest
+    #[arg(long, value_name = "NAME", default_value_t = Network::Regtest)]
+    network: Network,
+    /// Write JSON lines
+    #[arg(long)]
+    json: bool,
+    /// Log more to standard error; up to three times
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    verbose: u8,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    log(args.verbose);
+    match run(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if args.json => {
+            let message = serde_json::Value::from(format!("{error:#}"));
+            eprintln!("{{\"error\":{{\"code\":\"failure\",\"message\":{message},\"hint\":null}}}}");
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args) -> anyhow::Result<()> {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
+    runtime.block_on(serve(args))
+}
+
+async fn serve(args: &Args) -> anyhow::Result<()> {
+    let home = Home::create(paths(args)?)?;
+    let identity = identity(home.paths())?;
+    let store = Store::open(&home.paths().store(), args.network, identity.public())?;
+    let chain = if args.dev_chain {
+        ChainRole::DevChain {
+            path: Some(home.paths().dev_chain()),
+            block_interval: Duration::from_secs(args.block_interval),
+        }
+    } else {
+        ChainRole::Peers(Vec::new())
+    };
+    let node = Node::start(NodeOptions {
+        identity,
+        network: args.network,
+        store,
+        home: Some(home.paths().root().to_owned()),
+        clock: Clock::system(),
+        listen: addresses(&args.listen, "--listen")?,
+        external: addresses(&args.external, "--external")?,
+        bootstrap: addresses(&args.bootstrap, "--bootstrap")?,
+        mdns: args.mdns,
+        transport: Transport::Real,
+        chain,
+        fees: FeePolicy { rate: FeeRate::DEFAULT, max: MAX_FEE },
+        agent: None,
+    })
+    .await?;
+    say_ready(args, &node).await?;
+    stop_signal().await?;
+    if !args.json {
+        eprintln!("stopping; Ctrl-C again stops at once");
+    }
+    tokio::select! {
+        () = node.shutdown() => Ok(()),
+        _ = tokio::signal::ctrl_c() => anyhow::bail!("stopped at once; what was acknowledged is on disk"),
+    }
+}
+
+fn paths(args: &Args) -> anyhow::Result<HomePaths> {
+    match &args.home {
+        Some(home) => Ok(HomePaths::new(home)),
+        None => {
+            let user =
+                std::env::home_dir().context("no home directory is known: give one with --home DIR")?;
+            Ok(HomePaths::new(user.join(DEFAULT_HOME)))
+        }
+    }
+}
+
+/// The key in the home; made on the first start.
+fn identity(paths: &HomePaths) -> anyhow::Result<Identity> {
+    let passphrase = std::env::var(PASSPHRASE_VARIABLE).ok();
+    let key = match Key::open(&paths.key(), passphrase.as_deref()) {
+        Err(KeystoreError::Missing { path }) => {
+            let key = Key::generate(WordCount::Twelve)?;
+            key.create(&path, passphrase.as_deref())?;
+            key
+        }
+        opened => opened?,
+    };
+    Ok(Identity::new(key.into_private_key()))
+}
+
+fn addresses(texts: &[String], flag: &str) -> anyhow::Result<Vec<Multiaddr>> {
+    let parse = |text: &String| {
+        text.parse()
+            .with_context(|| format!("{flag}: `{text}` is not a multiaddr, such as /ip4/0.0.0.0/tcp/4001"))
+    };
+    texts.iter().map(parse).collect()
+}
+
+async fn say_ready(args: &Args, node: &Node) -> anyhow::Result<()> {
+    let addresses = node.addresses().await;
+    let mut out = std::io::stdout().lock();
+    if args.json {
+        let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+        let ready = serde_json::json!({
+            "event": "ready", "peer_id": node.peer_id().to_string(), "network": args.network,
+            "dev_chain": args.dev_chain, "addresses": addresses,
+        });
+        writeln!(out, "{ready}")?;
+    } else {
+        for address in &addresses {
+            writeln!(out, "listening    {address}")?;
+        }
+        if args.dev_chain {
+            writeln!(
+                out,
+                "mining       the development chain, a block each {} s while transactions wait",
+                args.block_interval
+            )?;
+        }
+        writeln!(out, "ready")?;
+    }
+    out.flush()?;
+    Ok(())
+}
+
+/// Waits for Ctrl-C or, where there is one, the signal by which a service manager stops a program.
+async fn stop_signal() -> anyhow::Result<()> {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        let mut terminated = signal(SignalKind::terminate())?;
+        tokio::select! {
+            stopped = tokio::signal::ctrl_c() => stopped?,
+            _ = terminated.recv() => {}
+        }
+    }
+    #[cfg(not(unix))]
+    tokio::signal::ctrl_c().await?;
+    Ok(())
+}
+
+fn log(verbose: u8) {
+    let level = match verbose {
+        0 => "warn",
+        1 => "warn,sensora_node=info",
+        2 => "info,sensora_node=debug",
+        _ => "debug,sensora_node=trace",
+    };
+    let filter = std::env::var("SENSORA_LOG").unwrap_or_else(|_| level.to_owned());
+    let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new(level));
+    let is_terminal = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(is_terminal)
+        .init();
+}

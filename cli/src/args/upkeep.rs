@@ -1,0 +1,156 @@
+//! The flags of the commands that keep house.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use clap_complete::Shell;
+
+use super::NetworkArgs;
+
+/// Make a home: a key and a configuration.
+///
+/// The key is made of BIP39 words, which are shown once: written on paper they are its backup. The passphrase that may
+/// seal the key file comes from SENSORA_PASSPHRASE or is asked for.
+#[derive(Args, Debug)]
+pub(crate) struct InitArgs {
+    /// Number of words: 12 or 24
+    #[arg(long, value_name = "N", default_value_t = 12, value_parser = clap::value_parser!(u8).range(12..=24))]
+    pub(crate) words: u8,
+    /// Restore a key: read its words from standard input
+    #[arg(long, conflicts_with = "words")]
+    pub(crate) restore: bool,
+    /// Seal the key file under a passphrase
+    #[arg(long)]
+    pub(crate) passphrase: bool,
+    /// How to reach others; written into the configuration.
+    #[command(flatten)]
+    pub(crate) bootstrap: NetworkArgs,
+}
+
+/// Watch this machine's readings being advertised, found, bought, paid and verified.
+///
+/// Three nodes, each with a home, a key, a store and sockets of its own on loopback: a bootstrap node that mines a
+/// development chain, an agent that sells this machine's real sensors (and the CSV files given), and a buyer. Ends with 0
+/// only if everything that is claimed was seen to be so.
+#[derive(Args, Debug)]
+pub(crate) struct DemoArgs {
+    /// Sell this recording too; may be repeated
+    #[arg(long, value_name = "FILE")]
+    pub(crate) csv: Vec<PathBuf>,
+    /// Keep the three homes in this directory
+    #[arg(long, value_name = "DIR")]
+    pub(crate) keep: Option<PathBuf>,
+}
+
+/// The home's money.
+#[derive(Args, Debug)]
+pub(crate) struct WalletArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) action: WalletAction,
+}
+
+/// What can be done with money.
+#[derive(Debug, Subcommand)]
+pub(crate) enum WalletAction {
+    /// Print a fresh address to be paid at
+    Address,
+    /// What the wallet holds
+    Balance(BalanceArgs),
+    /// What came in and went out
+    History,
+    /// Get coins from the development chain's faucet
+    Fund(FundArgs),
+    /// Send coins to an address
+    Send(SendArgs),
+    /// Add the wallet up twice, from its coins and its history, and compare
+    Audit,
+    /// Show the words of the key, for a backup on paper
+    Words,
+}
+
+/// What the wallet holds.
+#[derive(Args, Debug)]
+pub(crate) struct BalanceArgs {
+    /// Ask the chain first what has been mined and what has come in
+    #[arg(long)]
+    pub(crate) refresh: bool,
+    /// How to reach others.
+    #[command(flatten)]
+    pub(crate) network: NetworkArgs,
+}
+
+/// Get coins from the development chain's faucet.
+#[derive(Args, Debug)]
+pub(crate) struct FundArgs {
+    /// How many satoshis
+    #[arg(value_name = "SAT", default_value_t = 1_000_000)]
+    pub(crate) sat: u64,
+    /// How to reach others.
+    #[command(flatten)]
+    pub(crate) network: NetworkArgs,
+}
+
+/// Send coins to an address.
+#[derive(Args, Debug)]
+pub(crate) struct SendArgs {
+    /// Where to
+    #[arg(value_name = "ADDRESS")]
+    pub(crate) address: String,
+    /// How many satoshis
+    #[arg(value_name = "SAT")]
+    pub(crate) sat: u64,
+    /// How to reach others.
+    #[command(flatten)]
+    pub(crate) network: NetworkArgs,
+}
+
+/// What this home has and does.
+#[derive(Args, Debug)]
+pub(crate) struct StatusArgs {}
+
+/// Look for what is wrong, and say how to mend it.
+#[derive(Args, Debug)]
+pub(crate) struct DoctorArgs {
+    /// Do not try to reach other nodes
+    #[arg(long)]
+    pub(crate) offline: bool,
+    /// How to reach others.
+    #[command(flatten)]
+    pub(crate) network: NetworkArgs,
+}
+
+/// The configuration file.
+#[derive(Args, Debug)]
+pub(crate) struct ConfigArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) action: ConfigAction,
+}
+
+/// What can be done with the configuration.
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub(crate) enum ConfigAction {
+    /// Print where it is
+    Path,
+    /// Read it and say what is wrong with it
+    Check,
+    /// Print the default, every key with its meaning
+    Print,
+}
+
+/// Print a completion script.
+#[derive(Args, Debug)]
+pub(crate) struct CompletionsArgs {
+    /// For which shell
+    #[arg(value_enum, value_name = "SHELL")]
+    pub(crate) shell: Shell,
+}
+
+/// Write the manual pages.
+#[derive(Args, Debug)]
+pub(crate) struct ManArgs {
+    /// One file for each command in this directory [default: the main page on standard output]
+    #[arg(value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+}

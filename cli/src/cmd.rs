@@ -1,0 +1,49 @@
+//! The commands, one room each: here what was typed becomes what is meant, and is done.
+
+mod agent;
+mod buy;
+mod completions;
+mod config;
+mod demo;
+mod doctor;
+mod export;
+mod find;
+mod init;
+mod man;
+mod offline;
+mod orders;
+mod rows;
+mod sample;
+mod search;
+mod session;
+mod show;
+mod status;
+mod verify;
+mod wallet;
+
+use crate::args::Command;
+use crate::context::Context;
+use crate::exit::Exit;
+use crate::failure::Outcome;
+
+/// Runs a command to its exit code.
+pub(crate) fn run(command: Command, context: &Context) -> Outcome<Exit> {
+    match command {
+        Command::Init(args) => init::run(&args, context),
+        Command::Demo(args) => demo::run(&args, context),
+        Command::Agent(args) => agent::run(&args, context),
+        Command::Search(args) => search::run(&args, context),
+        Command::Show(args) => show::run(&args, context),
+        Command::Sample(args) => sample::run(&args, context),
+        Command::Buy(args) => buy::run(&args, context),
+        Command::Orders(args) => orders::run(&args, context),
+        Command::Export(args) => export::run(&args, context),
+        Command::Verify(args) => verify::run(&args, context),
+        Command::Wallet(args) => wallet::run(&args, context),
+        Command::Status(_) => status::run(context),
+        Command::Doctor(args) => doctor::run(&args, context),
+        Command::Config(args) => config::run(args.action, context),
+        Command::Completions(args) => completions::run(&args),
+        Command::Man(args) => man::run(&args, context),
+    }
+}

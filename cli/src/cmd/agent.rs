@@ -1,0 +1,83 @@
+//! `sensora agent`: sells until Ctrl-C, and says what happens.
+
+mod sources;
+mod watch;
+
+use sensora_node::agent::source::SourceSpec;
+use sensora_node::config::StreamConfig;
+
+use super::session::Session;
+use super::status;
+use crate::args::AgentArgs;
+use crate::context::Context;
+use crate::exit::Exit;
+use crate::failure::{Failure, Outcome};
+
+/// Sells.
+pub(super) fn run(args: &AgentArgs, context: &Context) -> Outcome<Exit> {
+    // What is wrong with the flags is said before the home is touched.
+    let from_flags = sources::of(args)?;
+    let mut open = context.open_home()?;
+    if let Some(seconds) = args.anchor_every {
+        open.config.anchor.every_s = seconds;
+    }
+    if !from_flags.is_empty() {
+        open.config.streams =
+            from_flags.into_iter().map(|(name, source)| stream(args, name, source)).collect();
+    }
+    open.config.validate().map_err(|error| Failure::usage(error.to_string()))?;
+    if open.config.streams.is_empty() {
+        return Err(Failure::usage(
+            "there is nothing to sell: no source was named and config.toml has no [[streams]]",
+        )
+        .hint("begin with `sensora agent --host`, or --csv FILE"));
+    }
+    let options = open.config.agent_options();
+    context.block_on(async {
+        let session = Session::start_as(context, open, &args.network, Some(options)).await?;
+        let watched = tokio::select! {
+            watched = watch::events(&session, context) => watched,
+            stopped = stop_signal() => stopped,
+        };
+        context.out.note("\nstopping; Ctrl-C again stops at once");
+        let json = context.out.is_json();
+        tokio::select! {
+            () = session.stop() => {}
+            _ = tokio::signal::ctrl_c() => return Err(Failure::new(Exit::Interrupted, "stopped at once")
+                .hint("what was acknowledged is on disk")),
+        }
+        watched?;
+        if json {
+            context.out.json_line(&serde_json::json!({"event": "stopped"}))?;
+        }
+        Ok(Exit::Ok)
+    })
+}
+
+/// One source of the flags, with the terms of the flags.
+fn stream(args: &AgentArgs, name: Option<String>, source: SourceSpec) -> StreamConfig {
+    StreamConfig {
+        name,
+        price_msat: args.price,
+        licence: args.licence.clone(),
+        place: args.place.clone().map(|place| Some(place).into()),
+        sample: args.sample,
+        ..StreamConfig::new(source)
+    }
+}
+
+/// Waits for Ctrl-C or, where there is one, the signal by which a service manager stops a program.
+pub(super) async fn stop_signal() -> Outcome {
+    let failed = |error: std::io::Error| Failure::other(format!("cannot wait for signals: {error}"));
+    #[cfg(unix)]
+    {
+        let mut terminated =
+            tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).map_err(failed)?;
+        tokio::select! {
+            stopped = tokio::signal::ctrl_c() => stopped.map_err(failed),
+            _ = terminated.recv() => Ok(()),
+        }
+    }
+    #[cfg(not(unix))]
+    tokio::signal::ctrl_c().await.map_err(failed)
+}

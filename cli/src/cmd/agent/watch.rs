@@ -1,0 +1,173 @@
+//! What a selling node tells while it runs: that it is ready, what it recorded, anchored and sold.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use sensora_chain::Satoshis;
+use sensora_node::agent::Agent;
+use sensora_node::store;
+use sensora_protocol::identity::peer_id;
+use sensora_protocol::{OrderId, StreamId};
+use serde_json::json;
+
+use super::super::session::Session;
+use super::status;
+use crate::context::Context;
+use crate::failure::{Failure, Outcome};
+use crate::output::{printable, sat, short_id};
+
+/// How often it looks what has changed.
+const LOOK: Duration = Duration::from_millis(500);
+/// How often the growth of the streams is told: a line for each reading would be noise.
+const TELL_GROWTH: Duration = Duration::from_secs(30);
+
+/// What was told already.
+#[derive(Default)]
+struct Told {
+    sizes: BTreeMap<StreamId, u64>,
+    sales: BTreeSet<OrderId>,
+    anchors: Option<u64>,
+    mined: Option<u64>,
+    ended: usize,
+}
+
+/// Tells until cancelled.
+pub(super) async fn events(session: &Session, context: &Context) -> Outcome {
+    let agent = session.node.agent().ok_or_else(|| Failure::other("this node does not sell"))?;
+    let mut told = Told::default();
+    ready(session, agent, context, &mut told)?;
+    // What was sold and anchored before this run is no news.
+    told.sales = sales(session)?.into_iter().map(|(order, ..)| order).collect();
+    let newest = agent.anchorer().newest_anchors(1)?;
+    told.anchors = newest.first().map(|anchor| anchor.number);
+    told.mined = newest.first().filter(|anchor| anchor.height.is_some()).map(|anchor| anchor.number);
+    let mut growth = tokio::time::interval(TELL_GROWTH);
+    growth.tick().await;
+    loop {
+        tokio::select! {
+            _ = growth.tick() => recorded(agent, context, &mut told)?,
+            () = tokio::time::sleep(LOOK) => {}
+        }
+        sold(session, context, &mut told)?;
+        anchored(agent, context, &mut told)?;
+        ended(agent, context, &mut told).await?;
+        status::write(session);
+    }
+}
+
+fn ready(session: &Session, agent: &Agent, context: &Context, told: &mut Told) -> Outcome {
+    let out = &context.out;
+    let addresses = &session.addresses;
+    let streams: Vec<_> = agent.streams().iter().filter_map(|id| agent.recorder().summary(id).ok()).collect();
+    told.sizes = streams.iter().map(|stream| (stream.id, stream.size)).collect();
+    if out.is_json() {
+        let streams: Vec<_> =
+            streams.iter().map(|s| json!({"id": s.id, "name": s.name, "readings": s.size})).collect();
+        let peer = session.node.peer_id().to_string();
+        return out.json_line(&json!({
+            "event": "ready", "peer_id": peer, "network": session.network, "addresses": addresses, "streams": streams,
+        }));
+    }
+    out.field("peer id", session.node.peer_id())?;
+    for address in addresses {
+        out.field("listening", address)?;
+    }
+    for stream in &streams {
+        let id = out.paint().dim(&stream.id.to_string());
+        out.field("stream", format!("{} {id} {} readings", stream.name, stream.size))?;
+    }
+    out.line(out.paint().good("ready"))
+}
+
+fn recorded(agent: &Agent, context: &Context, told: &mut Told) -> Outcome {
+    for stream in agent.recorder().summaries() {
+        let before = told.sizes.insert(stream.id, stream.size).unwrap_or(0);
+        let new = stream.size.saturating_sub(before);
+        if new == 0 {
+            continue;
+        }
+        if context.out.is_json() {
+            context.out.json_line(&json!({
+                "event": "recorded", "stream": stream.id, "name": stream.name, "new": new, "readings": stream.size,
+            }))?;
+        } else {
+            context.out.line(format!("recorded  {} {} new, {} in all", stream.name, new, stream.size))?;
+        }
+    }
+    Ok(())
+}
+
+/// Orders that were paid, with what they brought.
+fn sales(session: &Session) -> Outcome<Vec<(OrderId, String, Satoshis, u64, String)>> {
+    let sales = session.node.store().read(store::orders::sales)?;
+    let network = session.network;
+    let sold = sales.iter().filter(|sale| sale.is_sold()).filter_map(|sale| {
+        let offer = sale.offer(network).ok()?;
+        let terms = offer.value();
+        Some((sale.order, peer_id(&sale.buyer), sale.paid, terms.count, terms.name.clone()))
+    });
+    Ok(sold.collect())
+}
+
+fn sold(session: &Session, context: &Context, told: &mut Told) -> Outcome {
+    for (order, buyer, paid, count, name) in sales(session)? {
+        if !told.sales.insert(order) {
+            continue;
+        }
+        if context.out.is_json() {
+            context.out.json_line(&json!({
+                "event": "sold", "order": order, "buyer": buyer, "name": name, "count": count, "paid_sat": paid,
+            }))?;
+        } else {
+            let (order, paid) = (short_id(&order), sat(paid));
+            context.out.line(format!("sold      {count} readings of {name} for {paid} (order {order}…)"))?;
+        }
+    }
+    Ok(())
+}
+
+fn anchored(agent: &Agent, context: &Context, told: &mut Told) -> Outcome {
+    let Some(newest) = agent.anchorer().newest_anchors(1)?.into_iter().next() else { return Ok(()) };
+    let is_new = told.anchors.is_none_or(|number| number < newest.number);
+    let is_mined = newest.height.is_some() && told.mined.is_none_or(|number| number < newest.number);
+    if is_new {
+        told.anchors = Some(newest.number);
+    }
+    if is_mined {
+        told.mined = Some(newest.number);
+    }
+    if !(is_new || is_mined) {
+        return Ok(());
+    }
+    let streams = newest.checkpoints.len();
+    if context.out.is_json() {
+        return context.out.json_line(&json!({
+            "event": "anchored", "anchor": newest.number, "txid": newest.txid, "height": newest.height, "streams": streams,
+        }));
+    }
+    let place = newest
+        .height
+        .map_or_else(|| "waits for a block".to_owned(), |height| format!("is in block {height}"));
+    context.out.line(format!("anchored  {streams} streams in {}…, which {place}", short_id(&newest.txid)))
+}
+
+async fn ended(agent: &Agent, context: &Context, told: &mut Told) -> Outcome {
+    let ended = agent.ended_sources().await;
+    for (name, end) in ended.iter().skip(told.ended) {
+        match end {
+            Ok(()) if context.out.is_json() => {
+                context.out.json_line(&json!({"event": "source_ended", "source": name}))?;
+            }
+            Ok(()) => context.out.line(format!(
+                "ended     {} has come to its end; what it gave stays for sale",
+                printable(name)
+            ))?,
+            Err(reason) => context.out.warn(format!("source {name} has failed: {reason}")),
+        }
+    }
+    if ended.len() > told.ended {
+        recorded(agent, context, told)?;
+    }
+    told.ended = ended.len();
+    Ok(())
+}

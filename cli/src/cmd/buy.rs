@@ -1,0 +1,202 @@
+//! `sensora buy`: quote, pay, receive, verify, keep; and the files a person wants of it.
+
+mod report;
+
+pub(super) use report::rows_table;
+
+use std::path::Path;
+use std::time::Duration;
+
+use sensora_chain::Satoshis;
+use sensora_node::buyer::{Bought, BuyError, BuyRequest, OrderSummary, Progress as Step, ProofFailure};
+use sensora_protocol::OrderId;
+use sensora_protocol::anchor::Standing;
+use sensora_protocol::evidence::Evidence;
+use sensora_protocol::market::offer::{BuyerLimits, Range};
+use sensora_protocol::market::purchase::PurchaseState;
+use tokio::time::Instant;
+
+use super::find;
+use super::session::Session;
+use crate::args::{BuyArgs, parse_time};
+use crate::context::Context;
+use crate::exit::Exit;
+use crate::failure::{Failure, Outcome};
+use crate::output::{Progress, printable, sat, short_id};
+
+/// How often the seller is asked whether the anchor is there, while `--wait-anchor` lasts.
+const ASK_ANCHOR: Duration = Duration::from_millis(500);
+
+/// What was meant.
+struct Plan {
+    range: Range,
+    limits: BuyerLimits,
+    wait_anchor: Option<Duration>,
+}
+
+impl Plan {
+    fn of(args: &BuyArgs, session: &Session, now_ns: i64) -> Outcome<Self> {
+        let amount = |sat: u64| Satoshis::new(sat).map_err(|error| Failure::usage(error.to_string()));
+        let buyer = &session.config.buyer;
+        let limits = BuyerLimits {
+            max_price: args.max_price.map(amount).transpose()?.unwrap_or(buyer.max_price_sat),
+            exposure: args.exposure.map(amount).transpose()?.unwrap_or(buyer.exposure_sat),
+        };
+        Ok(Self {
+            range: range(args, now_ns)?,
+            limits,
+            wait_anchor: args.wait_anchor.map(Duration::from_secs),
+        })
+    }
+}
+
+fn range(args: &BuyArgs, now_ns: i64) -> Outcome<Range> {
+    if let Some(count) = args.last {
+        return Ok(Range::Last(count));
+    }
+    if let Some(seq) = args.seq {
+        return Ok(Range::Seq { first: seq.first, count: seq.count });
+    }
+    let Some(from) = &args.from else { return Ok(Range::Latest) };
+    let time = |text: &str| parse_time(text, now_ns).map_err(Failure::usage);
+    let (from, to) = (time(from)?, args.to.as_deref().map_or(Ok(now_ns), time)?);
+    if from >= to {
+        return Err(Failure::usage("--to must be later than --from"));
+    }
+    Ok(Range::Time { from, to })
+}
+
+/// Buys.
+pub(super) fn run(args: &BuyArgs, context: &Context) -> Outcome<Exit> {
+    // What is wrong with the command line is said before a node is started.
+    range(args, context.clock.now_ns())?;
+    let open = context.open_home()?;
+    context.block_on(async {
+        let session = Session::start(context, open, &args.network).await?;
+        let bought = tokio::select! {
+            bought = buy(args, context, &session) => bought,
+            _ = tokio::signal::ctrl_c() => Err(Failure::new(Exit::Interrupted, "stopped before the order was finished")
+                .hint("what was paid is kept: the same command, or `sensora orders --resume`, finishes it")),
+        };
+        session.stop().await;
+        bought
+    })
+}
+
+async fn buy(args: &BuyArgs, context: &Context, session: &Session) -> Outcome<Exit> {
+    let plan = Plan::of(args, session, context.clock.now_ns())?;
+    let buyer = session.node.buyer();
+    let progress = context.out.progress(0, &format!("looking for {}", args.stream.stream));
+    finish_interrupted(session, context).await?;
+    let stream = find::stream(session, &args.stream).await?;
+    let request = BuyRequest {
+        seller: stream.found.ad.key().clone(),
+        stream: stream.ad.id,
+        range: plan.range,
+        limits: plan.limits,
+        ad: Some(stream.ad.clone()),
+    };
+    if args.dry_run {
+        let offer = buyer.quote(&request).await?;
+        drop(progress);
+        return report::quote(offer.value(), context);
+    }
+    let bought = buyer.buy(&request, |step| tell(&progress, &step)).await?;
+    let orders = covering_orders(session, &bought)?;
+    let mut anchored = true;
+    let ends = Instant::now() + plan.wait_anchor.unwrap_or_default();
+    for order in &orders {
+        anchored &= wait_for_anchor(session, &order.order, ends, &progress).await?;
+    }
+    drop(progress);
+    let mut report = report::Report::of(&bought, &orders, &stream.ad, anchored);
+    report.write_files(args, session, context)?;
+    report.show(args, session, context)?;
+    Ok(if plan.wait_anchor.is_some() && !anchored { Exit::NotAnchored } else { Exit::Ok })
+}
+
+/// Orders that a crash or Ctrl-C left unfinished come first: they are paid, or may be.
+async fn finish_interrupted(session: &Session, context: &Context) -> Outcome {
+    for (order, result) in session.node.buyer().resume(|_| ()).await? {
+        match result {
+            Ok(()) => {
+                context.out.note(format!("order {} was interrupted and is finished now", short_id(&order)))
+            }
+            Err(error) => {
+                context.out.warn(format!("order {} is still unfinished: {error}", short_id(&order)))
+            }
+        }
+    }
+    Ok(())
+}
+
+fn tell(progress: &Progress, step: &Step) {
+    match step {
+        Step::Quoted { count, total } => progress.say(format!("{count} readings for {}", sat(*total))),
+        Step::Paying { .. } => progress.say("paying"),
+        Step::Received { done, total } => {
+            progress.say("receiving");
+            progress.total(*total);
+            progress.at(*done);
+        }
+        Step::Waiting { reason } => progress.say(format!("waiting: {}", printable(reason))),
+    }
+}
+
+/// The finished orders that hold what was bought, whether they were made now or before.
+fn covering_orders(session: &Session, bought: &Bought) -> Outcome<Vec<OrderSummary>> {
+    let end = bought.first.saturating_add(bought.count);
+    let mut orders = session.node.buyer().orders()?;
+    orders.retain(|order| {
+        let is_here = matches!(order.state, PurchaseState::Complete { .. }) && order.stream == bought.stream;
+        is_here && order.first < end && order.first.saturating_add(order.count) > bought.first
+    });
+    orders.sort_by_key(|order| order.first);
+    Ok(orders)
+}
+
+/// Ties an order to the chain: asks the seller until its proof leads to a block, or the time is over. Asks at least once.
+async fn wait_for_anchor(
+    session: &Session,
+    order: &OrderId,
+    ends: Instant,
+    progress: &Progress,
+) -> Outcome<bool> {
+    let buyer = session.node.buyer();
+    if buyer.standing(order).is_ok_and(is_mined) {
+        return Ok(true);
+    }
+    loop {
+        match buyer.upgrade(order).await {
+            Ok(standing) if is_mined(standing) => return Ok(true),
+            Ok(_) => {}
+            // The readings are here and verified; what a seller that went away keeps from us is only their anchor.
+            Err(error @ (BuyError::Request { .. } | BuyError::Refused(_))) => {
+                tracing::info!(%order, %error, "no anchored proof yet");
+            }
+            // Headers that lag behind the seller's catch up.
+            Err(BuyError::Proof(ProofFailure::Anchor(error))) if Instant::now() < ends => {
+                tracing::info!(%order, %error, "the anchor does not verify yet");
+            }
+            Err(error) => return Err(error.into()),
+        }
+        if Instant::now() >= ends {
+            return Ok(false);
+        }
+        progress.say("waiting for the anchor");
+        tokio::time::sleep(ASK_ANCHOR).await;
+    }
+}
+
+/// Whether readings stand in a block.
+pub(super) fn is_mined(standing: Standing) -> bool {
+    matches!(standing, Standing::Mined { .. })
+}
+
+/// Writes an evidence file.
+pub(super) fn write_evidence(path: &Path, evidence: &Evidence) -> Outcome {
+    let mut text = serde_json::to_vec_pretty(evidence)
+        .map_err(|error| Failure::other(format!("cannot write the evidence as JSON: {error}")))?;
+    text.push(b'\n');
+    std::fs::write(path, text).map_err(|error| Failure::file("write", path, &error))
+}

@@ -1,0 +1,192 @@
+//! A short-lived node on the home: started for one command, stopped when its work is done.
+
+use std::time::Duration;
+
+use sensora_chain::Network;
+use sensora_chain::wallet::{Balance, Wallet};
+use sensora_node::agent::AgentOptions;
+use sensora_node::clock::Clock;
+use sensora_node::config::{ChainSource, Config};
+use sensora_node::home::{Home, HomePaths};
+use sensora_node::net::{Multiaddr, Transport};
+use sensora_node::supervisor::{ChainRole, Node, NodeOptions};
+
+use crate::args::NetworkArgs;
+use crate::context::{Context, OpenHome};
+use crate::exit::Exit;
+use crate::failure::{Failure, Outcome};
+
+/// How long a command waits for its first peer before it says that it found none.
+const FIRST_PEER: Duration = Duration::from_secs(10);
+/// How long a command waits for the chain to be brought up to date.
+const CHAIN_SYNC: Duration = Duration::from_secs(20);
+/// How long `wallet balance --refresh` waits for Merkle paths.
+const PROOFS: Duration = Duration::from_secs(3);
+/// How often it looks.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// A running node and what the command needs of it.
+pub(super) struct Session {
+    /// The node.
+    pub(super) node: Node,
+    /// Its network.
+    pub(super) network: Network,
+    /// The home's configuration, with the flags over it.
+    pub(super) config: Config,
+    /// Where it listens, with its peer id.
+    pub(super) addresses: Vec<String>,
+    /// The time.
+    pub(super) clock: Clock,
+    /// Held for its lock.
+    home: Home,
+}
+
+impl Session {
+    /// Starts a node that buys (and does not sell), and waits until it has met somebody.
+    pub(super) async fn start(context: &Context, open: OpenHome, flags: &NetworkArgs) -> Outcome<Self> {
+        let session = Self::start_alone(context, open, flags).await?;
+        match session.meet().await {
+            Ok(()) => Ok(session),
+            Err(failure) => {
+                session.stop().await;
+                Err(failure)
+            }
+        }
+    }
+
+    /// Starts a node that buys, without waiting for anybody.
+    pub(super) async fn start_alone(context: &Context, open: OpenHome, flags: &NetworkArgs) -> Outcome<Self> {
+        Self::start_as(context, open, flags, None).await
+    }
+
+    /// Starts a node, one that sells where `agent` says what.
+    pub(super) async fn start_as(
+        context: &Context,
+        open: OpenHome,
+        flags: &NetworkArgs,
+        agent: Option<AgentOptions>,
+    ) -> Outcome<Self> {
+        let OpenHome { home, mut config, identity, network, store } = open;
+        apply(&mut config, flags)?;
+        let root = home.paths().root().to_owned();
+        let chain = match config.chain.source {
+            ChainSource::Dev => ChainRole::DevChain {
+                path: Some(home.paths().dev_chain()),
+                block_interval: config.chain.block_interval(),
+            },
+            _ => ChainRole::Peers(config.chain.peers.clone()),
+        };
+        let options = NodeOptions {
+            identity,
+            network,
+            store,
+            home: Some(root),
+            clock: context.clock.clone(),
+            listen: config.net.listen.clone(),
+            external: config.net.external.clone(),
+            bootstrap: config.net.bootstrap.clone(),
+            mdns: config.net.mdns,
+            transport: Transport::Real,
+            chain,
+            fees: config.chain.fees(),
+            agent,
+        };
+        let node = Node::start(options).await?;
+        let addresses = node.addresses().await.iter().map(ToString::to_string).collect();
+        Ok(Self { node, network, config, addresses, clock: context.clock.clone(), home })
+    }
+
+    /// The names of the home's files.
+    pub(super) fn paths(&self) -> &HomePaths {
+        self.home.paths()
+    }
+
+    /// Waits for the first peer.
+    pub(super) async fn meet(&self) -> Outcome {
+        let met = tokio::time::timeout(FIRST_PEER, async {
+            while self.node.net().peer_count() == 0 {
+                tokio::time::sleep(LOOK).await;
+            }
+        });
+        met.await.map_err(|_| {
+            let known = self.config.net.bootstrap.len();
+            let failure = Failure::new(
+                Exit::Unreachable,
+                format!(
+                    "no peer was reached in {} s ({known} bootstrap nodes are configured)",
+                    FIRST_PEER.as_secs()
+                ),
+            );
+            failure.hint("name a node with --bootstrap ADDR or net.bootstrap, or look with `sensora doctor`")
+        })
+    }
+
+    /// The wallet after a look at the chain.
+    pub(super) async fn refreshed_balance(&self) -> Outcome<Balance> {
+        self.sync().await?;
+        // What is mined shows itself when its Merkle path is here; whatever has none after a moment is in no block yet.
+        let proven = tokio::time::timeout(PROOFS, async {
+            while !self.node.wallet().read(Wallet::unproven).is_empty() {
+                tokio::time::sleep(LOOK).await;
+            }
+        });
+        let _ = proven.await;
+        Ok(self.node.wallet().balance()?)
+    }
+
+    /// Brings the header chain up to date.
+    pub(super) async fn sync(&self) -> Outcome {
+        let advice = "is a node with chain access among the peers? `sensora doctor` looks";
+        let synced = tokio::time::timeout(CHAIN_SYNC, async {
+            loop {
+                match self.node.chain().refresh().await {
+                    Ok(()) => return,
+                    // A peer that has just been met may not have said yet what it can do.
+                    Err(error) => tracing::debug!(%error, "the chain is not followed yet"),
+                }
+                tokio::time::sleep(LOOK).await;
+            }
+        });
+        synced.await.map_err(|_| {
+            let text = format!("the chain was not brought up to date in {} s", CHAIN_SYNC.as_secs());
+            Failure::new(Exit::Unreachable, text).hint(advice)
+        })
+    }
+
+    /// Stops the node, so that everything is on disk.
+    pub(super) async fn stop(self) {
+        self.node.shutdown().await;
+    }
+}
+
+/// Puts the flags over the configuration.
+pub(super) fn apply(config: &mut Config, flags: &NetworkArgs) -> Outcome {
+    if !flags.bootstrap.is_empty() {
+        config.net.bootstrap = addresses("--bootstrap", &flags.bootstrap)?;
+    }
+    if !flags.listen.is_empty() {
+        config.net.listen = addresses("--listen", &flags.listen)?;
+    }
+    Ok(())
+}
+
+fn addresses(flag: &str, texts: &[String]) -> Outcome<Vec<Multiaddr>> {
+    let parse = |text: &String| {
+        text.parse().map_err(|error| {
+            Failure::usage(format!("{flag}: `{text}` is not a multiaddr: {error}"))
+                .hint("write it like /ip4/192.0.2.7/tcp/4001/p2p/16Uiu2HA…")
+        })
+    };
+    texts.iter().map(parse).collect()
+}
+
+/// Brings the home's headers up to date and leaves them in its store.
+pub(super) fn sync_headers(context: &Context, flags: &NetworkArgs) -> Outcome {
+    let open = context.open_home()?;
+    context.block_on(async {
+        let session = Session::start(context, open, flags).await?;
+        let synced = session.sync().await;
+        session.stop().await;
+        synced
+    })
+}

@@ -1,0 +1,211 @@
+//! `sensora status`: what this home has and does.
+//!
+//! A home in use is locked, so a running agent writes what it does to `status.json` in its home now and then, and `status` reads that.
+
+use std::path::Path;
+
+use sensora_chain::header::HeaderView as _;
+use sensora_node::home::{Home, HomeError, HomePaths};
+use sensora_node::store;
+use sensora_node::store::Store;
+use sensora_protocol::StreamId;
+use sensora_protocol::identity::peer_id;
+use sensora_protocol::market::purchase::PurchaseState;
+use serde::{Deserialize, Serialize};
+
+use super::offline::Offline;
+use super::session::Session;
+use super::wallet::{BalanceReport, offline_wallet};
+use crate::context::Context;
+use crate::exit::Exit;
+use crate::failure::Outcome;
+use crate::output::{Table, sat, time_ms};
+
+/// What `--json` prints.
+#[derive(Debug, Serialize, Deserialize)]
+struct Status {
+    home: std::path::PathBuf,
+    network: sensora_chain::Network,
+    peer_id: String,
+    /// The process that has the home open; null where none has.
+    running: Option<u32>,
+    /// When this was so.
+    as_of_ms: i64,
+    /// Connected peers; null where no node runs.
+    peers: Option<usize>,
+    addresses: Vec<String>,
+    chain_height: u32,
+    balance: BalanceReport,
+    streams: Vec<Stream>,
+    sales: Sums,
+    orders: Sums,
+    /// Orders that were interrupted.
+    unfinished: usize,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Stream {
+    id: StreamId,
+    name: String,
+    readings: Option<u64>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Sums {
+    count: usize,
+    sat: sensora_chain::Satoshis,
+}
+
+fn file(paths: &HomePaths) -> std::path::PathBuf {
+    paths.root().join("status.json")
+}
+
+/// Tells.
+pub(super) fn run(context: &Context) -> Outcome<Exit> {
+    let paths = context.paths()?;
+    // Only whether it is free: what is free is opened again below.
+    let holder = match Home::open(paths.clone()) {
+        Err(HomeError::InUse { pid, .. }) => Some(pid),
+        Err(error) => return Err(error.into()),
+        Ok(home) => {
+            drop(home);
+            None
+        }
+    };
+    let status = match holder {
+        None => of_rest(&Offline::open(context)?, context)?,
+        Some(pid) => match read(&file(&paths)) {
+            Some(status) => Status { running: pid.or(Some(0)), ..status },
+            None => return Err(HomeError::InUse { path: paths.root().to_owned(), pid }.into()),
+        },
+    };
+    show(&status, context)?;
+    Ok(Exit::Ok)
+}
+
+fn read(path: &Path) -> Option<Status> {
+    serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+}
+
+/// A home on which no node runs.
+fn of_rest(home: &Offline, context: &Context) -> Outcome<Status> {
+    let streams = home.store.read(store::streams::all)?;
+    let streams =
+        streams.iter().map(|stream| Stream { id: stream.id, name: stream.name.clone(), readings: None });
+    let (sales, orders, unfinished) = sums(&home.store, home.network)?;
+    Ok(Status {
+        home: home.home.paths().root().to_owned(),
+        network: home.network,
+        peer_id: peer_id(&home.key),
+        running: None,
+        as_of_ms: context.clock.now_ms(),
+        peers: None,
+        addresses: Vec::new(),
+        chain_height: home.headers()?.tip_height(),
+        balance: offline_wallet(home)?.balance()?.into(),
+        streams: streams.collect(),
+        sales,
+        orders,
+        unfinished,
+    })
+}
+
+fn sums(store: &Store, network: sensora_chain::Network) -> Outcome<(Sums, Sums, usize)> {
+    let sales = store.read(store::orders::sales)?;
+    let sold: Vec<_> = sales.iter().filter(|sale| sale.is_sold()).map(|sale| sale.paid).collect();
+    let orders = store.read(store::orders::purchases)?;
+    let complete = orders.iter().filter(|order| matches!(order.state, PurchaseState::Complete { .. }));
+    let paid: Vec<_> =
+        complete.filter_map(|order| order.terms(network).ok()).map(|offer| offer.value().total).collect();
+    let unfinished = orders.iter().filter(|order| !order.state.is_final()).count();
+    let sums = |amounts: Vec<sensora_chain::Satoshis>| Sums {
+        count: amounts.len(),
+        sat: sensora_chain::Satoshis::sum(amounts).unwrap_or(sensora_chain::Satoshis::MAX),
+    };
+    Ok((sums(sold), sums(paid), unfinished))
+}
+
+/// Writes what a running agent does to its home, for `sensora status`. A disk that does not take it is no reason to stop selling.
+pub(super) fn write(session: &Session) {
+    if let Err(failure) = try_write(session) {
+        tracing::debug!(error = %failure, "the status was not written");
+    }
+}
+
+fn try_write(session: &Session) -> Outcome {
+    let node = &session.node;
+    let summaries = node.agent().map(|agent| agent.recorder().summaries()).unwrap_or_default();
+    let stream = |s: sensora_node::agent::recorder::StreamSummary| Stream {
+        id: s.id,
+        name: s.name,
+        readings: Some(s.size),
+    };
+    let (sales, orders, unfinished) = sums(node.store(), session.network)?;
+    let paths = session.paths();
+    let status = Status {
+        home: paths.root().to_owned(),
+        network: session.network,
+        peer_id: node.peer_id().to_string(),
+        running: Some(std::process::id()),
+        as_of_ms: session.clock.now_ms(),
+        peers: Some(node.net().peer_count()),
+        addresses: session.addresses.clone(),
+        chain_height: node.chain().headers().tip_height(),
+        balance: node.wallet().balance()?.into(),
+        streams: summaries.into_iter().map(stream).collect(),
+        sales,
+        orders,
+        unfinished,
+    };
+    let text =
+        serde_json::to_vec(&status).map_err(|error| crate::failure::Failure::other(error.to_string()))?;
+    // Whole or not at all, for whoever reads it meanwhile.
+    let (path, part) = (file(paths), paths.root().join("status.json.part"));
+    let failed = |error: std::io::Error| crate::failure::Failure::file("write", &path, &error);
+    std::fs::write(&part, text).and_then(|()| std::fs::rename(&part, &path)).map_err(failed)
+}
+
+fn show(status: &Status, context: &Context) -> Outcome {
+    let out = &context.out;
+    if out.is_json() {
+        return out.document(status);
+    }
+    out.field("home", status.home.display())?;
+    out.field("peer id", &status.peer_id)?;
+    out.field("network", format!("{}, headers up to {}", status.network, status.chain_height))?;
+    match status.running {
+        Some(pid) => {
+            let peers = status.peers.unwrap_or_default();
+            out.field(
+                "running",
+                format!("process {pid}, {peers} peers (as of {})", time_ms(status.as_of_ms)),
+            )?;
+        }
+        None => out.field("running", "no")?,
+    }
+    for address in &status.addresses {
+        out.field("listening", address)?;
+    }
+    let balance = &status.balance;
+    let reserved = if balance.reserved_sat.is_zero() {
+        String::new()
+    } else {
+        format!(", {} reserved", sat(balance.reserved_sat))
+    };
+    out.field("balance", format!("{}{reserved}", sat(balance.total_sat)))?;
+    out.field("sold", format!("{} orders for {}", status.sales.count, sat(status.sales.sat)))?;
+    out.field("bought", format!("{} orders for {}", status.orders.count, sat(status.orders.sat)))?;
+    if status.unfinished > 0 {
+        out.field("unfinished", format!("{} orders: `sensora orders --resume`", status.unfinished))?;
+    }
+    if status.streams.is_empty() {
+        return Ok(());
+    }
+    out.line("")?;
+    let mut table = Table::new(["stream", "id", "#readings"]);
+    for stream in &status.streams {
+        let readings = stream.readings.map(|n| n.to_string()).unwrap_or_default();
+        table.row([stream.name.clone(), stream.id.to_string(), readings]);
+    }
+    out.table(&table)
+}

@@ -1,0 +1,180 @@
+//! `sensora verify FILE`: an evidence file against block headers, trusting neither who made it nor who sent it.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+use sensora_chain::header::{Header, HeaderChain, HeaderView};
+use sensora_protocol::anchor::Standing;
+use sensora_protocol::evidence::{Evidence, Verified};
+use serde::Serialize;
+
+use super::offline::{Offline, chain_of};
+use crate::args::VerifyArgs;
+use crate::context::Context;
+use crate::exit::Exit;
+use crate::failure::{Failure, Outcome};
+
+/// No evidence file is longer. A reading takes about 120 bytes in it, so this is two million readings.
+const MAX_EVIDENCE: u64 = 256 << 20;
+/// No file of headers is longer: eight million headers as hex, more than any BSV network has.
+const MAX_HEADERS: u64 = 8_000_000 * 161;
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Report<'a> {
+    file: &'a Path,
+    verified: bool,
+    anchored: bool,
+    #[serde(flatten)]
+    shown: &'a Verified,
+    /// Blocks on top of the anchor's, its own included.
+    confirmations: u32,
+    tip_height: u32,
+}
+
+/// Checks the file.
+pub(super) fn run(args: &VerifyArgs, context: &Context) -> Outcome<Exit> {
+    let evidence = read_evidence(&args.file)?;
+    let headers = headers(args, context, &evidence)?;
+    let verified = evidence.verify(&headers).map_err(|error| {
+        Failure::new(Exit::Unverified, format!("{} does not verify: {error}", args.file.display()))
+    });
+    let verified = verified.map_err(|failure| match &evidence.anchor {
+        Some(anchor) if anchor.height.is_some_and(|height| height > headers.tip_height()) => {
+            failure.hint(format!(
+                "its anchor is at height {}, the headers end at {}: bring them up to date with --chain",
+                anchor.height.unwrap_or_default(),
+                headers.tip_height()
+            ))
+        }
+        _ => failure,
+    })?;
+    let anchored = matches!(verified.standing, Standing::Mined { .. });
+    let confirmations = match verified.standing {
+        Standing::Mined { height, .. } => headers.confirmations(height),
+        _ => 0,
+    };
+    let tip_height = headers.tip_height();
+    let out = &context.out;
+    if out.is_json() {
+        let file = args.file.as_path();
+        out.document(&Report {
+            file,
+            verified: true,
+            anchored,
+            shown: &verified,
+            confirmations,
+            tip_height,
+        })?;
+    } else {
+        let paint = out.paint();
+        let last = verified.first.saturating_add(verified.count.saturating_sub(1));
+        out.line(format!("{} {}", paint.good("verified"), args.file.display()))?;
+        out.field("stream", format!("{} {}", verified.name, paint.dim(&verified.stream.to_string())))?;
+        out.field("seller", &verified.seller)?;
+        out.field("readings", format!("{} ({} to {last}, none missing)", verified.count, verified.first))?;
+        match verified.standing {
+            Standing::Mined { txid, height } => {
+                let time = headers
+                    .header_at(height)
+                    .map(|header| crate::output::time_ms(i64::from(header.time()).saturating_mul(1000)));
+                out.field(
+                    "anchored",
+                    format!("block {height} ({}), {confirmations} deep", time.unwrap_or_default()),
+                )?;
+                out.field("transaction", txid)?;
+            }
+            Standing::Broadcast { txid } => {
+                out.field("anchored", paint.warn("not yet: its transaction is in no block"))?;
+                out.field("transaction", txid)?;
+            }
+            _ => out.field("anchored", paint.warn("not yet: signed by the seller, nothing on chain"))?,
+        }
+    }
+    Ok(if anchored { Exit::Ok } else { Exit::NotAnchored })
+}
+
+/// Reads an evidence file.
+pub(super) fn read_evidence(path: &Path) -> Outcome<Evidence> {
+    let bytes = read(path, MAX_EVIDENCE)?;
+    serde_json::from_slice(&bytes).map_err(|error| {
+        Failure::new(Exit::Unverified, format!("{} is not an evidence file: {error}", path.display()))
+    })
+}
+
+fn headers(args: &VerifyArgs, context: &Context, evidence: &Evidence) -> Outcome<HeaderChain> {
+    if let Some(path) = &args.headers {
+        return chain_of(
+            evidence.network,
+            args.first_height,
+            &parse_headers(path, &read(path, MAX_HEADERS)?)?,
+        );
+    }
+    if args.chain {
+        super::session::sync_headers(context, &args.network)?;
+    }
+    let home = Offline::open(context).map_err(|failure| {
+        failure.hint("give the block headers with --headers FILE, or a home that has them with --home DIR")
+    })?;
+    if home.network != evidence.network {
+        return Err(Failure::usage(format!(
+            "the evidence is of network {}, this home is of {}",
+            evidence.network, home.network
+        ))
+        .hint("give the headers of its network with --headers FILE"));
+    }
+    home.headers()
+}
+
+fn read(path: &Path, max: u64) -> Outcome<Vec<u8>> {
+    let failed = |error: io::Error| Failure::file("read", path, &error);
+    let mut source: Box<dyn Read> = if path == Path::new("-") {
+        Box::new(io::stdin().lock())
+    } else {
+        Box::new(File::open(path).map_err(failed)?)
+    };
+    let mut bytes = Vec::new();
+    let read = source.by_ref().take(max.saturating_add(1)).read_to_end(&mut bytes).map_err(failed)?;
+    if u64::try_from(read).unwrap_or(u64::MAX) > max {
+        return Err(Failure::other(format!("{} is longer than {max} bytes", path.display())));
+    }
+    Ok(bytes)
+}
+
+/// Headers from raw bytes, or from hex in lines.
+fn parse_headers(path: &Path, bytes: &[u8]) -> Outcome<Vec<Header>> {
+    let is_hex = |byte: &u8| byte.is_ascii_hexdigit() || byte.is_ascii_whitespace();
+    let raw = if !bytes.is_empty() && bytes.iter().all(is_hex) {
+        let digits: Vec<u8> = bytes.iter().copied().filter(u8::is_ascii_hexdigit).collect();
+        hex::decode(digits).ok()
+    } else {
+        Some(bytes.to_vec())
+    };
+    let headers = raw.and_then(|raw| Header::parse_run(&raw).ok()).filter(|headers| !headers.is_empty());
+    headers.ok_or_else(|| {
+        Failure::new(
+            Exit::Unverified,
+            format!("{} does not hold block headers of 80 bytes each", path.display()),
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_are_read_raw_and_as_hex() {
+        let genesis = Header::regtest_genesis();
+        let path = Path::new("headers");
+        let text = format!("{}\n", hex::encode(genesis.0));
+        for bytes in [genesis.0.to_vec(), text.into_bytes()] {
+            let headers = parse_headers(path, &bytes).unwrap();
+            assert_eq!(headers, [genesis]);
+        }
+        for bytes in [&b""[..], b"abc", &[0; 79]] {
+            assert_eq!(parse_headers(path, bytes).unwrap_err().exit, Exit::Unverified);
+        }
+    }
+}

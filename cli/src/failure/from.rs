@@ -1,0 +1,191 @@
+//! Which exit code each error of the crates below means, and what to advise.
+
+use sensora_chain::wallet::WalletError;
+use sensora_node::agent::AgentError;
+use sensora_node::buyer::BuyError;
+use sensora_node::chain_access::ChainError;
+use sensora_node::discovery::DiscoveryError;
+use sensora_node::home::HomeError;
+use sensora_node::keystore::KeystoreError;
+use sensora_node::store::StoreError;
+use sensora_node::supervisor::NodeError;
+use sensora_node::wallet::WalletHandleError;
+use sensora_protocol::market::offer::OfferError;
+use sensora_protocol::market::purchase::PurchaseError;
+use sensora_protocol::market::refusal::Refusal;
+
+use super::Failure;
+use crate::exit::Exit;
+
+impl From<HomeError> for Failure {
+    fn from(error: HomeError) -> Self {
+        Self::from_error(Exit::Home, &error)
+    }
+}
+
+impl From<KeystoreError> for Failure {
+    fn from(error: KeystoreError) -> Self {
+        let exit = match &error {
+            KeystoreError::WordCount { .. }
+            | KeystoreError::UnknownWord { .. }
+            | KeystoreError::WordChecksum
+            | KeystoreError::EmptyPassphrase => Exit::Usage,
+            _ => Exit::Home,
+        };
+        Self::from_error(exit, &error)
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Self::from_error(Exit::Home, &error)
+    }
+}
+
+impl From<WalletError> for Failure {
+    fn from(error: WalletError) -> Self {
+        let exit = match &error {
+            WalletError::Funds { .. } => Exit::NotEnoughMoney,
+            WalletError::Output { .. } | WalletError::OutputCount { .. } => Exit::Usage,
+            WalletError::Stored(_) => Exit::Home,
+            _ => Exit::Failure,
+        };
+        let failure = Self::from_error(exit, &error);
+        match exit {
+            Exit::NotEnoughMoney => failure.hint(
+                "`sensora wallet fund` on the development chain, or send coins to `sensora wallet address`",
+            ),
+            _ => failure,
+        }
+    }
+}
+
+impl From<ChainError> for Failure {
+    fn from(error: ChainError) -> Self {
+        Self::from_error(Exit::Unreachable, &error)
+    }
+}
+
+impl From<WalletHandleError> for Failure {
+    fn from(error: WalletHandleError) -> Self {
+        match error {
+            WalletHandleError::Store(error) => error.into(),
+            WalletHandleError::Wallet(error) => error.into(),
+            WalletHandleError::Chain(error) => error.into(),
+            WalletHandleError::Spv(_) | WalletHandleError::Beef(_) => {
+                Self::from_error(Exit::Unverified, &error)
+            }
+            _ => Self::from_error(Exit::Failure, &error),
+        }
+    }
+}
+
+/// The exit code of a seller's no.
+fn of_refusal(refusal: &Refusal) -> Exit {
+    match refusal {
+        Refusal::UnknownStream { .. } | Refusal::RangeNotAvailable { .. } | Refusal::UnknownOrder { .. } => {
+            Exit::NotFound
+        }
+        _ => Exit::Refused,
+    }
+}
+
+impl From<OfferError> for Failure {
+    fn from(error: OfferError) -> Self {
+        let (exit, hint) = match &error {
+            OfferError::MaxPrice { .. } => {
+                (Exit::OverLimit, Some("raise --max-price or buyer.max_price_sat"))
+            }
+            OfferError::Exposure { .. } => (
+                Exit::OverLimit,
+                Some("raise --exposure or buyer.exposure_sat, or order fewer readings at a time"),
+            ),
+            OfferError::DearerThanAd { .. } | OfferError::Licence { .. } | OfferError::Lifetime { .. } => {
+                (Exit::Refused, Some("try again: the seller may have just changed its ad"))
+            }
+            _ => (Exit::Unverified, None),
+        };
+        let failure = Self::from_error(exit, &error);
+        match hint {
+            Some(hint) => failure.hint(hint),
+            None => failure,
+        }
+    }
+}
+
+impl From<BuyError> for Failure {
+    fn from(error: BuyError) -> Self {
+        const RESUME: &str = "the order is kept: `sensora orders --resume` goes on with it";
+        match error {
+            BuyError::Offer(error) => error.into(),
+            BuyError::Wallet(error) => error.into(),
+            BuyError::Store(error) => error.into(),
+            BuyError::Request { .. } => Self::from_error(Exit::Unreachable, &error).hint(RESUME),
+            BuyError::Refused(ref refusal) => Self::from_error(of_refusal(refusal), &error),
+            BuyError::PaymentRefused { .. } => Self::from_error(Exit::Refused, &error),
+            BuyError::Withheld { .. } => Self::from_error(Exit::Refused, &error).hint(RESUME),
+            BuyError::Purchase { ref source, .. } => match &**source {
+                PurchaseError::NotDelivered(_) => Self::from_error(Exit::Refused, &error).hint(RESUME),
+                _ => Self::from_error(Exit::Unverified, &error),
+            },
+            BuyError::Proof(_) => Self::from_error(Exit::Unverified, &error),
+            BuyError::Damaged(_) => Self::from_error(Exit::Home, &error),
+            BuyError::UnknownOrder(_) | BuyError::NotComplete { .. } => {
+                Self::from_error(Exit::NotFound, &error)
+            }
+            _ => Self::from_error(Exit::Failure, &error),
+        }
+    }
+}
+
+impl From<DiscoveryError> for Failure {
+    fn from(error: DiscoveryError) -> Self {
+        match error {
+            DiscoveryError::Store(error) => error.into(),
+            DiscoveryError::Chain(error) => error.into(),
+            DiscoveryError::Request { .. } => Self::from_error(Exit::Unreachable, &error),
+            DiscoveryError::Refused { ref refusal, .. } => Self::from_error(of_refusal(refusal), &error),
+            DiscoveryError::Ad { .. } => Self::from_error(Exit::NotFound, &error),
+            _ => Self::from_error(Exit::Failure, &error),
+        }
+    }
+}
+
+impl From<NodeError> for Failure {
+    fn from(error: NodeError) -> Self {
+        match error {
+            NodeError::Store(error) => error.into(),
+            NodeError::Chain(error) => error.into(),
+            NodeError::Agent(AgentError::Store(error)) => error.into(),
+            NodeError::Agent(AgentError::Source(_) | AgentError::DuplicateName(_)) => {
+                Self::from_error(Exit::Usage, &error)
+            }
+            NodeError::DevChainNetwork(_) | NodeError::Headers { .. } => {
+                Self::from_error(Exit::Usage, &error)
+            }
+            NodeError::DevChain(_) | NodeError::DevChainFile { .. } => Self::from_error(Exit::Home, &error),
+            _ => Self::from_error(Exit::Failure, &error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sensora_chain::Satoshis;
+
+    #[test]
+    fn limits_and_funds_have_codes_of_their_own() {
+        let sat = Satoshis::from_sat;
+        let dear = OfferError::MaxPrice { total: sat(2), max: sat(1) };
+        let failure = Failure::from(BuyError::from(dear));
+        assert_eq!(failure.exit, Exit::OverLimit);
+        assert!(failure.hint.unwrap().contains("--max-price"));
+        let poor = WalletError::Funds { needed: 2, available: 1 };
+        let failure = Failure::from(BuyError::from(WalletHandleError::from(poor)));
+        assert_eq!(failure.exit, Exit::NotEnoughMoney);
+        assert!(failure.hint.unwrap().contains("wallet fund"));
+        let failure = Failure::from(BuyError::Refused(Refusal::NotSelling));
+        assert_eq!(failure.exit, Exit::Refused);
+    }
+}
