@@ -138,7 +138,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             network: Network::Regtest,
-            log: "info".to_owned(),
+            log: "warn,sensora=info,sensora_node=info,libp2p_kad=error".to_owned(),
             net: NetSection::default(),
             chain: ChainSection::default(),
             agent: AgentSection::default(),

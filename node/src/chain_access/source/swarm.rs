@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use sensora_chain::Network;
 use sensora_protocol::chain_access::{Answer, Request, Response};
 use tokio::time::{Instant, timeout_at};
 
@@ -34,12 +35,16 @@ const MAX_REASON: usize = 256;
 pub(in crate::chain_access) struct SwarmSource {
     net: Net,
     configured: Arc<[ChainPeer]>,
+    /// On regtest work costs nothing, so that anybody can show the longest chain, and two development chains that meet on one local
+    /// network would overwrite each other. There, whoever names peers means their chain and no other.
+    only_configured: bool,
     memory: Arc<Mutex<Memory>>,
 }
 
 impl SwarmSource {
     pub(in crate::chain_access) fn new(net: Net, peers: Vec<ChainPeer>) -> Self {
-        Self { net, configured: peers.into(), memory: Arc::default() }
+        let only_configured = net.network() == Network::Regtest.name() && !peers.is_empty();
+        Self { net, configured: peers.into(), only_configured, memory: Arc::default() }
     }
 
     fn with_memory<T>(&self, work: impl FnOnce(&mut Memory, Instant) -> T) -> T {
@@ -53,6 +58,7 @@ impl SwarmSource {
         self.with_memory(|memory, now| {
             let mut others: Vec<PeerId> = connected
                 .into_iter()
+                .filter(|_| !self.only_configured)
                 .filter(|peer| self.configured.iter().all(|known| known.peer != *peer))
                 .filter(|peer| !memory.is_resting(peer, now))
                 .collect();
