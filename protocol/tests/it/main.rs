@@ -10,6 +10,7 @@ mod golden;
 mod log;
 mod market;
 mod once;
+mod protocol_doc;
 mod purchase;
 mod recordings;
 mod world;
