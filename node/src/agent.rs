@@ -32,6 +32,8 @@ use crate::net::Net;
 use crate::store::{Store, StoreError};
 use crate::wallet::{WalletHandle, WalletHandleError};
 
+/// Pause before readings are written again that the disk did not take.
+const RETRY_RECORDING: Duration = Duration::from_secs(1);
 /// Pause before an ad is published again that did not get out.
 const RETRY_PUBLISH: Duration = Duration::from_secs(2);
 /// What is taken from the development chain's faucet when there is nothing to pay for the ad with.
@@ -230,7 +232,8 @@ impl Agent {
                 ended,
             }),
         };
-        agent.inner.seller.resume().await?;
+        agent.inner.seller.resume()?;
+        tasks.spawn(agent.inner.seller.clone().run(cancel.clone()));
         for (name, source, ids) in pumps {
             let (pumping, cancel) = (agent.clone(), cancel.clone());
             tasks.spawn(async move {
@@ -267,12 +270,27 @@ impl Agent {
                     by_stream.entry(*id).or_default().push(reading);
                 }
             }
-            let recorder = self.inner.recorder.clone();
             let batch: Vec<_> = by_stream.into_iter().collect();
-            // Compressing and writing to disk block; the runtime's threads do not.
-            let recorded = tokio::task::spawn_blocking(move || recorder.append(batch)).await;
-            recorded.map_err(|error| RecorderError::Damaged(error.to_string()))??;
+            if cancel.run_until_cancelled(self.record(batch)).await.transpose()?.is_none() {
+                return Ok(());
+            }
             self.inner.anchorer.recorded();
+        }
+    }
+
+    /// Records a batch, waiting for the disk as long as it takes: a failed change has changed nothing, so nothing comes twice.
+    async fn record(&self, batch: Vec<(StreamId, Vec<RawReading>)>) -> Result<(), AgentError> {
+        loop {
+            let (recorder, again) = (self.inner.recorder.clone(), batch.clone());
+            // Compressing and writing to disk block; the runtime's threads do not.
+            let recorded = tokio::task::spawn_blocking(move || recorder.append(again)).await;
+            match recorded.map_err(|error| RecorderError::Damaged(error.to_string()))? {
+                Err(RecorderError::Store(error @ (StoreError::DiskFull | StoreError::Database(_)))) => {
+                    tracing::error!(%error, "readings wait for the disk");
+                    tokio::time::sleep(RETRY_RECORDING).await;
+                }
+                recorded => return Ok(recorded?),
+            }
         }
     }
 

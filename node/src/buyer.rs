@@ -39,7 +39,8 @@ use crate::discovery::Discovery;
 use crate::net::{Net, Offence, Protocol, RequestError, peer_id_from_public_key};
 use crate::store::bought::{self, BoughtRun, BoughtStream};
 use crate::store::{Store, StoreError, orders};
-use crate::wallet::{WalletHandle, WalletHandleError};
+use crate::stripes::Stripes;
+use crate::wallet::{Fate, WalletHandle, WalletHandleError};
 
 /// How long one answer of a seller may take.
 const ASK_TIMEOUT: Duration = Duration::from_secs(20);
@@ -51,9 +52,14 @@ const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const DELIVERY_ATTEMPTS: u32 = 2;
 
 /// Buys for one node. Cheap to clone.
+///
+/// An order is worked on by one task at a time, whoever asks for it, and what to order of a stream is decided by one at a time: so
+/// nothing is ordered twice, and no answer meets a state that is already past.
 #[derive(Clone)]
 pub struct Buyer {
     inner: Arc<BuyerParts>,
+    orders: Arc<Stripes>,
+    streams: Arc<Stripes>,
 }
 
 /// What a buyer works with.
@@ -80,7 +86,7 @@ impl Buyer {
     /// A buyer.
     #[must_use]
     pub fn new(parts: BuyerParts) -> Self {
-        Self { inner: Arc::new(parts) }
+        Self { inner: Arc::new(parts), orders: Arc::default(), streams: Arc::default() }
     }
 
     /// Asks a seller, again where no answer comes: each request means the same when it comes twice.
@@ -184,7 +190,8 @@ impl Buyer {
             .map(|_| ())
     }
 
-    /// Buys what of a range is not here yet, verifies it and keeps it.
+    /// Buys what of a range is not here yet, verifies it and keeps it. An order for a part of it that is under way, from before a
+    /// crash or by another task, is gone on with and not made again.
     ///
     /// # Errors
     /// [`BuyError`]. Orders that have been paid go on with [`Buyer::resume`].
@@ -195,20 +202,37 @@ impl Buyer {
     ) -> Result<Bought, BuyError> {
         let BuyRequest { seller, stream, range, limits, ad } = request;
         let (first, end, mut quoted) = match *range {
-            Range::Seq { first, count } => (first, first.saturating_add(count), None),
+            Range::Seq { first, count } => {
+                let end = first.checked_add(count).filter(|_| count > 0);
+                (first, end.ok_or(BuyError::Range { first, count })?, None)
+            }
             _ => {
                 // What is here already does not have to be within the limits: they are checked for what is paid.
                 let offer = self.offer(seller, *stream, *range).await?;
                 let terms = offer.value();
-                (terms.first, terms.first.saturating_add(terms.count), Some(offer))
+                let (first, count) = (terms.first, terms.count);
+                let end = first.checked_add(count).filter(|_| count > 0);
+                (first, end.ok_or(BuyError::Range { first, count })?, Some(offer))
             }
         };
-        let missing = self.inner.store.read(|tx| bought::missing(tx, stream, first, end))?;
-        let wanted: u64 = missing.iter().map(|(from, to)| to.saturating_sub(*from)).sum();
         let count = end.saturating_sub(first);
+        let mut kept = None;
         let mut orders = Vec::new();
         let mut paid = Satoshis::ZERO;
-        for (from, to) in missing {
+        loop {
+            let deciding = self.streams.lock(stream).await;
+            if let Some(open) = self.open_order(stream, first, end)? {
+                drop(deciding);
+                match self.drive(&open, &mut progress).await {
+                    // It was refused before, and the coins are back: ordering anew is not ordering twice.
+                    Ok(_) | Err(BuyError::PaymentRefused { taken_back: true, .. }) => continue,
+                    Err(error) => return Err(error),
+                }
+            }
+            let missing = self.inner.store.read(|tx| bought::missing(tx, stream, first, end))?;
+            let wanted: u64 = missing.iter().map(|(from, to)| to.saturating_sub(*from)).sum();
+            kept.get_or_insert(count.saturating_sub(wanted));
+            let Some((from, to)) = missing.first().copied() else { break };
             let seq = Range::Seq { first: from, count: to.saturating_sub(from) };
             let (offer, asked) = match quoted.take() {
                 Some(offer) if (from, to) == (first, end) => (offer, *range),
@@ -220,21 +244,36 @@ impl Buyer {
             progress(Progress::Quoted { count: terms.count, total: terms.total });
             let total = terms.total;
             let purchase = self.order(&offer)?;
+            drop(deciding);
             let id = purchase.id;
             if let Some(payment) = &purchase.payment {
                 progress(Progress::Paying { order: id, txid: payment.txid });
             }
             paid = paid.checked_add(total).unwrap_or(paid);
-            self.drive(purchase, &mut progress).await?;
+            self.drive(&id, &mut progress).await?;
             orders.push(id);
         }
-        Ok(Bought { stream: *stream, first, count, orders, kept: count.saturating_sub(wanted), paid })
+        let kept = kept.unwrap_or(count);
+        Ok(Bought { stream: *stream, first, count, orders, kept, paid })
+    }
+
+    /// The order under way that is to bring readings of `[first, end)`, if there is one.
+    fn open_order(&self, stream: &StreamId, first: u64, end: u64) -> Result<Option<OrderId>, BuyError> {
+        for purchase in self.inner.store.read(orders::open_purchases)? {
+            let offer = purchase.terms(self.inner.network)?;
+            let terms = offer.value();
+            let missing = purchase.next.max(first)..terms.first.saturating_add(terms.count).min(end);
+            if &terms.stream == stream && !missing.is_empty() {
+                return Ok(Some(purchase.id));
+            }
+        }
+        Ok(None)
     }
 
     /// Orders and pays: order, payment and the wallet's reservation are on disk when this returns, and nothing has been sent yet.
     ///
     /// # Errors
-    /// [`BuyError`].
+    /// [`BuyError`]; [`BuyError::AlreadyOrdered`] for readings that are here or under way.
     pub fn order(&self, offer: &Signed<Offer>) -> Result<Purchase, BuyError> {
         let BuyerParts { wallet, identity, network, clock, .. } = &*self.inner;
         let terms = offer.value();
@@ -253,7 +292,15 @@ impl Buyer {
             schema: terms.schema.clone(),
             licence: terms.licence.clone(),
         };
+        let (first, end) = (terms.first, terms.first.saturating_add(terms.count));
         wallet.update(|wallet, tx| {
+            // Nobody else changes anything meanwhile, so what is stored now is what there is.
+            let open = self.open_order(&terms.stream, first, end)?;
+            let missing = self.inner.store.read(|tx| bought::missing(tx, &terms.stream, first, end))?;
+            if open.is_some() || missing != [(first, end)] {
+                let last = end.saturating_sub(1);
+                return Err(BuyError::AlreadyOrdered { first, last, order: open });
+            }
             let built = wallet.build(identity.key(), spec, now_ms).map_err(WalletHandleError::from)?;
             let payment = SignedPayment { txid: built.txid, beef: built.beef };
             let id = purchase.id;
@@ -269,10 +316,12 @@ impl Buyer {
     /// Sends, receives and keeps until the purchase is complete or cannot go on.
     async fn drive(
         &self,
-        mut purchase: Purchase,
+        order: &OrderId,
         progress: &mut impl FnMut(Progress),
     ) -> Result<Purchase, BuyError> {
-        let order = purchase.id;
+        let order = *order;
+        let _one_at_a_time = self.orders.lock(&order).await;
+        let mut purchase = self.purchase(&order)?;
         let mut waits = 0;
         let mut bad_deliveries = 0;
         while let Some(action) = purchase.resume() {
@@ -307,7 +356,9 @@ impl Buyer {
                             bad_deliveries += 1;
                         }
                         Err(error) => {
-                            if let Some(peer) = peer_id_from_public_key(&purchase.seller.to_bytes()) {
+                            // A full disk of ours is no fault of the seller's.
+                            let peer = peer_id_from_public_key(&purchase.seller.to_bytes());
+                            if let (Some(peer), BuyError::Purchase { .. }) = (peer, &error) {
                                 self.inner.net.report(peer, Offence::InvalidProof).await;
                             }
                             return Err(error);
@@ -318,7 +369,10 @@ impl Buyer {
                 _ => break,
             }
         }
-        Ok(purchase)
+        match &purchase.state {
+            PurchaseState::Complete { .. } => Ok(purchase),
+            state => Err(BuyError::NotComplete { order, state: state.name() }),
+        }
     }
 
     fn show(&self, purchase: &Purchase, progress: &mut impl FnMut(Progress)) -> Result<(), BuyError> {
@@ -367,17 +421,24 @@ impl Buyer {
             PurchaseState::Refused { refusal } => refusal.clone(),
             state => return BuyError::NotComplete { order, state: state.name() },
         };
+        let not_yet = |error: &dyn std::error::Error, refusal| {
+            tracing::warn!(%order, %error, "the coins could not be taken back yet");
+            BuyError::PaymentRefused { order, refusal, taken_back: false }
+        };
         let event = match wallet.take_back(txid).await {
             Ok(_) => PurchaseEvent::TakenBack,
-            // It may have been taken back before a crash, or the seller may have the money all the same.
-            Err(WalletHandleError::Rejected { .. }) => PurchaseEvent::NotTakenBack,
+            // Either the seller has the money all the same, or the coins went elsewhere, or somebody lies: the chain is asked which.
+            Err(rejected @ WalletHandleError::Rejected { .. }) => match wallet.fate(txid).await {
+                Ok(Fate::Taken) => PurchaseEvent::NotTakenBack,
+                Ok(Fate::Impossible) => PurchaseEvent::TakenBack,
+                Ok(Fate::Open) => return not_yet(&rejected, refusal),
+                Err(error) => return not_yet(&error, refusal),
+            },
+            // It may have been taken back before a crash.
             Err(error) => match wallet.status(txid) {
                 Some(Status::Rejected { .. }) => PurchaseEvent::TakenBack,
                 Some(Status::Broadcast | Status::Mined { .. }) => PurchaseEvent::NotTakenBack,
-                _ => {
-                    tracing::warn!(%order, %error, "the coins could not be taken back yet");
-                    return BuyError::PaymentRefused { order, refusal, taken_back: false };
-                }
+                _ => return not_yet(&error, refusal),
             },
         };
         let withheld = event == PurchaseEvent::NotTakenBack;
@@ -386,7 +447,6 @@ impl Buyer {
             let actions = actions.map_err(|source| BuyError::Purchase { order, source: Box::new(source) })?;
             for action in &actions {
                 if let PurchaseAction::PaymentTaken(txid) = action {
-                    // Only the chain knows for certain; if it is not so, the next look at the chain corrects it.
                     wallet.mark_broadcast(txid).map_err(WalletHandleError::from)?;
                 }
             }
@@ -409,16 +469,13 @@ impl Buyer {
         mut progress: impl FnMut(Progress),
     ) -> Result<Vec<(OrderId, Result<(), BuyError>)>, BuyError> {
         let mut outcomes = Vec::new();
-        for purchase in self.inner.store.read(orders::purchases)? {
-            if purchase.state.is_final() {
-                continue;
-            }
+        for purchase in self.inner.store.read(orders::open_purchases)? {
             let id = purchase.id;
             if purchase.payment.is_none() {
                 self.inner.store.write(|tx| orders::remove_purchase(tx, &id))?;
                 continue;
             }
-            outcomes.push((id, self.drive(purchase, &mut progress).await.map(|_| ())));
+            outcomes.push((id, self.drive(&id, &mut progress).await.map(|_| ())));
         }
         Ok(outcomes)
     }
@@ -432,8 +489,7 @@ impl Buyer {
         id: &OrderId,
         mut progress: impl FnMut(Progress),
     ) -> Result<(), BuyError> {
-        let purchase = self.purchase(id)?;
-        self.drive(purchase, &mut progress).await.map(|_| ())
+        self.drive(id, &mut progress).await.map(|_| ())
     }
 
     /// The stored purchase.

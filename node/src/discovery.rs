@@ -22,13 +22,17 @@ use sensora_protocol::{Hash, Signed};
 use serde::{Deserialize, Serialize};
 
 use crate::chain_access::{ChainAccess, ChainError};
-use crate::clock::Clock;
+use crate::clock::{Clock, Stopwatch};
 use crate::net::{Multiaddr, Net, PeerId, Protocol, RequestError, peer_id_from_public_key, public_key_of};
 use crate::store::ads::{self, StoredAd};
 use crate::store::{Store, StoreError};
 
 /// Most sellers whose ads are kept. An ad is at most 4 KiB, so they take at most 40 MiB.
-const MAX_ADS: usize = 10_000;
+const MAX_ADS: u64 = 10_000;
+/// How often ended ads are looked for while there is no place.
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
+/// Most outputs of the chain that are looked at in one search.
+const MAX_SCANNED: usize = 10_000;
 /// How long one seller may take to answer with its ad.
 const ASK_TIMEOUT: Duration = Duration::from_secs(5);
 /// Providers of one key that are asked. The DHT keeps at most twenty.
@@ -200,13 +204,40 @@ pub struct AdBook {
     store: Store,
     network: Network,
     clock: Clock,
+    /// When ended ads were last looked for.
+    swept: Arc<Mutex<Option<Stopwatch>>>,
+}
+
+/// What is kept when `signed` comes by `way`, and whether it is new.
+fn merged(
+    signed: &Signed<Ad>,
+    known: Option<&StoredAd>,
+    way: Way,
+    at: Option<(Txid, u32)>,
+) -> (Taken, StoredAd) {
+    let ad = signed.value();
+    let newest = known.filter(|known| known.version >= ad.version);
+    let (bytes, expires_ms, version) = match newest {
+        Some(newest) => (newest.ad.clone(), newest.expires_ms, newest.version),
+        None => (signed.bytes().clone(), ad.expires_ms, ad.version),
+    };
+    let stored = StoredAd {
+        ad: bytes,
+        expires_ms,
+        version,
+        gossip: way == Way::Gossip || known.is_some_and(|known| known.gossip),
+        dht: way == Way::Dht || known.is_some_and(|known| known.dht),
+        direct: way == Way::Direct || known.is_some_and(|known| known.direct),
+        chain: at.or(known.and_then(|known| known.chain)),
+    };
+    (if newest.is_some() { Taken::Known } else { Taken::New }, stored)
 }
 
 impl AdBook {
     /// The book of this store.
     #[must_use]
     pub fn new(store: Store, network: Network, clock: Clock) -> Self {
-        Self { store, network, clock }
+        Self { store, network, clock, swept: Arc::default() }
     }
 
     /// Takes in the bytes of a signed ad that came by `way`.
@@ -224,46 +255,46 @@ impl AdBook {
             Ok(signed) => signed,
             Err(error) => return Ok(Err(error)),
         };
-        let (seller, version) = (signed.key().clone(), signed.value().version);
-        let known = self.store.read(|tx| ads::get(tx, &seller))?;
-        let known = known.filter(|known| known.expires_ms > now_ms);
-        if known.is_none() && self.is_full(now_ms)? {
-            return Ok(Ok(Taken::Full));
+        let seller = *signed.key();
+        let known = self.store.read(|tx| ads::get(tx, &seller))?.filter(|known| known.expires_ms > now_ms);
+        let (taken, stored) = merged(&signed, known.as_ref(), way, at);
+        if known.as_ref() == Some(&stored) {
+            return Ok(Ok(taken));
         }
-        let taken = match &known {
-            Some(known) if known.version >= version => Taken::Known,
-            _ => Taken::New,
-        };
-        let (gossip, dht, direct, chain) =
-            known.as_ref().map_or((false, false, false, None), |k| (k.gossip, k.dht, k.direct, k.chain));
-        let newest = known.clone().filter(|_| taken == Taken::Known);
-        let (ad, expires_ms, version) = match newest {
-            Some(newest) => (newest.ad, newest.expires_ms, newest.version),
-            None => (signed.bytes().clone(), signed.value().expires_ms, version),
-        };
-        let stored = StoredAd {
-            ad,
-            expires_ms,
-            version,
-            gossip: gossip || way == Way::Gossip,
-            dht: dht || way == Way::Dht,
-            direct: direct || way == Way::Direct,
-            chain: at.or(chain),
-        };
-        if known.as_ref() != Some(&stored) {
-            self.store.write(|tx| ads::put(tx, &stored))?;
+        if known.is_none() {
+            self.make_room(now_ms)?;
         }
+        // Another version may have come meanwhile: what counts is what is there when this one is written.
+        let taken = self.store.write(|tx| {
+            let known = ads::get_in(tx, &seller)?;
+            if known.is_none() && ads::count_in(tx)? >= MAX_ADS {
+                return Ok(Taken::Full);
+            }
+            let known = known.filter(|known| known.expires_ms > now_ms);
+            let (taken, stored) = merged(&signed, known.as_ref(), way, at);
+            ads::put(tx, &stored)?;
+            Ok::<_, StoreError>(taken)
+        })?;
         Ok(Ok(taken))
     }
 
-    fn is_full(&self, now_ms: i64) -> Result<bool, StoreError> {
-        let all = self.store.read(ads::all)?;
-        if all.len() < MAX_ADS {
-            return Ok(false);
+    /// Forgets ads that have ended, when there is no place for another one. Looking through all of them is not done for each
+    /// stranger that comes by.
+    fn make_room(&self, now_ms: i64) -> Result<(), StoreError> {
+        if self.store.read(ads::count)? < MAX_ADS {
+            return Ok(());
         }
+        let mut swept = self.swept.lock().unwrap_or_else(PoisonError::into_inner);
+        if swept.as_ref().is_some_and(|last| last.elapsed() < SWEEP_EVERY) {
+            return Ok(());
+        }
+        *swept = Some(Stopwatch::start());
+        let all = self.store.read(ads::all)?;
         let ended: Vec<_> = all.iter().filter(|ad| ad.expires_ms <= now_ms).collect();
-        self.store.write(|tx| ended.iter().try_for_each(|ad| ads::remove(tx, &ad.ad.key)))?;
-        Ok(ended.is_empty())
+        if ended.is_empty() {
+            return Ok(());
+        }
+        self.store.write(|tx| ended.iter().try_for_each(|ad| ads::remove(tx, &ad.ad.key)))
     }
 
     /// The ad of a seller that is still on offer.
@@ -438,7 +469,7 @@ impl Discovery {
 
     async fn by_chain(&self) -> Result<(), DiscoveryError> {
         let from = *self.inner.scanned.lock().unwrap_or_else(PoisonError::into_inner);
-        for output in self.inner.chain.scan(ADV_PREFIX, from, MAX_ADS).await? {
+        for output in self.inner.chain.scan(ADV_PREFIX, from, MAX_SCANNED).await? {
             let [_, _, bytes] = output.pushes.as_slice() else { continue };
             let at = (output.txid, output.height);
             if let Err(error) = self.inner.book.take(bytes, Way::Chain, Some(at))? {

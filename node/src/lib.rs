@@ -13,5 +13,6 @@ pub mod home;
 pub mod keystore;
 pub mod net;
 pub mod store;
+mod stripes;
 pub mod supervisor;
 pub mod wallet;

@@ -3,9 +3,14 @@
 //! Everything that belongs together is changed in one [`Store::write`]: an order with the wallet that pays it, a sale with
 //! the coin it brings, a batch of readings with the chunk it fills. When `write` has returned, it is on disk; only then does the next message
 //! go out. The rooms below own their tables and give functions that work inside such a transaction.
+//!
+//! A disk that fails or is full fails the change at hand and nothing else: the store opens itself anew with the next call, so it works
+//! again as soon as the disk does. Each change carries a number, so that after a failed commit it is known, and not guessed,
+//! whether the change is there; an error always means that it is not.
 
 pub mod ads;
 pub mod anchors;
+mod backend;
 pub mod bought;
 pub mod headers;
 pub mod kinds;
@@ -16,15 +21,21 @@ pub mod streams;
 pub mod wallet;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use redb::{Database, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use redb::backends::{FileBackend, InMemoryBackend};
+use redb::{
+    Database, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable, StorageBackend,
+    TableDefinition, WriteTransaction,
+};
 use sensora_chain::Network;
 use sensora_chain::keys::PublicKey;
 use sensora_protocol::codec::{self, CodecError};
 use sensora_protocol::identity::peer_id;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+
+use self::backend::{Health, Watched};
 
 /// Version of the tables' layout. A file of a later version is refused, one of an earlier version is brought up to date here.
 pub const SCHEMA_VERSION: u64 = 1;
@@ -33,6 +44,8 @@ pub const SCHEMA_VERSION: u64 = 1;
 pub const MAX_RECORD: usize = 256 << 20;
 
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
+/// Under which the number of the last change stands.
+const CHANGES: &str = "changes";
 
 /// Cache of redb in bytes. The default of 1 GiB is far above what a small device has; the hot pages of a node fit in this.
 const CACHE_BYTES: usize = 4 << 20;
@@ -82,6 +95,14 @@ pub enum StoreError {
     /// The disk is full.
     #[error("the disk is full: free some space; nothing was changed")]
     DiskFull,
+    /// A change that was reported as failed, while the disk could not be read, turns out to be stored.
+    #[error(
+        "{path} holds a change that had been given up when the disk failed: restart the node, so that it goes on from what is stored"
+    )]
+    Outdated {
+        /// The file.
+        path: PathBuf,
+    },
     /// Reading or writing failed.
     #[error("the store failed: {0}")]
     Database(#[from] redb::Error),
@@ -119,9 +140,37 @@ macro_rules! from_redb {
 from_redb!(redb::StorageError, redb::TableError, redb::TransactionError, redb::CommitError);
 
 /// The store of one home. Cheap to clone.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Store {
-    db: Arc<Database>,
+    inner: Arc<Inner>,
+}
+
+type Opener = Box<dyn Fn(Health) -> Result<Database, DatabaseError> + Send + Sync>;
+
+struct Inner {
+    path: PathBuf,
+    open: Opener,
+    health: Health,
+    /// `None` while it could not be opened again after a failure. Replaced only by who holds `writer`.
+    db: RwLock<Option<Database>>,
+    writer: Mutex<Writer>,
+}
+
+/// What is known of the changes so far. Whoever holds it is the one that changes something.
+#[derive(Debug, Default)]
+struct Writer {
+    /// Number of the last change that is stored.
+    stored: u64,
+    /// Number of a change of which nothing is known: its commit failed, and the store could not be opened since.
+    doubtful: Option<u64>,
+    /// The doubtful change was stored; what the node knows in memory is older than the store.
+    outdated: bool,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").field("path", &self.inner.path).finish_non_exhaustive()
+    }
 }
 
 impl Store {
@@ -130,12 +179,18 @@ impl Store {
     /// # Errors
     /// [`StoreError`]: in use, not readable, of a later version, of another node.
     pub fn open(path: &Path, network: Network, key: &PublicKey) -> Result<Self, StoreError> {
-        let db =
-            Database::builder().set_cache_size(CACHE_BYTES).create(path).map_err(|source| match source {
-                DatabaseError::DatabaseAlreadyOpen => StoreError::InUse { path: path.to_owned() },
-                source => StoreError::Open { path: path.to_owned(), source },
-            })?;
-        Self::bind(db, path, network, key)
+        let file = path.to_owned();
+        let open = move |health| {
+            let file = std::fs::OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .open(&file)
+                .map_err(redb::StorageError::from)?;
+            database(Watched::new(FileBackend::new(file)?, health))
+        };
+        Self::start(path, Box::new(open), network, key)
     }
 
     /// A store in memory, for tests and for looking around without a home.
@@ -143,18 +198,43 @@ impl Store {
     /// # Errors
     /// Only when memory is short.
     pub fn in_memory(network: Network, key: &PublicKey) -> Result<Self, StoreError> {
-        let path = Path::new("memory");
-        let backend = redb::backends::InMemoryBackend::new();
-        let db = Database::builder()
-            .create_with_backend(backend)
-            .map_err(|source| StoreError::Open { path: path.to_owned(), source })?;
-        Self::bind(db, path, network, key)
+        let open = |health| database(Watched::new(InMemoryBackend::new(), health));
+        Self::start(Path::new("memory"), Box::new(open), network, key)
     }
 
-    fn bind(db: Database, path: &Path, network: Network, key: &PublicKey) -> Result<Self, StoreError> {
-        let store = Self { db: Arc::new(db) };
+    /// A store on a backend of the caller's: for tests of what happens when a disk fails. Clones of the backend are the same storage;
+    /// the store opens another one after a failure.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn with_backend<B: StorageBackend + Clone>(
+        backend: B,
+        network: Network,
+        key: &PublicKey,
+    ) -> Result<Self, StoreError> {
+        let open = move |health| database(Watched::new(backend.clone(), health));
+        Self::start(Path::new("backend"), Box::new(open), network, key)
+    }
+
+    fn start(path: &Path, open: Opener, network: Network, key: &PublicKey) -> Result<Self, StoreError> {
+        let health = Health::default();
+        let db = open(health.clone()).map_err(|source| open_error(path, source))?;
+        let (db, writer) = (RwLock::new(Some(db)), Mutex::default());
+        let store = Self { inner: Arc::new(Inner { path: path.to_owned(), open, health, db, writer }) };
+        store.bind(path, network, key)?;
+        Ok(store)
+    }
+
+    /// Makes the tables, and checks that the store is this node's.
+    fn bind(&self, path: &Path, network: Network, key: &PublicKey) -> Result<(), StoreError> {
         let expected = [("network", network.name().to_owned()), ("peer", peer_id(key))];
-        store.write(|tx| {
+        let changes = self.read(|tx| match tx.open_table(META) {
+            Ok(meta) => Ok(meta.get(CHANGES)?.map_or(0, |value| be_u64(value.value()))),
+            Err(redb::TableError::TableDoesNotExist(_)) => Ok(0),
+            Err(error) => Err(StoreError::from(error)),
+        })?;
+        self.writer().stored = changes;
+        self.write(|tx| {
             let mut meta = tx.open_table(META)?;
             let found = meta.get("schema")?.map(|value| be_u64(value.value()));
             match found {
@@ -188,11 +268,14 @@ impl Store {
             peers::create(tx)?;
             streams::create(tx)?;
             wallet::create(tx)
-        })?;
-        Ok(store)
+        })
     }
 
-    /// Reads one consistent state.
+    fn writer(&self) -> MutexGuard<'_, Writer> {
+        self.inner.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads one consistent state. Not to be called from within another `read`.
     ///
     /// # Errors
     /// The closure's, and [`StoreError`] when the store fails.
@@ -200,23 +283,117 @@ impl Store {
         &self,
         f: impl FnOnce(&ReadTransaction) -> Result<T, E>,
     ) -> Result<T, E> {
-        let tx = self.db.begin_read().map_err(StoreError::from)?;
+        // A writer that is busy sees the failure itself, and opens the store anew when it is done.
+        if self.inner.health.has_failed()
+            && let Ok(mut writer) = self.inner.writer.try_lock()
+        {
+            self.reopen(&mut writer)?;
+        }
+        let db = self.inner.db.read().unwrap_or_else(PoisonError::into_inner);
+        let tx = db.as_ref().ok_or_else(closed)?.begin_read().map_err(StoreError::from)?;
         f(&tx)
     }
 
     /// Changes everything in `f`, or nothing. On disk when this returns.
     ///
     /// # Errors
-    /// The closure's (nothing is changed then), and [`StoreError`] when the store fails.
+    /// The closure's, and [`StoreError`] when the store fails. Nothing is changed then.
     pub fn write<T, E: From<StoreError>>(
         &self,
         f: impl FnOnce(&WriteTransaction) -> Result<T, E>,
     ) -> Result<T, E> {
-        let tx = self.db.begin_write().map_err(StoreError::from)?;
+        let mut writer = self.writer();
+        if self.inner.health.has_failed() {
+            self.reopen(&mut writer)?;
+        }
+        if writer.outdated {
+            return Err(StoreError::Outdated { path: self.inner.path.clone() }.into());
+        }
+        let number = writer.stored.saturating_add(1);
+        let db = self.inner.db.read().unwrap_or_else(PoisonError::into_inner);
+        let tx = db.as_ref().ok_or_else(closed)?.begin_write().map_err(StoreError::from)?;
         let value = f(&tx)?;
-        tx.commit().map_err(StoreError::from)?;
-        Ok(value)
+        put_change(&tx, number)?;
+        let error = match tx.commit() {
+            Ok(()) => {
+                writer.stored = number;
+                return Ok(value);
+            }
+            Err(error) => StoreError::from(error),
+        };
+        drop(db);
+        self.inner.health.fail();
+        writer.doubtful = Some(number);
+        match self.reopen(&mut writer) {
+            // The commit had reached the disk before it failed.
+            Ok(()) if writer.outdated => {
+                writer.outdated = false;
+                Ok(value)
+            }
+            _ => Err(error.into()),
+        }
     }
+
+    /// Opens the store anew after a failure, and finds out what became of a change that was under way.
+    fn reopen(&self, writer: &mut Writer) -> Result<(), StoreError> {
+        let Inner { path, open, health, db, .. } = &*self.inner;
+        let mut db = db.write().unwrap_or_else(PoisonError::into_inner);
+        if !health.has_failed() {
+            return Ok(());
+        }
+        // The old one holds the file's lock.
+        *db = None;
+        health.reset();
+        let opened = open(health.clone()).map_err(|source| open_error(path, source));
+        let opened = opened.and_then(|opened| Ok((last_change(&opened)?, opened)));
+        match opened {
+            Ok((found, opened)) => {
+                tracing::warn!(path = %path.display(), "the store had failed and is open again");
+                if writer.doubtful.take() == Some(found) {
+                    writer.outdated = true;
+                }
+                writer.stored = found;
+                *db = Some(opened);
+                Ok(())
+            }
+            Err(error) => {
+                health.fail();
+                Err(error)
+            }
+        }
+    }
+}
+
+fn database<B: StorageBackend>(backend: Watched<B>) -> Result<Database, DatabaseError> {
+    Database::builder().set_cache_size(CACHE_BYTES).create_with_backend(backend)
+}
+
+fn open_error(path: &Path, source: DatabaseError) -> StoreError {
+    match source {
+        DatabaseError::DatabaseAlreadyOpen => StoreError::InUse { path: path.to_owned() },
+        DatabaseError::Storage(redb::StorageError::Io(io))
+            if io.kind() == std::io::ErrorKind::StorageFull =>
+        {
+            StoreError::DiskFull
+        }
+        source => StoreError::Open { path: path.to_owned(), source },
+    }
+}
+
+/// What is said while the store could not be opened again.
+fn closed() -> StoreError {
+    StoreError::Database(redb::Error::PreviousIo)
+}
+
+fn put_change(tx: &WriteTransaction, number: u64) -> Result<(), StoreError> {
+    tx.open_table(META)?.insert(CHANGES, number.to_be_bytes().as_slice())?;
+    Ok(())
+}
+
+fn last_change(db: &Database) -> Result<u64, StoreError> {
+    let tx = db.begin_read()?;
+    let meta = tx.open_table(META)?;
+    Ok(meta.get(CHANGES)?.map_or(0, |value| be_u64(value.value())))
 }
 
 /// A record's bytes.

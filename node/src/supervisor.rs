@@ -34,8 +34,8 @@ use crate::chain_access::{
 use crate::clock::Clock;
 use crate::discovery::{AdBook, Discovery, Heard};
 use crate::net::{
-    self, Multiaddr, Net, NetConfig, NetError, NetEvent, NetEvents, PeerId, Protocol, Topic, Transport,
-    public_key_of, split_peer_id,
+    self, Multiaddr, Net, NetConfig, NetError, NetEvent, NetEvents, Offence, PeerId, Protocol, Topic,
+    Transport, public_key_of, split_peer_id,
 };
 use crate::store::peers::{self, KnownPeer};
 use crate::store::{Store, StoreError};
@@ -270,6 +270,7 @@ impl Node {
             None => None,
         };
         let router = Router {
+            net: net.clone(),
             chain: ChainService::new(dev_chain, clock.clone()),
             agent: agent.clone(),
             discovery: discovery.clone(),
@@ -442,6 +443,7 @@ async fn save_peers(net: Net, store: Store, cancel: CancellationToken) {
 
 /// Brings what peers do to the part that it concerns, without ever waiting for it.
 struct Router {
+    net: Net,
     chain: ChainService,
     agent: Option<Agent>,
     discovery: Discovery,
@@ -483,11 +485,14 @@ impl Router {
                 let key = public_key_of(&peer).and_then(|key| PublicKey::from_bytes(&key).ok());
                 // The swarm lets only secp256k1 peers identify as ours; another kind of key cannot buy.
                 let Some(key) = key else { return };
-                let seller = agent.seller().clone();
+                let (seller, net) = (agent.seller().clone(), self.net.clone());
                 working.spawn(async move {
-                    let answer = seller.answer_frame(&key, &body).await;
+                    let (answer, is_request) = seller.answer_frame(&key, &body).await;
                     responder.respond(answer);
                     drop(slot);
+                    if !is_request {
+                        net.report(peer, Offence::Malformed).await;
+                    }
                 });
             }
             NetEvent::Gossip { peer, topic: Topic::Ads, data, verdict } => {

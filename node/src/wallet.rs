@@ -2,14 +2,14 @@
 //!
 //! [`WalletHandle::update`] is the only way in: it changes a copy, stores it in one transaction together with whatever the caller stores
 //! (an order, a sale, an anchor), and only then shows it to others. A transaction of our own that the network has to take goes into the outbox in
-//! the same step and stays there until the network has taken or refused it, across restarts.
+//! the same step and stays there until the network has taken or refused it, across restarts. [`watch`] follows what the chain makes of it all.
+
+mod watch;
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use redb::WriteTransaction;
 use sensora_chain::beef::{Beef, BeefError, BeefLimits};
-use sensora_chain::header::HeaderView;
 use sensora_chain::keys::Address;
 use sensora_chain::spv::{self, SpvError};
 use sensora_chain::wallet::{
@@ -18,17 +18,13 @@ use sensora_chain::wallet::{
 use sensora_chain::{FeeRate, Network, Satoshis, TxOut, Txid};
 use sensora_protocol::Identity;
 use tokio::sync::Notify;
-use tokio_util::sync::CancellationToken;
 
-use crate::chain_access::{BroadcastError, ChainAccess, ChainError, TxStanding};
+pub use self::watch::Fate;
+use self::watch::Watch;
+use crate::chain_access::{BroadcastError, ChainAccess, ChainError};
 use crate::clock::Clock;
 use crate::store::outbox::Outgoing;
 use crate::store::{self, Store, StoreError};
-
-/// How often the wallet looks at the chain when no new block is announced.
-const WATCH_INTERVAL: Duration = Duration::from_secs(5);
-/// Merkle paths asked for at a time.
-const PROOFS_AT_A_TIME: usize = 32;
 
 /// Why a change of the wallet was not made. Nothing has changed then.
 #[derive(Debug, thiserror::Error)]
@@ -83,6 +79,7 @@ struct Inner {
     clock: Clock,
     fees: FeePolicy,
     outbox: Notify,
+    watch: Mutex<Watch>,
 }
 
 /// What our own transactions pay to miners.
@@ -108,8 +105,9 @@ impl WalletHandle {
         fees: FeePolicy,
     ) -> Result<Self, StoreError> {
         let wallet = Mutex::new(store.read(store::wallet::get)?);
-        let outbox = Notify::new();
-        Ok(Self { inner: Arc::new(Inner { wallet, store, identity, network, chain, clock, fees, outbox }) })
+        let (outbox, watch) = (Notify::new(), Mutex::default());
+        let inner = Inner { wallet, store, identity, network, chain, clock, fees, outbox, watch };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// Changes the wallet and the store together, or neither. On disk when this returns.
@@ -264,7 +262,7 @@ impl WalletHandle {
     /// Takes back the coins of a payment that its payee refused, and waits for the network's word.
     ///
     /// # Errors
-    /// [`WalletHandleError::Rejected`] when the network has the refused payment: the payee took it after all.
+    /// [`WalletHandleError::Rejected`] when the network refuses that: [`WalletHandle::fate`] says whether the payee took the payment after all.
     pub async fn take_back(&self, payment: &Txid) -> Result<Built, WalletHandleError> {
         let Inner { identity, clock, fees, .. } = &*self.inner;
         let built = self.update(|wallet, tx| {
@@ -295,73 +293,6 @@ impl WalletHandle {
                 Err(WalletHandleError::Rejected { txid: *txid, reason })
             }
             Err(error) => Err(WalletHandleError::Broadcast(error)),
-        }
-    }
-
-    /// Keeps the wallet in step with the chain until cancelled: empties the outbox, collects Merkle paths, follows reorganisations.
-    pub async fn run(self, cancel: CancellationToken) {
-        let mut tips = self.inner.chain.tip_watch();
-        loop {
-            self.follow_reorganisation();
-            self.empty_outbox().await;
-            if let Err(error) = self.collect_proofs().await {
-                tracing::debug!(%error, "Merkle paths are still missing");
-            }
-            tokio::select! {
-                () = cancel.cancelled() => return,
-                changed = tips.changed() => if changed.is_err() { return },
-                () = self.inner.outbox.notified() => {}
-                () = tokio::time::sleep(WATCH_INTERVAL) => {}
-            }
-        }
-    }
-
-    async fn empty_outbox(&self) {
-        let waiting = match self.inner.store.read(store::outbox::all) {
-            Ok(waiting) => waiting,
-            Err(error) => {
-                tracing::error!(%error, "the outbox cannot be read");
-                return;
-            }
-        };
-        for Outgoing { txid, beef } in waiting {
-            if let Err(error) = self.deliver(&txid, &beef).await {
-                tracing::debug!(%txid, %error, "a transaction of ours has not gone out");
-            }
-        }
-    }
-
-    async fn collect_proofs(&self) -> Result<(), WalletHandleError> {
-        let unproven = self.read(Wallet::unproven);
-        for txids in unproven.chunks(PROOFS_AT_A_TIME) {
-            let proofs = self.inner.chain.proofs(txids).await?;
-            let headers = self.inner.chain.headers();
-            let mined = proofs.into_iter().filter_map(|(txid, standing)| match standing {
-                TxStanding::Mined(path) => Some((txid, path)),
-                _ => None,
-            });
-            let mined: Vec<_> = mined.collect();
-            if mined.is_empty() {
-                continue;
-            }
-            self.update(|wallet, tx| {
-                for (txid, path) in mined {
-                    wallet.mark_mined(&txid, path, &headers)?;
-                }
-                let pruned = wallet.prune(headers.tip_height())?;
-                Ok::<_, WalletHandleError>(store::wallet::archive(tx, &pruned.archived)?)
-            })?;
-        }
-        Ok(())
-    }
-
-    /// Takes back proofs from blocks that are no longer on the best chain.
-    fn follow_reorganisation(&self) {
-        let headers = self.inner.chain.headers();
-        let Some(height) = self.read(|wallet| wallet.lowest_stale_proof(&headers)) else { return };
-        match self.update(|wallet, _| Ok::<_, StoreError>(wallet.unmined(height))) {
-            Ok(txids) => tracing::warn!(height, transactions = txids.len(), "the chain was reorganised"),
-            Err(error) => tracing::error!(%error, "the wallet could not follow a reorganisation"),
         }
     }
 

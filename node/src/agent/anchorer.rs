@@ -134,6 +134,12 @@ impl Anchorer {
     pub async fn anchor_now(&self) -> Result<Option<AnchorRecord>, AnchorerError> {
         let Inner { recorder, wallet, store, identity, network, clock, making, .. } = &*self.inner;
         let _one_at_a_time = making.lock().await;
+        // While the network cannot be reached one anchor waits for it; more of them would say the same and cost more.
+        if let Some(last) = store.read(|tx| anchors::newest(tx, 1))?.first()
+            && wallet.status(&last.txid) == Some(Status::Built)
+        {
+            wallet.deliver(&last.txid, &last.beef).await?;
+        }
         let mut streams = Vec::new();
         let mut checkpoints: Vec<Signed<Checkpoint>> = Vec::new();
         for stream in recorder.summaries() {
@@ -173,39 +179,62 @@ impl Anchorer {
 
     /// Readings of a stream that stand under an anchor which the network has not refused.
     fn anchored_size(&self, stream: &StreamId) -> Result<u64, AnchorerError> {
-        Ok(self.newest(stream)?.map_or(0, |(_, _, checkpoint)| checkpoint.value().size))
+        Ok(self.best(stream, u64::MAX)?.map_or(0, |(_, _, checkpoint)| checkpoint.value().size))
     }
 
-    fn newest(
+    /// The anchor of a stream that says most about its first `size` readings: the newest that is mined and holds them all, else
+    /// the newest that the network has not refused.
+    fn best(
         &self,
         stream: &StreamId,
+        size: u64,
     ) -> Result<Option<(AnchorRecord, u32, Signed<Checkpoint>)>, AnchorerError> {
         let Inner { store, wallet, network, .. } = &*self.inner;
+        let mut newest = None;
         let mut below = u64::MAX;
-        loop {
+        for _ in 0..LOOKED_AFTER {
             let Some((anchor, index)) = store.read(|tx| anchors::newest_of(tx, stream, below))? else {
-                return Ok(None);
+                break;
             };
-            if matches!(wallet.status(&anchor.txid), Some(Status::Rejected { .. })) {
-                below = anchor.number;
+            below = anchor.number;
+            let status = wallet.status(&anchor.txid);
+            if matches!(status, Some(Status::Rejected { .. })) {
                 continue;
             }
+            // What the wallet has let go was mined long ago, or was refused and has a newer one in its place.
+            let mined = match status {
+                Some(status) => matches!(status, Status::Mined { .. }),
+                None => anchor.height.is_some(),
+            };
             let checkpoint =
                 usize::try_from(index).ok().and_then(|index| anchor.checkpoints.get(index)).cloned();
             let checkpoint = checkpoint.ok_or(AnchorerError::Damaged(anchor.number))?.verify(*network)?;
-            return Ok(Some((anchor, index, checkpoint)));
+            let holds: &Checkpoint = checkpoint.value();
+            if holds.size < size && newest.is_some() {
+                break;
+            }
+            let found = (anchor, index, checkpoint);
+            if mined {
+                return Ok(Some(found));
+            }
+            if newest.is_none() {
+                newest = Some(found);
+            }
         }
+        Ok(newest)
     }
 
-    /// The newest anchored checkpoint of a stream, and its way to the chain.
+    /// The anchored checkpoint that says most about a stream's first `size` readings, and its way to the chain: one that is mined and
+    /// holds them, where there is one.
     ///
     /// # Errors
     /// [`AnchorerError`].
     pub fn proof(
         &self,
         stream: &StreamId,
+        size: u64,
     ) -> Result<Option<(Signed<Checkpoint>, AnchorProof)>, AnchorerError> {
-        let Some((anchor, index, checkpoint)) = self.newest(stream)? else { return Ok(None) };
+        let Some((anchor, index, checkpoint)) = self.best(stream, size)? else { return Ok(None) };
         let network = self.inner.network;
         let checkpoints: Result<Vec<_>, _> =
             anchor.checkpoints.iter().map(|c| c.clone().verify(network)).collect();
@@ -258,16 +287,17 @@ impl Anchorer {
         let mut tick = tokio::time::interval(policy.every.max(Duration::from_millis(100)));
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            let due = tokio::select! {
+            let (ticked, due) = tokio::select! {
                 () = cancel.cancelled() => return,
-                _ = tick.tick() => true,
-                () = self.inner.recorded.notified() => self.unanchored() >= policy.readings,
+                _ = tick.tick() => (true, true),
+                () = self.inner.recorded.notified() => (false, self.unanchored() >= policy.readings),
             };
-            if let Err(error) = self.look_after() {
+            if ticked && let Err(error) = self.look_after() {
                 tracing::error!(%error, "the anchors could not be brought up to date");
             }
-            if due {
-                self.anchor_or_fund().await;
+            // The chain may take half a minute to answer; an anchor is stored before it is asked, so stopping here loses nothing.
+            if due && cancel.run_until_cancelled(self.anchor_or_fund()).await.is_none() {
+                return;
             }
         }
     }

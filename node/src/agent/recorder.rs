@@ -5,7 +5,7 @@
 //! open chunk; everything else is computed again from the store when a proof needs it.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use redb::WriteTransaction;
 use sensora_chain::Network;
@@ -106,7 +106,8 @@ struct Inner {
     identity: Identity,
     network: Network,
     clock: Clock,
-    streams: RwLock<BTreeMap<StreamId, Arc<Mutex<Recorded>>>>,
+    /// Who answers a buyer reads a stream together with others; who records waits for those that read now and for nobody else.
+    streams: RwLock<BTreeMap<StreamId, Arc<RwLock<Recorded>>>>,
 }
 
 /// What is known of a stream without opening a chunk.
@@ -171,7 +172,7 @@ impl Recorder {
     ) -> Result<Self, RecorderError> {
         let mut found = BTreeMap::new();
         for record in store.read(streams::all)? {
-            found.insert(record.id, Arc::new(Mutex::new(Recorded::open(&store, record)?)));
+            found.insert(record.id, Arc::new(RwLock::new(Recorded::open(&store, record)?)));
         }
         Ok(Self { inner: Arc::new(Inner { store, identity, network, clock, streams: RwLock::new(found) }) })
     }
@@ -189,7 +190,7 @@ impl Recorder {
         let Inner { store, identity, network, .. } = &*self.inner;
         let id = StreamId::derive(*network, identity.public(), name, schema)?;
         if let Ok(found) = self.get(&id) {
-            return Ok(lock(&found).summary());
+            return Ok(look(&found).summary());
         }
         let mut secret = Zeroizing::new([0; 32]);
         getrandom::fill(secret.as_mut_slice()).map_err(|e| RecorderError::Randomness(e.to_string()))?;
@@ -199,11 +200,11 @@ impl Recorder {
         let recorded = Recorded::open(store, record)?;
         let summary = recorded.summary();
         let mut streams = self.inner.streams.write().unwrap_or_else(PoisonError::into_inner);
-        streams.entry(id).or_insert_with(|| Arc::new(Mutex::new(recorded)));
+        streams.entry(id).or_insert_with(|| Arc::new(RwLock::new(recorded)));
         Ok(summary)
     }
 
-    fn get(&self, id: &StreamId) -> Result<Arc<Mutex<Recorded>>, RecorderError> {
+    fn get(&self, id: &StreamId) -> Result<Arc<RwLock<Recorded>>, RecorderError> {
         let streams = self.inner.streams.read().unwrap_or_else(PoisonError::into_inner);
         streams.get(id).cloned().ok_or(RecorderError::UnknownStream(*id))
     }
@@ -213,7 +214,7 @@ impl Recorder {
     /// # Errors
     /// [`RecorderError::UnknownStream`].
     pub fn summary(&self, id: &StreamId) -> Result<StreamSummary, RecorderError> {
-        Ok(lock(&*self.get(id)?).summary())
+        Ok(look(&*self.get(id)?).summary())
     }
 
     /// What is known of all streams.
@@ -223,7 +224,7 @@ impl Recorder {
             let streams = self.inner.streams.read().unwrap_or_else(PoisonError::into_inner);
             streams.values().cloned().collect()
         };
-        streams.iter().map(|stream| lock(stream).summary()).collect()
+        streams.iter().map(|stream| look(stream).summary()).collect()
     }
 
     /// Appends readings to streams, all of them or none. They are on disk when this returns.
@@ -237,7 +238,8 @@ impl Recorder {
             by_stream.entry(id).or_default().extend(readings);
         }
         let streams: Vec<_> = by_stream.keys().map(|id| self.get(id)).collect::<Result<_, _>>()?;
-        let mut guards: Vec<MutexGuard<'_, Recorded>> = streams.iter().map(|stream| lock(stream)).collect();
+        let mut guards: Vec<RwLockWriteGuard<'_, Recorded>> =
+            streams.iter().map(|stream| stream.write().unwrap_or_else(PoisonError::into_inner)).collect();
         let now = self.inner.clock.now_ns();
         let mut prepared = Vec::with_capacity(guards.len());
         for (stream, readings) in guards.iter().zip(by_stream.into_values()) {
@@ -260,7 +262,7 @@ impl Recorder {
         let Inner { identity, network, clock, .. } = &*self.inner;
         let (size, root) = {
             let stream = self.get(id)?;
-            let stream = lock(&stream);
+            let stream = look(&stream);
             (stream.log.size(), stream.log.root())
         };
         if size == 0 {
@@ -276,7 +278,7 @@ impl Recorder {
     /// [`RecorderError`].
     pub fn resolve(&self, id: &StreamId, range: Range) -> Result<Option<(u64, u64)>, RecorderError> {
         let stream = self.get(id)?;
-        let stream = lock(&stream);
+        let stream = look(&stream);
         let size = stream.log.size();
         let found = match range {
             Range::Latest => size.checked_sub(1).map(|first| (first, size)),
@@ -293,7 +295,7 @@ impl Recorder {
     /// [`RecorderError`].
     pub fn page(&self, id: &StreamId, first: u64, end: u64, size: u64) -> Result<Page, RecorderError> {
         let stream = self.get(id)?;
-        let stream = lock(&stream);
+        let stream = look(&stream);
         stream.check_range(first, end, size)?;
         let mut runs = Vec::new();
         let (mut at, mut bytes) = (first, 0_usize);
@@ -323,7 +325,7 @@ impl Recorder {
         size: u64,
     ) -> Result<RangeProof, RecorderError> {
         let stream = self.get(id)?;
-        let stream = lock(&stream);
+        let stream = look(&stream);
         stream.check_range(first, end, size)?;
         range_proof(&stream.log, first, end.saturating_sub(first), size).map_err(make_error)
     }
@@ -339,7 +341,7 @@ impl Recorder {
         new: u64,
     ) -> Result<ConsistencyProof, RecorderError> {
         let stream = self.get(id)?;
-        let stream = lock(&stream);
+        let stream = look(&stream);
         stream.check_range(0, old, new)?;
         consistency_proof(&stream.log, old, new).map_err(make_error)
     }
@@ -350,7 +352,7 @@ impl Recorder {
     /// [`RecorderError`].
     pub fn root_at(&self, id: &StreamId, size: u64) -> Result<Hash, RecorderError> {
         let stream = self.get(id)?;
-        let stream = lock(&stream);
+        let stream = look(&stream);
         stream.check_range(0, size, size)?;
         root(&stream.log, size).map_err(make_error)
     }
@@ -361,14 +363,14 @@ impl Recorder {
     /// [`RecorderError`].
     pub fn readings(&self, id: &StreamId, first: u64, end: u64) -> Result<Vec<Reading>, RecorderError> {
         let stream = self.get(id)?;
-        let stream = lock(&stream);
+        let stream = look(&stream);
         stream.check_range(first, end, stream.log.size())?;
         stream.readings(&self.inner.store, first, end)
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+fn look<T>(stream: &RwLock<T>) -> RwLockReadGuard<'_, T> {
+    stream.read().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Readings that have their numbers and leaves and wait to be stored.

@@ -3,10 +3,10 @@
 //! What may be sold, for how much and when an order counts as paid is decided by [`sensora_protocol::market::sale`]; this room stores,
 //! broadcasts and answers in the order that the state machine asks for.
 
-use std::collections::BTreeMap;
-use std::hash::{DefaultHasher, Hash as _, Hasher};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
 
 use sensora_chain::Network;
 use sensora_chain::beef::{Beef, BeefLimits};
@@ -15,25 +15,38 @@ use sensora_chain::wallet::{KeySource, OwnedOutput, Purpose, Received};
 use sensora_protocol::ad::{Ad, PaymentMode, StreamAd};
 use sensora_protocol::market::message::{AnchoredProof, Answer, Request, Response, Sample};
 use sensora_protocol::market::offer::{DEFAULT_LIFETIME_MS, Offer, Range};
+use sensora_protocol::market::receipt::HOLD_MS;
 use sensora_protocol::market::refusal::Refusal;
 use sensora_protocol::market::sale::{
     Admission, PurchaseRequest, Sale, SaleAction, SaleEvent, SaleState, order_of,
 };
 use sensora_protocol::stream::checkpoint::Checkpoint;
 use sensora_protocol::{Identity, OrderId, Signed, SignedBytes, StreamId};
-use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
 
 use super::anchorer::{Anchorer, MIN_FREE_SPACE};
 use super::recorder::{Recorder, RecorderError};
 use crate::chain_access::{BroadcastError, ChainAccess};
-use crate::clock::Clock;
+use crate::clock::{Clock, Stopwatch};
 use crate::store::{self, Store, StoreError, orders};
+use crate::stripes::Stripes;
 use crate::wallet::{WalletHandle, WalletHandleError};
 
-/// Orders are worked on one at a time each; two orders share a lock by chance once in so many.
-const ORDER_LOCKS: usize = 256;
+/// Most orders whose payment the network has not answered. Each is up to 128 KiB on disk and costs whoever makes it
+/// nothing while the chain cannot be reached, so there must be an end.
+const MAX_ADMITTED: usize = 256;
+/// How often the payments of such orders go out again, and old orders are looked for.
+const SETTLE_EVERY: Duration = Duration::from_secs(15);
+/// How often headers are asked for because a payment rests on a block that is not known: whoever says so may be lying.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How long an order is kept: as long as it is answered for, and a day for what lay between its admission and its payment.
+const KEEP_SOLD_MS: i64 = HOLD_MS + DAY_MS;
+/// Most orders that are forgotten in one change.
+const FORGET_AT_ONCE: usize = 1000;
 /// Most free readings in one answer.
 const MAX_SAMPLE: u32 = 1000;
+/// Most buyers and streams in one day whose free readings are counted: about 10 MB. Who comes after them has to buy.
+const MAX_SAMPLE_LINES: u64 = 100_000;
 /// Milliseconds in a day.
 const DAY_MS: i64 = 24 * 3600 * 1000;
 
@@ -53,7 +66,11 @@ pub struct Seller {
 struct Inner {
     parts: SellerParts,
     terms: RwLock<Terms>,
-    locks: Vec<Mutex<()>>,
+    /// An order is worked on by one task at a time.
+    orders: Stripes,
+    /// Orders whose payment the network has not answered.
+    admitted: Mutex<BTreeSet<OrderId>>,
+    looked: Mutex<Option<Stopwatch>>,
 }
 
 /// What a seller works with.
@@ -82,8 +99,9 @@ impl Seller {
     /// A seller that offers nothing yet.
     #[must_use]
     pub fn new(parts: SellerParts) -> Self {
-        let locks = (0..ORDER_LOCKS).map(|_| Mutex::new(())).collect();
-        Self { inner: Arc::new(Inner { parts, terms: RwLock::default(), locks }) }
+        let (terms, orders, admitted, looked) =
+            (RwLock::default(), Stripes::default(), Mutex::default(), Mutex::default());
+        Self { inner: Arc::new(Inner { parts, terms, orders, admitted, looked }) }
     }
 
     /// Sets what is offered. An ad that is withdrawn ends all quotes; orders that are paid are still delivered.
@@ -100,35 +118,38 @@ impl Seller {
 
     fn stream(&self, id: &StreamId) -> Result<StreamAd, Refusal> {
         let terms = self.inner.terms.read().unwrap_or_else(PoisonError::into_inner);
-        if terms.streams.is_empty() {
+        let now_ms = self.inner.parts.clock.now_ms();
+        let on_offer = |ad: &Signed<Ad>| ad.value().check_on_offer(ad.key(), now_ms).is_ok();
+        if !terms.ad.as_ref().is_some_and(on_offer) {
             return Err(Refusal::NotSelling);
         }
         terms.streams.get(id).cloned().ok_or(Refusal::UnknownStream { stream: *id })
     }
 
-    /// Answers one frame of `/sensora/market/1`.
-    pub async fn answer_frame(&self, peer: &PublicKey, frame: &[u8]) -> Vec<u8> {
-        let response = match Request::from_bytes(frame) {
-            Ok(request) => self.answer(peer, request).await,
-            Err(error) => Response::Refused(Refusal::Malformed { reason: error.to_string() }),
+    /// Answers one frame of `/sensora/market/1`, and says whether it was one.
+    pub async fn answer_frame(&self, peer: &PublicKey, frame: &[u8]) -> (Vec<u8>, bool) {
+        let (response, is_request) = match Request::from_bytes(frame) {
+            Ok(request) => (self.answer(peer, request).await, true),
+            Err(error) => {
+                (Response::Refused(Refusal::Malformed { reason: error.to_string() }.tamed()), false)
+            }
         };
-        response.to_bytes().unwrap_or_else(|error| {
+        let bytes = response.to_bytes().unwrap_or_else(|error| {
             tracing::error!(%error, "an answer does not fit its frame");
             Vec::new()
-        })
+        });
+        (bytes, is_request)
     }
 
-    /// Answers one request of the peer with this key.
+    /// Answers one request of the peer with this key. Disk, signatures and proofs are worked on where waiting holds nobody up.
     pub async fn answer(&self, peer: &PublicKey, request: Request) -> Response {
         let name = request.name();
         let answer = match request {
-            Request::Ad => self.ad().map(|ad| Answer::Ad(ad.into_bytes())).ok_or(Refusal::NotSelling),
-            Request::Sample { stream, count } => self.sample(peer, stream, count),
-            Request::Quote { stream, range } => self.quote(peer, stream, range),
             Request::Purchase(request) => self.purchase(peer, request).await.map(Answer::Receipt),
-            Request::Fetch { order, first } => self.fetch(peer, order, first),
-            Request::Receipt { order } => self.receipt(peer, order),
-            Request::Proof { stream, first, count, size } => self.proof(stream, first, count, size),
+            request => {
+                let peer = *peer;
+                self.blocking(move |seller| seller.look_up(&peer, request)).await
+            }
         };
         match answer {
             Ok(answer) => Response::Ok(answer),
@@ -136,6 +157,30 @@ impl Seller {
                 tracing::debug!(request = name, code = refusal.code(), %refusal, "refused");
                 Response::Refused(refusal)
             }
+        }
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Self) -> Result<T, Refusal> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let seller = self.clone();
+        let done = tokio::task::spawn_blocking(move || work(&seller)).await;
+        done.unwrap_or_else(|error| {
+            tracing::error!(%error, "a request could not be worked on");
+            Err(Refusal::StorageUnavailable)
+        })
+    }
+
+    fn look_up(&self, peer: &PublicKey, request: Request) -> Result<Answer, Refusal> {
+        match request {
+            Request::Ad => self.ad().map(|ad| Answer::Ad(ad.into_bytes())).ok_or(Refusal::NotSelling),
+            Request::Sample { stream, count } => self.sample(peer, stream, count),
+            Request::Quote { stream, range } => self.quote(peer, stream, range),
+            Request::Fetch { order, first } => self.fetch(peer, order, first),
+            Request::Receipt { order } => self.receipt(peer, order),
+            Request::Proof { stream, first, count, size } => self.proof(stream, first, count, size),
+            Request::Purchase(_) => Err(Refusal::Malformed { reason: "a purchase is no question".into() }),
         }
     }
 
@@ -186,7 +231,7 @@ impl Seller {
 
     /// The anchored checkpoint where it covers the range, else the newest: what is proven on chain is worth more.
     fn checkpoint_over(&self, id: &StreamId, end: u64, newest: Signed<Checkpoint>) -> Signed<Checkpoint> {
-        match self.inner.parts.anchorer.proof(id) {
+        match self.inner.parts.anchorer.proof(id, end) {
             Ok(Some((anchored, _))) if anchored.value().size >= end => anchored,
             _ => newest,
         }
@@ -202,14 +247,22 @@ impl Seller {
         let wanted = count.clamp(1, MAX_SAMPLE).min(u32::try_from(size).unwrap_or(u32::MAX));
         let day = u32::try_from(clock.now_ms().div_euclid(DAY_MS)).unwrap_or(0).to_be_bytes();
         let key = [day.as_slice(), &peer.to_bytes(), id.as_bytes()].concat();
-        let taken = store.write(|tx| {
+        let take = |tx: &redb::WriteTransaction| {
             orders::forget_samples_before(tx, &day)?;
             let had = orders::samples_had(tx, &key)?;
             let taken = wanted.min(allowance.saturating_sub(had));
+            if had == 0 && orders::sample_lines(tx)? >= MAX_SAMPLE_LINES {
+                return Ok(0);
+            }
             orders::put_samples_had(tx, &key, had.saturating_add(taken))?;
             Ok::<_, StoreError>(taken)
-        });
-        let taken = taken.map_err(|error| storage(error.into()))?;
+        };
+        // Most who ask again have had theirs: that is seen without writing anything.
+        let had = store.read(|tx| orders::samples_had_before(tx, &key));
+        if had.map_err(|error| storage(error.into()))? >= allowance {
+            return Err(Refusal::SampleUsedUp { allowance });
+        }
+        let taken = store.write(take).map_err(|error| storage(error.into()))?;
         if taken == 0 {
             return Err(Refusal::SampleUsedUp { allowance });
         }
@@ -219,36 +272,66 @@ impl Seller {
     }
 
     async fn purchase(&self, peer: &PublicKey, request: PurchaseRequest) -> Result<SignedBytes, Refusal> {
-        let SellerParts { chain, store, identity, network, clock, home, .. } = &self.inner.parts;
-        let id = order_of(&request, *network, peer)?.id(*network);
-        let _one_at_a_time = self.lock(&id).lock().await;
-        let stored = store.read(|tx| orders::sale(tx, &id)).map_err(|error| storage(error.into()))?;
-        let sale = match stored {
-            Some(sale) => sale,
-            None => {
-                let full =
-                    |home: &PathBuf| crate::home::free_space(home).is_ok_and(|free| free < MIN_FREE_SPACE);
-                if home.as_ref().is_some_and(full) {
-                    return Err(Refusal::StorageUnavailable);
+        let peer = *peer;
+        let network = self.inner.parts.network;
+        let id = order_of(&request, network, &peer)?.id(network);
+        let _one_at_a_time = self.inner.orders.lock(&id).await;
+        let again = request.clone();
+        let sale = match self.blocking(move |seller| seller.admit(&peer, &id, request)).await {
+            // Our headers are what is behind, not the buyer: look, and judge again.
+            Err(Refusal::HeadersBehind { .. }) if self.may_look() => {
+                if let Err(error) = self.inner.parts.chain.refresh().await {
+                    tracing::debug!(%error, "the headers could not be brought up to date");
                 }
-                let headers = chain.headers();
-                let now_ms = clock.now_ms();
-                let at = Admission { seller: identity, network: *network, peer, headers: &headers, now_ms };
-                let sale = Sale::admit(request, &at)?;
-                store.write(|tx| orders::put_sale(tx, &sale)).map_err(|error| storage(error.into()))?;
-                sale
+                self.blocking(move |seller| seller.admit(&peer, &id, again)).await?
             }
+            sale => sale?,
         };
         self.settle(sale).await
     }
 
+    /// The stored sale of an order, or a new one, stored.
+    fn admit(&self, peer: &PublicKey, id: &OrderId, request: PurchaseRequest) -> Result<Sale, Refusal> {
+        let SellerParts { chain, store, identity, network, clock, home, .. } = &self.inner.parts;
+        let stored = store.read(|tx| orders::sale(tx, id)).map_err(|error| storage(error.into()))?;
+        if let Some(sale) = stored {
+            return Ok(sale);
+        }
+        let full = |home: &PathBuf| crate::home::free_space(home).is_ok_and(|free| free < MIN_FREE_SPACE);
+        if home.as_ref().is_some_and(full) {
+            return Err(Refusal::StorageUnavailable);
+        }
+        if self.admitted().len() >= MAX_ADMITTED {
+            return Err(Refusal::ChainUnavailable);
+        }
+        let headers = chain.headers();
+        let now_ms = clock.now_ms();
+        let at = Admission { seller: identity, network: *network, peer, headers: &headers, now_ms };
+        let sale = Sale::admit(request, &at)?;
+        store.write(|tx| orders::put_sale(tx, &sale)).map_err(|error| storage(error.into()))?;
+        self.admitted().insert(sale.order);
+        Ok(sale)
+    }
+
+    fn admitted(&self) -> MutexGuard<'_, BTreeSet<OrderId>> {
+        self.inner.admitted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn may_look(&self) -> bool {
+        let mut looked = self.inner.looked.lock().unwrap_or_else(PoisonError::into_inner);
+        let may = looked.is_none_or(|last| last.elapsed() >= LOOK_EVERY);
+        if may {
+            *looked = Some(Stopwatch::start());
+        }
+        may
+    }
+
     /// Brings a stored sale to its receipt, or to a refusal.
-    async fn settle(&self, mut sale: Sale) -> Result<SignedBytes, Refusal> {
-        let SellerParts { chain, identity, network, clock, wallet, .. } = &self.inner.parts;
+    async fn settle(&self, sale: Sale) -> Result<SignedBytes, Refusal> {
         if let SaleAction::Receipt(receipt) = sale.resume() {
             return Ok(receipt);
         }
-        let event = match chain.broadcast(&sale.request.payment).await {
+        let event = match self.inner.parts.chain.broadcast(&sale.request.payment).await {
             Ok(()) => SaleEvent::Accepted,
             Err(BroadcastError::Rejected { double_spent, reason, .. }) => {
                 SaleEvent::Rejected { double_spent, reason }
@@ -258,8 +341,18 @@ impl Seller {
                 SaleEvent::Unavailable
             }
         };
+        self.blocking(move |seller| seller.conclude(sale, event)).await
+    }
+
+    /// Stores what the network's word makes of a sale, and answers it.
+    fn conclude(&self, mut sale: Sale, event: SaleEvent) -> Result<SignedBytes, Refusal> {
+        let SellerParts { identity, network, clock, wallet, .. } = &self.inner.parts;
+        let before = sale.clone();
         let actions = sale.handle(event, identity, *network, clock.now_ms());
         let stored = wallet.update(|wallet, tx| {
+            if sale == before && !actions.contains(&SaleAction::Forget) {
+                return Ok(());
+            }
             if actions.contains(&SaleAction::Forget) {
                 orders::remove_sale(tx, &sale.order)?;
             } else {
@@ -267,7 +360,8 @@ impl Seller {
             }
             for action in &actions {
                 let SaleAction::Credit { invoice } = action else { continue };
-                if tx_is_archived(&self.inner.parts.store, &sale)? {
+                // A payment that the wallet has had and let go is not a new one.
+                if store::wallet::is_archived_in(tx, &sale.txid)? {
                     continue;
                 }
                 let beef = Beef::parse(&sale.request.payment, &BeefLimits::default())?;
@@ -295,6 +389,9 @@ impl Seller {
             tracing::error!(order = %sale.order, %error, "a sale could not be stored");
             return Err(Refusal::StorageUnavailable);
         }
+        if sale.is_sold() || actions.contains(&SaleAction::Forget) {
+            self.admitted().remove(&sale.order);
+        }
         let answer = actions.into_iter().find_map(|action| match action {
             SaleAction::Receipt(receipt) => Some(Ok(receipt)),
             SaleAction::Refuse(refusal) => Some(Err(refusal)),
@@ -303,29 +400,74 @@ impl Seller {
         answer.unwrap_or(Err(Refusal::ChainUnavailable))
     }
 
-    /// Goes on with sales that were admitted before a restart: their payments go out again, and are credited.
+    /// Looks up which payments of before a restart the network has not answered.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn resume(&self) -> Result<(), StoreError> {
-        for sale in self.inner.parts.store.read(orders::sales)? {
-            if sale.state == SaleState::Admitted {
-                let _one_at_a_time = self.lock(&sale.order).lock().await;
-                let order = sale.order;
-                if let Err(refusal) = self.settle(sale).await {
-                    tracing::info!(%order, %refusal, "an order from before the restart is not paid");
-                }
-            }
-        }
+    pub fn resume(&self) -> Result<(), StoreError> {
+        let waiting = self.inner.parts.store.read(orders::admitted_sales)?;
+        self.admitted().extend(waiting);
         Ok(())
     }
 
-    fn lock(&self, order: &OrderId) -> &Mutex<()> {
-        let mut hasher = DefaultHasher::new();
-        order.hash(&mut hasher);
-        let at = usize::try_from(hasher.finish() % (ORDER_LOCKS as u64)).unwrap_or(0);
-        #[expect(clippy::indexing_slicing, reason = "`at` is below ORDER_LOCKS, which is the length")]
-        &self.inner.locks[at]
+    /// Until cancelled: brings payments to the network that it has not answered, from before a restart too, and forgets orders
+    /// that have been answered for long enough.
+    pub async fn run(self, cancel: CancellationToken) {
+        loop {
+            if cancel.run_until_cancelled(self.settle_admitted()).await.is_none() {
+                return;
+            }
+            if let Err(error) = self.forget_old() {
+                tracing::error!(%error, "orders whose time is over could not be forgotten");
+            }
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                () = tokio::time::sleep(SETTLE_EVERY) => {}
+            }
+        }
+    }
+
+    async fn settle_admitted(&self) {
+        let waiting: Vec<OrderId> = self.admitted().iter().copied().collect();
+        for order in waiting {
+            let _one_at_a_time = self.inner.orders.lock(&order).await;
+            let sale = match self.inner.parts.store.read(|tx| orders::sale(tx, &order)) {
+                Ok(Some(sale)) => sale,
+                Ok(None) => {
+                    self.admitted().remove(&order);
+                    continue;
+                }
+                Err(error) => {
+                    tracing::error!(%order, %error, "an order could not be read");
+                    return;
+                }
+            };
+            match self.settle(sale).await {
+                Ok(_) => tracing::info!(%order, "an order is paid whose buyer has not waited for it"),
+                Err(refusal) => {
+                    tracing::info!(%order, %refusal, "an order that waits for the network is not paid");
+                    // Whoever cannot be reached for one cannot be reached for the next.
+                    if refusal == Refusal::ChainUnavailable {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    fn forget_old(&self) -> Result<(), StoreError> {
+        let SellerParts { store, clock, .. } = &self.inner.parts;
+        let before = clock.now_ms().saturating_sub(KEEP_SOLD_MS);
+        let old = store.read(|tx| orders::sales_admitted_before(tx, before, FORGET_AT_ONCE))?;
+        if old.is_empty() {
+            return Ok(());
+        }
+        store.write(|tx| old.iter().try_for_each(|order| orders::remove_sale(tx, order)))?;
+        let mut admitted = self.admitted();
+        for order in old {
+            admitted.remove(&order);
+        }
+        Ok(())
     }
 
     fn sold(&self, peer: &PublicKey, order: OrderId) -> Result<(Sale, SignedBytes), Refusal> {
@@ -361,7 +503,7 @@ impl Seller {
         let now = recorder.summary(&id).map_err(|_| Refusal::UnknownStream { stream: id })?.size;
         let end = first.checked_add(count).filter(|end| count > 0 && *end <= size && size <= now);
         let end = end.ok_or(Refusal::RangeNotAvailable { size: now })?;
-        let anchored = anchorer.proof(&id).map_err(|error| damaged(&error))?;
+        let anchored = anchorer.proof(&id, size).map_err(|error| damaged(&error))?;
         let anchored_size = anchored.as_ref().map_or(0, |(checkpoint, _)| checkpoint.value().size);
         let Some((checkpoint, anchor)) = anchored.filter(|_| anchored_size >= size) else {
             return Err(Refusal::NotAnchored { size: anchored_size, due_ms: anchorer.due_ms() });
@@ -371,10 +513,6 @@ impl Seller {
         let checkpoint = checkpoint.into_bytes();
         Ok(Answer::Proof(Box::new(AnchoredProof { checkpoint, range, consistency, anchor })))
     }
-}
-
-fn tx_is_archived(store: &Store, sale: &Sale) -> Result<bool, StoreError> {
-    store.read(|tx| store::wallet::is_archived(tx, &sale.txid))
 }
 
 fn storage(error: RecorderError) -> Refusal {

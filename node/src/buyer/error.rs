@@ -86,6 +86,24 @@ pub enum BuyError {
     /// The seller's proof does not hold.
     #[error(transparent)]
     Proof(#[from] ProofFailure),
+    /// No readings are asked for.
+    #[error("{count} readings from {first} on are none that there can be: ask for at least one")]
+    Range {
+        /// First sequence number.
+        first: u64,
+        /// How many.
+        count: u64,
+    },
+    /// Readings that are here or ordered already are not ordered again.
+    #[error("readings {first} to {last} of the stream are here or ordered already{}", .order.map(|order| format!(", by order {order}: `sensora orders --resume` goes on with it")).unwrap_or_default())]
+    AlreadyOrdered {
+        /// First sequence number of the offer.
+        first: u64,
+        /// Last one.
+        last: u64,
+        /// The order that is under way.
+        order: Option<OrderId>,
+    },
     /// No such order.
     #[error("there is no order {0} in this home")]
     UnknownOrder(OrderId),

@@ -90,6 +90,22 @@ pub fn get(tx: &ReadTransaction, seller: &PublicKey) -> Result<Option<StoredAd>,
     ADS.get(tx, &seller.to_bytes())
 }
 
+/// How many sellers' ads are kept.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn count(tx: &ReadTransaction) -> Result<u64, StoreError> {
+    ADS.len(tx)
+}
+
+/// How many sellers' ads are kept, as this change sees it.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn count_in(tx: &WriteTransaction) -> Result<u64, StoreError> {
+    ADS.len_in(tx)
+}
+
 /// Forgets the ad of a seller.
 ///
 /// # Errors

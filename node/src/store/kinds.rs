@@ -1,6 +1,6 @@
 //! The few shapes a table has: records under a fixed-length key, in order.
 
-use redb::{ReadTransaction, ReadableTable, TableDefinition, WriteTransaction};
+use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata, TableDefinition, WriteTransaction};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -144,6 +144,22 @@ impl Records {
     pub fn remove_range(&self, tx: &WriteTransaction, from: &[u8], to: &[u8]) -> Result<(), StoreError> {
         tx.open_table(self.table())?.retain_in(from..to, |_, _| false)?;
         Ok(())
+    }
+
+    /// How many records there are, as this change sees it.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn len_in(&self, tx: &WriteTransaction) -> Result<u64, StoreError> {
+        Ok(tx.open_table(self.table())?.len()?)
+    }
+
+    /// How many records there are.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn len(&self, tx: &ReadTransaction) -> Result<u64, StoreError> {
+        Ok(tx.open_table(self.table())?.len()?)
     }
 
     /// All records.

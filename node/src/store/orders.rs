@@ -9,12 +9,21 @@ use super::StoreError;
 use super::kinds::Records;
 
 const PURCHASES: Records = Records { name: "purchases" };
+/// Ids of the purchases that are not finished: few, however many there have been.
+const OPEN: Records = Records { name: "purchases_open" };
 const SALES: Records = Records { name: "sales" };
+/// Ids of the sales whose payment the network has not answered.
+const ADMITTED: Records = Records { name: "sales_admitted" };
+/// Ids of all sales under the time of their admission: `milliseconds ‖ id`, big-endian, from which the oldest are found.
+const SALES_BY_TIME: Records = Records { name: "sales_by_time" };
 const SAMPLES: Records = Records { name: "samples" };
 
 pub(super) fn create(tx: &WriteTransaction) -> Result<(), StoreError> {
     PURCHASES.create(tx)?;
+    OPEN.create(tx)?;
     SALES.create(tx)?;
+    ADMITTED.create(tx)?;
+    SALES_BY_TIME.create(tx)?;
     SAMPLES.create(tx)
 }
 
@@ -23,6 +32,11 @@ pub(super) fn create(tx: &WriteTransaction) -> Result<(), StoreError> {
 /// # Errors
 /// [`StoreError`].
 pub fn put_purchase(tx: &WriteTransaction, purchase: &Purchase) -> Result<(), StoreError> {
+    if purchase.state.is_final() {
+        OPEN.remove(tx, purchase.id.as_bytes())?;
+    } else {
+        OPEN.put(tx, purchase.id.as_bytes(), &purchase.id)?;
+    }
     PURCHASES.put(tx, purchase.id.as_bytes(), purchase)
 }
 
@@ -31,6 +45,7 @@ pub fn put_purchase(tx: &WriteTransaction, purchase: &Purchase) -> Result<(), St
 /// # Errors
 /// [`StoreError`].
 pub fn remove_purchase(tx: &WriteTransaction, id: &OrderId) -> Result<(), StoreError> {
+    OPEN.remove(tx, id.as_bytes())?;
     PURCHASES.remove(tx, id.as_bytes())
 }
 
@@ -40,6 +55,16 @@ pub fn remove_purchase(tx: &WriteTransaction, id: &OrderId) -> Result<(), StoreE
 /// [`StoreError`].
 pub fn purchase(tx: &ReadTransaction, id: &OrderId) -> Result<Option<Purchase>, StoreError> {
     PURCHASES.get(tx, id.as_bytes())
+}
+
+/// The purchases that are not finished.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn open_purchases(tx: &ReadTransaction) -> Result<Vec<Purchase>, StoreError> {
+    let ids: Vec<OrderId> = OPEN.all(tx)?;
+    let found = ids.iter().filter_map(|id| purchase(tx, id).transpose());
+    found.collect()
 }
 
 /// All purchases.
@@ -55,7 +80,21 @@ pub fn purchases(tx: &ReadTransaction) -> Result<Vec<Purchase>, StoreError> {
 /// # Errors
 /// [`StoreError`].
 pub fn put_sale(tx: &WriteTransaction, sale: &Sale) -> Result<(), StoreError> {
+    if sale.is_sold() {
+        ADMITTED.remove(tx, sale.order.as_bytes())?;
+    } else {
+        ADMITTED.put(tx, sale.order.as_bytes(), &sale.order)?;
+    }
+    SALES_BY_TIME.put(tx, &time_key(sale), &sale.order)?;
     SALES.put(tx, sale.order.as_bytes(), sale)
+}
+
+fn time_key(sale: &Sale) -> Vec<u8> {
+    [time_prefix(sale.admitted_ms).as_slice(), sale.order.as_bytes()].concat()
+}
+
+fn time_prefix(ms: i64) -> [u8; 8] {
+    u64::try_from(ms).unwrap_or(0).to_be_bytes()
 }
 
 /// Forgets a sale that was never charged, or whose time is over.
@@ -63,6 +102,10 @@ pub fn put_sale(tx: &WriteTransaction, sale: &Sale) -> Result<(), StoreError> {
 /// # Errors
 /// [`StoreError`].
 pub fn remove_sale(tx: &WriteTransaction, id: &OrderId) -> Result<(), StoreError> {
+    if let Some(sale) = sale_in(tx, id)? {
+        SALES_BY_TIME.remove(tx, &time_key(&sale))?;
+    }
+    ADMITTED.remove(tx, id.as_bytes())?;
     SALES.remove(tx, id.as_bytes())
 }
 
@@ -72,6 +115,39 @@ pub fn remove_sale(tx: &WriteTransaction, id: &OrderId) -> Result<(), StoreError
 /// [`StoreError`].
 pub fn sale(tx: &ReadTransaction, id: &OrderId) -> Result<Option<Sale>, StoreError> {
     SALES.get(tx, id.as_bytes())
+}
+
+/// A sale, as this change sees it.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn sale_in(tx: &WriteTransaction, id: &OrderId) -> Result<Option<Sale>, StoreError> {
+    SALES.get_in(tx, id.as_bytes())
+}
+
+/// The sales whose payment the network has not answered.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn admitted_sales(tx: &ReadTransaction) -> Result<Vec<OrderId>, StoreError> {
+    ADMITTED.all(tx)
+}
+
+/// Sales that were admitted before `ms`, oldest first, at most `limit`.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn sales_admitted_before(
+    tx: &ReadTransaction,
+    ms: i64,
+    limit: usize,
+) -> Result<Vec<OrderId>, StoreError> {
+    let before = time_prefix(ms);
+    let oldest = SALES_BY_TIME.scan(tx, &[], &[], limit)?.into_iter();
+    oldest
+        .take_while(|(key, _)| key.as_slice() < before.as_slice())
+        .map(|(_, id)| super::from_record("sales_by_time", &id))
+        .collect()
 }
 
 /// All sales.
@@ -88,6 +164,22 @@ pub fn sales(tx: &ReadTransaction) -> Result<Vec<Sale>, StoreError> {
 /// [`StoreError`].
 pub fn samples_had(tx: &WriteTransaction, key: &[u8]) -> Result<u32, StoreError> {
     Ok(SAMPLES.get_in(tx, key)?.unwrap_or(0))
+}
+
+/// As [`samples_had`], without changing anything.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn samples_had_before(tx: &ReadTransaction, key: &[u8]) -> Result<u32, StoreError> {
+    Ok(SAMPLES.get(tx, key)?.unwrap_or(0))
+}
+
+/// How many lines of free readings are kept.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn sample_lines(tx: &WriteTransaction) -> Result<u64, StoreError> {
+    SAMPLES.len_in(tx)
 }
 
 /// Notes free readings that a buyer has had.

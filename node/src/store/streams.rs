@@ -1,8 +1,8 @@
 //! The streams we sell: full chunks column by column, and the readings of the open chunk one by one.
 
 use redb::{ReadTransaction, WriteTransaction};
-use sensora_protocol::stream::chunk::SealedChunk;
 use sensora_protocol::statement::bytes_or_hex;
+use sensora_protocol::stream::chunk::SealedChunk;
 use sensora_protocol::stream::{Reading, Schema};
 use sensora_protocol::{Hash, StreamId};
 use serde::{Deserialize, Serialize};

@@ -54,10 +54,10 @@ pub fn archived(tx: &ReadTransaction) -> Result<Vec<HistoryEntry>, StoreError> {
     ARCHIVE.all(tx)
 }
 
-/// Whether the wallet has had this transaction and let it go.
+/// Whether the wallet has had this transaction and let it go, as this change sees it.
 ///
 /// # Errors
 /// [`StoreError`].
-pub fn is_archived(tx: &ReadTransaction, txid: &sensora_chain::Txid) -> Result<bool, StoreError> {
-    Ok(ARCHIVE.get_bytes(tx, &txid.0)?.is_some())
+pub fn is_archived_in(tx: &WriteTransaction, txid: &sensora_chain::Txid) -> Result<bool, StoreError> {
+    Ok(ARCHIVE.get_in::<HistoryEntry>(tx, &txid.0)?.is_some())
 }
