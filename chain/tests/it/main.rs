@@ -2,6 +2,7 @@
 
 #![cfg(test)]
 
+mod bad_input;
 #[cfg(feature = "sources")]
 mod dev_chain;
 mod oracle;

@@ -1,0 +1,49 @@
+#!/usr/bin/env python3
+"""Writes the golden bytes of the protocol into fuzz/corpus, where the fuzz targets begin with them."""
+
+import hashlib
+import json
+import pathlib
+
+HERE = pathlib.Path(__file__).resolve().parent
+VECTORS = HERE.parent / "protocol" / "tests" / "vectors"
+
+TARGETS = {
+    "market-request": ["market_request", "codec"],
+    "market-response": ["market_response", "codec"],
+    "chain-request": ["chain_messages", "codec"],
+    "chain-response": ["chain_messages", "headers", "codec"],
+    "signed": ["ad", "statements"],
+    "ad": ["ad", "statements"],
+    "offer": ["statements"],
+    "order": ["statements"],
+    "receipt": ["statements"],
+    "checkpoint": ["statements"],
+    "columns": ["columns"],
+    "run": ["page"],
+    "page": ["page"],
+    "proof-v1": ["anchor"],
+    "proof-v2": ["anchor"],
+    "anchor-proof": ["anchor"],
+    "script": ["script", "anchor", "ad"],
+    "beef": ["beef"],
+}
+
+count = 0
+for path in sorted(VECTORS.glob("*.json")):
+    for vector in json.loads(path.read_text()).get("vectors", []):
+        data = bytes.fromhex(vector["bytes"])
+        seeds = [(target, data) for target in TARGETS.get(vector["type"], [])]
+        if vector["type"] == "beef":
+            # An Atomic BEEF is 36 bytes and a BEEF. In the golden one a single path stands first, and transactions follow.
+            seeds.append(("bump", data[41:]))
+            seeds.append(("transaction", data[36:]))
+        if vector["type"] == "columns":
+            # The target's first two bytes choose the schema (float, int, bool, text) and the first number.
+            seeds = [("columns", b"\xe4\x00" + data)]
+        for target, seed in seeds:
+            folder = HERE / "corpus" / target
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / hashlib.sha256(seed).hexdigest()[:16]).write_bytes(seed)
+            count += 1
+print(f"{count} seeds in {HERE / 'corpus'}")
