@@ -228,27 +228,27 @@ pub enum AdError {
     },
 }
 
-/// A line of text that is safe on a screen, in a file and in a log: no controls, no invisible or direction-changing characters.
-pub(crate) fn check_text(
-    field: &'static str,
-    text: &str,
-    max: usize,
-    may_be_empty: bool,
-) -> Result<(), AdError> {
-    let wrong = |reason: String| Err(AdError::Field { field, reason });
+/// A line of text that is safe on a screen, in a file and in a log: no controls, no invisible or direction-changing characters. The error says
+/// what is wrong.
+pub(crate) fn check_line(text: &str, max: usize, may_be_empty: bool) -> Result<(), String> {
     if text.len() > max {
-        return wrong(format!("{} bytes, at most {max}", text.len()));
+        return Err(format!("{} bytes, at most {max}", text.len()));
     }
     if text.is_empty() && !may_be_empty {
-        return wrong("is empty".into());
+        return Err("is empty".into());
     }
     let unsafe_char = |c: &char| c.is_control() || is_invisible(*c);
     match text.chars().find(unsafe_char) {
         Some(c) => {
-            wrong(format!("has the character U+{:04X}, which is invisible or changes the line", u32::from(c)))
+            let code = u32::from(c);
+            Err(format!("has the character U+{code:04X}, which is invisible or changes the line"))
         }
         None => Ok(()),
     }
+}
+
+fn check_text(field: &'static str, text: &str, max: usize, may_be_empty: bool) -> Result<(), AdError> {
+    check_line(text, max, may_be_empty).map_err(|reason| AdError::Field { field, reason })
 }
 
 /// Characters that are not seen or change the direction of what follows: the format characters of Unicode (category Cf), the line and

@@ -9,6 +9,7 @@ use sensora_chain::keys::PublicKey;
 use sensora_chain::{Network, Txid};
 use serde::{Deserialize, Serialize};
 
+use crate::ad::{MAX_NAME_LEN, check_line};
 use crate::anchor::{AnchorError, AnchorProof, Standing};
 use crate::codec::CodecError;
 use crate::id::{Hash, StreamId};
@@ -160,6 +161,9 @@ pub enum EvidenceError {
         /// What is wrong.
         source: ReadingError,
     },
+    /// The name of the stream is none.
+    #[error("the name of the stream {0}")]
+    Name(String),
     /// The schema is not valid.
     #[error("the schema: {0}")]
     Schema(#[from] SchemaError),
@@ -270,6 +274,7 @@ impl Evidence {
             return Err(EvidenceError::Format { format, version: self.version });
         }
         let (seller, stream) = (&self.seller, &self.stream);
+        check_line(&stream.name, MAX_NAME_LEN, false).map_err(EvidenceError::Name)?;
         stream.schema.validate()?;
         let expected = StreamId::derive(self.network, seller, &stream.name, &stream.schema)?;
         if stream.id != expected {

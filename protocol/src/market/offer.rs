@@ -7,7 +7,7 @@ use sensora_chain::keys::PublicKey;
 use sensora_chain::{Network, Satoshis};
 use serde::{Deserialize, Serialize};
 
-use crate::ad::{CLOCK_TOLERANCE_MS, PaymentMode, StreamAd};
+use crate::ad::{CLOCK_TOLERANCE_MS, MAX_LICENCE_LEN, MAX_NAME_LEN, PaymentMode, StreamAd, check_line};
 use crate::codec::CodecError;
 use crate::id::StreamId;
 use crate::market::price::{Price, PriceError};
@@ -103,6 +103,14 @@ pub enum OfferError {
     /// A part cannot be encoded.
     #[error("the offer: {0}")]
     Encoding(#[from] CodecError),
+    /// A text that would not be what it looks like on a screen.
+    #[error("the offer's {field} {reason}")]
+    Text {
+        /// Which field.
+        field: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The schema is not valid.
     #[error("the offer's schema: {0}")]
     Schema(#[from] SchemaError),
@@ -262,6 +270,10 @@ impl Offer {
     /// # Errors
     /// [`OfferError`].
     pub fn check(&self, seller: &PublicKey, network: Network) -> Result<Signed<Checkpoint>, OfferError> {
+        let texts = [("name", &self.name, MAX_NAME_LEN), ("licence", &self.licence, MAX_LICENCE_LEN)];
+        for (field, text, max) in texts {
+            check_line(text, max, false).map_err(|reason| OfferError::Text { field, reason })?;
+        }
         self.schema.validate()?;
         self.price.validate()?;
         if StreamId::derive(network, seller, &self.name, &self.schema)? != self.stream {

@@ -174,6 +174,7 @@ fn what_the_file_says_of_itself_must_be_so() {
     assert!(matches!(refused(|e| e.seller = *identity(9).public()), EvidenceError::StreamId { .. }));
     assert!(matches!(refused(|e| e.stream.id = StreamId([0; 16])), EvidenceError::StreamId { .. }));
     assert!(matches!(refused(|e| e.stream.name = "cellar".into()), EvidenceError::StreamId { .. }));
+    assert!(matches!(refused(|e| e.stream.name = "\u{1b}[2J".into()), EvidenceError::Name(_)));
     let no_fields = refused(|e| e.stream.schema.fields.clear());
     assert_eq!(no_fields, EvidenceError::Schema(SchemaError::FieldCount { count: 0 }));
     assert!(matches!(refused(|e| e.checkpoint.signed.signature[5] ^= 1), EvidenceError::Statement(_)));

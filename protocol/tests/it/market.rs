@@ -45,6 +45,10 @@ fn an_offer_is_accepted_or_the_first_difference_is_named() {
     };
     assert_eq!(try_it(&|_| ()), Ok(100));
 
+    // An offer may come without an ad, and is shown to a person.
+    assert!(matches!(try_it(&|o| o.name = "\u{1b}[2J".into()), Err(OfferError::Text { field: "name", .. })));
+    let reversed = |o: &mut Offer| o.licence = "\u{202e}TIM".into();
+    assert!(matches!(try_it(&reversed), Err(OfferError::Text { field: "licence", .. })));
     let stream = StreamId([9; 16]);
     assert!(
         matches!(try_it(&|o| o.stream = stream), Err(OfferError::Stream { offered, .. }) if offered == stream)
