@@ -192,7 +192,7 @@ impl Market {
     /// Buys `count` readings from `first` on. Returns how long each stage took, and all of them.
     async fn buy(&self, first: u64, count: u64) -> [Duration; 5] {
         let request = BuyRequest {
-            seller: self.agent.identity().public().clone(),
+            seller: *self.agent.identity().public(),
             stream: self.stream.id,
             range: Range::Seq { first, count },
             limits: BuyerLimits {

@@ -119,7 +119,7 @@ impl Buyer {
             };
             if attempt >= ATTEMPTS || matches!(source, RequestError::TooLarge { .. } | RequestError::Stopped)
             {
-                return Err(BuyError::Request { seller: named(), source });
+                return Err(BuyError::Request { seller: named(), source: Box::new(source) });
             }
             tracing::debug!(%source, attempt, "no answer, asking again");
             tokio::time::sleep(pause).await;
@@ -287,7 +287,7 @@ impl Buyer {
         let spec = wallet.spec(outputs, &format!("order {}", purchase.id));
         let stream = BoughtStream {
             id: terms.stream,
-            seller: offer.key().clone(),
+            seller: *offer.key(),
             name: terms.name.clone(),
             schema: terms.schema.clone(),
             licence: terms.licence.clone(),

@@ -8,10 +8,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use sensora_chain::Satoshis;
-use sensora_node::buyer::{Bought, BuyError, BuyRequest, OrderSummary, Progress as Step, ProofFailure};
+use sensora_chain::keys::PublicKey;
+use sensora_node::buyer::{Bought, BuyError, BuyRequest, OrderSummary, Progress as Step};
 use sensora_protocol::OrderId;
 use sensora_protocol::anchor::Standing;
 use sensora_protocol::evidence::Evidence;
+use sensora_protocol::identity::peer_id;
 use sensora_protocol::market::offer::{BuyerLimits, Range};
 use sensora_protocol::market::purchase::PurchaseState;
 use tokio::time::Instant;
@@ -22,7 +24,7 @@ use crate::args::{BuyArgs, parse_time};
 use crate::context::Context;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
-use crate::output::{Progress, printable, sat, short_id};
+use crate::output::{Progress, counted, printable, sat, short_id};
 
 /// How often the seller is asked whether the anchor is there, while `--wait-anchor` lasts.
 const ASK_ANCHOR: Duration = Duration::from_millis(500);
@@ -87,8 +89,8 @@ async fn buy(args: &BuyArgs, context: &Context, session: &Session) -> Outcome<Ex
     let plan = Plan::of(args, session, context.clock.now_ns())?;
     let buyer = session.node.buyer();
     let progress = context.out.progress(0, &format!("looking for {}", args.stream.stream));
-    finish_interrupted(session, context).await?;
     let stream = find::stream(session, &args.stream).await?;
+    finish_interrupted(session, stream.found.ad.key(), context).await?;
     let request = BuyRequest {
         seller: stream.found.ad.key().clone(),
         stream: stream.ad.id,
@@ -115,24 +117,41 @@ async fn buy(args: &BuyArgs, context: &Context, session: &Session) -> Outcome<Ex
     Ok(if plan.wait_anchor.is_some() && !anchored { Exit::NotAnchored } else { Exit::Ok })
 }
 
-/// Orders that a crash or Ctrl-C left unfinished come first: they are paid, or may be.
-async fn finish_interrupted(session: &Session, context: &Context) -> Outcome {
-    for (order, result) in session.node.buyer().resume(|_| ()).await? {
-        match result {
-            Ok(()) => {
-                context.out.note(format!("order {} was interrupted and is finished now", short_id(&order)))
-            }
+/// Orders at this seller that a crash or Ctrl-C left unfinished come first: they are paid, or may be.
+async fn finish_interrupted(session: &Session, seller: &PublicKey, context: &Context) -> Outcome {
+    let buyer = session.node.buyer();
+    let seller = peer_id(seller);
+    let mut elsewhere = 0_usize;
+    for order in buyer.orders()?.into_iter().filter(|order| !order.state.is_final()) {
+        if order.seller != seller {
+            elsewhere = elsewhere.saturating_add(1);
+            continue;
+        }
+        match buyer.resume_order(&order.order, |_| ()).await {
+            Ok(()) => context
+                .out
+                .note(format!("order {} was interrupted and is finished now", short_id(&order.order))),
             Err(error) => {
-                context.out.warn(format!("order {} is still unfinished: {error}", short_id(&order)))
+                let text = format!("order {} is still unfinished: {error}", short_id(&order.order));
+                context.out.warn(text);
             }
         }
+    }
+    if elsewhere > 0 {
+        let text = format!(
+            "{} at other sellers were interrupted: `sensora orders --resume`",
+            counted(elsewhere as u64, "order")
+        );
+        context.out.note(text);
     }
     Ok(())
 }
 
 fn tell(progress: &Progress, step: &Step) {
     match step {
-        Step::Quoted { count, total } => progress.say(format!("{count} readings for {}", sat(*total))),
+        Step::Quoted { count, total } => {
+            progress.say(format!("{} for {}", counted(*count, "reading"), sat(*total)))
+        }
         Step::Paying { .. } => progress.say("paying"),
         Step::Received { done, total } => {
             progress.say("receiving");
@@ -175,7 +194,7 @@ async fn wait_for_anchor(
                 tracing::info!(%order, %error, "no anchored proof yet");
             }
             // Headers that lag behind the seller's catch up.
-            Err(BuyError::Proof(ProofFailure::Anchor(error))) if Instant::now() < ends => {
+            Err(error) if error.is_ahead_of_headers() && Instant::now() < ends => {
                 tracing::info!(%order, %error, "the anchor does not verify yet");
             }
             Err(error) => return Err(error.into()),

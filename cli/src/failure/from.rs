@@ -94,12 +94,10 @@ impl From<OfferError> for Failure {
     fn from(error: OfferError) -> Self {
         let (exit, hint) = match &error {
             OfferError::MaxPrice { .. } => {
-                (Exit::OverLimit, Some("raise --max-price or buyer.max_price_sat"))
+                (Exit::OverLimit, Some("the default is buyer.max_price_sat in config.toml"))
             }
-            OfferError::Exposure { .. } => (
-                Exit::OverLimit,
-                Some("raise --exposure or buyer.exposure_sat, or order fewer readings at a time"),
-            ),
+            // Its text says what to raise.
+            OfferError::Exposure { .. } => (Exit::OverLimit, None),
             OfferError::DearerThanAd { .. } | OfferError::Licence { .. } | OfferError::Lifetime { .. } => {
                 (Exit::Refused, Some("try again: the seller may have just changed its ad"))
             }
@@ -117,9 +115,9 @@ impl From<BuyError> for Failure {
     fn from(error: BuyError) -> Self {
         const RESUME: &str = "the order is kept: `sensora orders --resume` goes on with it";
         match error {
-            BuyError::Offer(error) => error.into(),
-            BuyError::Wallet(error) => error.into(),
-            BuyError::Store(error) => error.into(),
+            BuyError::Offer(error) => (*error).into(),
+            BuyError::Wallet(error) => (*error).into(),
+            BuyError::Store(error) => (*error).into(),
             BuyError::Request { .. } => Self::from_error(Exit::Unreachable, &error).hint(RESUME),
             BuyError::Refused(ref refusal) => Self::from_error(of_refusal(refusal), &error),
             BuyError::PaymentRefused { .. } => Self::from_error(Exit::Refused, &error),
@@ -180,7 +178,7 @@ mod tests {
         let dear = OfferError::MaxPrice { total: sat(2), max: sat(1) };
         let failure = Failure::from(BuyError::from(dear));
         assert_eq!(failure.exit, Exit::OverLimit);
-        assert!(failure.hint.unwrap().contains("--max-price"));
+        assert!(failure.message.contains("--max-price"));
         let poor = WalletError::Funds { needed: 2, available: 1 };
         let failure = Failure::from(BuyError::from(WalletHandleError::from(poor)));
         assert_eq!(failure.exit, Exit::NotEnoughMoney);

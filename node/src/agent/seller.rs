@@ -210,7 +210,7 @@ impl Seller {
             stream: id,
             name: stream.name,
             schema: stream.schema,
-            buyer: peer.clone(),
+            buyer: *peer,
             first,
             count,
             checkpoint: checkpoint.into_bytes(),
@@ -369,7 +369,7 @@ impl Seller {
                 let label = format!("sale {}", sale.order);
                 let output = OwnedOutput {
                     vout: sale.vout,
-                    key: KeySource::peer(sale.buyer.clone(), invoice.clone()),
+                    key: KeySource::peer(sale.buyer, invoice.clone()),
                     purpose: Purpose::Payment { label: label.clone() },
                 };
                 let received = Received {

@@ -1,5 +1,6 @@
 //! Why something was not bought, and why a proof does not hold.
 
+use sensora_chain::spv::SpvError;
 use sensora_protocol::anchor::AnchorError;
 use sensora_protocol::codec::CodecError;
 use sensora_protocol::market::delivery::DeliveryError;
@@ -27,7 +28,7 @@ pub enum BuyError {
         /// Peer id.
         seller: String,
         /// Why.
-        source: RequestError,
+        source: Box<RequestError>,
     },
     /// The seller says no.
     #[error("the seller refuses: {0}")]
@@ -54,7 +55,7 @@ pub enum BuyError {
     },
     /// The offer is not acceptable.
     #[error(transparent)]
-    Offer(#[from] OfferError),
+    Offer(Box<OfferError>),
     /// An answer does not fit or does not verify.
     #[error("order {order}: {source}")]
     Purchase {
@@ -65,13 +66,13 @@ pub enum BuyError {
     },
     /// The wallet cannot pay.
     #[error(transparent)]
-    Wallet(#[from] WalletHandleError),
+    Wallet(Box<WalletHandleError>),
     /// The store failed.
     #[error(transparent)]
-    Store(#[from] StoreError),
+    Store(Box<StoreError>),
     /// A stored record does not verify any more.
     #[error("a stored record is damaged: {0}")]
-    Damaged(#[from] StatementError),
+    Damaged(Box<StatementError>),
     /// Something cannot be encoded.
     #[error(transparent)]
     Encoding(#[from] CodecError),
@@ -85,7 +86,7 @@ pub enum BuyError {
     },
     /// The seller's proof does not hold.
     #[error(transparent)]
-    Proof(#[from] ProofFailure),
+    Proof(Box<ProofFailure>),
     /// No readings are asked for.
     #[error("{count} readings from {first} on are none that there can be: ask for at least one")]
     Range {
@@ -162,4 +163,43 @@ pub enum ProofFailure {
     /// A kept delivery does not verify any more.
     #[error(transparent)]
     Delivery(#[from] DeliveryError),
+}
+
+impl From<OfferError> for BuyError {
+    fn from(error: OfferError) -> Self {
+        Self::Offer(Box::new(error))
+    }
+}
+
+impl From<WalletHandleError> for BuyError {
+    fn from(error: WalletHandleError) -> Self {
+        Self::Wallet(Box::new(error))
+    }
+}
+
+impl From<StatementError> for BuyError {
+    fn from(error: StatementError) -> Self {
+        Self::Damaged(Box::new(error))
+    }
+}
+
+impl From<StoreError> for BuyError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(Box::new(error))
+    }
+}
+
+impl From<ProofFailure> for BuyError {
+    fn from(failure: ProofFailure) -> Self {
+        Self::Proof(Box::new(failure))
+    }
+}
+
+impl BuyError {
+    /// The seller's proof rests on a block that we have not seen: true or false, our headers cannot tell yet.
+    #[must_use]
+    pub fn is_ahead_of_headers(&self) -> bool {
+        let Self::Proof(failure) = self else { return false };
+        matches!(**failure, ProofFailure::Anchor(AnchorError::Spv(SpvError::NoHeader { .. })))
+    }
 }

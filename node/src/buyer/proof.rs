@@ -1,8 +1,7 @@
 //! Proofs of what was bought: tying readings to the chain, checking them anew, and handing the evidence on.
 
 use sensora_chain::header::HeaderView as _;
-use sensora_chain::spv::SpvError;
-use sensora_protocol::anchor::{AnchorError, Standing};
+use sensora_protocol::anchor::Standing;
 use sensora_protocol::evidence::{
     self, Evidence, EvidenceAnchor, EvidenceCheckpoint, EvidenceReading, EvidenceStream,
 };
@@ -37,10 +36,7 @@ impl Buyer {
             other => return Err(unexpected(&request, other)),
         };
         let mut checked = self.check_proof(&purchase, terms, &checkpoint, &proof);
-        if matches!(
-            &checked,
-            Err(BuyError::Proof(ProofFailure::Anchor(AnchorError::Spv(SpvError::NoHeader { .. }))))
-        ) {
+        if checked.as_ref().is_err_and(BuyError::is_ahead_of_headers) {
             // The seller has seen a block that we have not: look before calling it false.
             if let Err(error) = chain.refresh().await {
                 tracing::debug!(%error, "the headers could not be brought up to date");
@@ -163,7 +159,7 @@ impl Buyer {
             format: evidence::FORMAT.to_owned(),
             version: evidence::VERSION,
             network: *network,
-            seller: purchase.seller.clone(),
+            seller: purchase.seller,
             stream: EvidenceStream {
                 id: terms.stream,
                 name: terms.name.clone(),

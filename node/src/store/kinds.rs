@@ -6,6 +6,9 @@ use serde::de::DeserializeOwned;
 
 use super::{StoreError, from_record, to_record};
 
+/// A key and its value.
+pub type Entry = (Vec<u8>, Vec<u8>);
+
 /// A table of CBOR records under byte keys.
 pub struct Records {
     /// Name in the file and in errors.
@@ -99,7 +102,7 @@ impl Records {
         prefix: &[u8],
         from: &[u8],
         limit: usize,
-    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+    ) -> Result<Vec<Entry>, StoreError> {
         let table = tx.open_table(self.table())?;
         let mut found = Vec::new();
         for entry in table.range(from..)? {
@@ -121,7 +124,7 @@ impl Records {
         tx: &ReadTransaction,
         prefix: &[u8],
         to: &[u8],
-    ) -> Result<Option<(Vec<u8>, Vec<u8>)>, StoreError> {
+    ) -> Result<Option<Entry>, StoreError> {
         let table = tx.open_table(self.table())?;
         let Some(entry) = table.range(..=to)?.next_back() else { return Ok(None) };
         let (key, value) = entry?;

@@ -60,8 +60,8 @@ async fn a_buyer_finds_buys_and_verifies_down_to_a_block_header() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_way_of_discovery_finds_the_ad_alone() {
     let world = World::new(10).await;
-    let seller = world.agent.identity().public().clone();
-    let query = Query { kind: Some("temperature".into()), seller: Some(seller.clone()), ..Query::default() };
+    let seller = *world.agent.identity().public();
+    let query = Query { kind: Some("temperature".into()), seller: Some(seller), ..Query::default() };
     for way in Way::all() {
         let only = BTreeSet::from([way]);
         until(&format!("{way}"), || async {
@@ -82,7 +82,7 @@ async fn sixty_four_retries_of_one_order_are_charged_once() {
     let purchase = buyer.order(&offer).unwrap();
     let Some(PurchaseAction::Send(message)) = purchase.resume() else { panic!("nothing to send") };
     let retries = (0..64).map(|_| {
-        let (buyer, seller, message) = (buyer.clone(), request.seller.clone(), message.clone());
+        let (buyer, seller, message) = (buyer.clone(), request.seller, message.clone());
         tokio::spawn(async move { buyer.ask(&seller, &message).await })
     });
     let mut receipts = BTreeSet::new();
@@ -110,7 +110,7 @@ async fn sixty_four_retries_of_one_order_are_charged_once() {
 async fn samples_are_free_until_the_days_allowance_is_used_up() {
     let world = World::new(100).await;
     let stream = world.stream().await;
-    let seller = world.agent.identity().public().clone();
+    let seller = *world.agent.identity().public();
     let buyer = world.buyer.buyer();
     let sample = buyer.sample(&seller, &stream, 6).await.unwrap();
     assert_eq!(sample.len(), 6);

@@ -12,12 +12,14 @@ use sensora_node::agent::{AgentOptions, SourceOptions, Terms};
 use sensora_node::buyer::BuyRequest;
 use sensora_node::clock::Clock;
 use sensora_node::net::{Multiaddr, Transport};
-use sensora_node::store::Store;
+use sensora_node::store::{Store, StoreError};
 use sensora_node::supervisor::{ChainRole, Node, NodeOptions};
 use sensora_node::wallet::FeePolicy;
 use sensora_protocol::Identity;
 use sensora_protocol::ad::StreamAd;
 use sensora_protocol::market::offer::{BuyerLimits, Range};
+
+use crate::disk::Disk;
 
 /// Longest that anything here may take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -40,13 +42,28 @@ pub(crate) async fn until<T, F: Future<Output = Option<T>>>(what: &str, mut chec
     }
 }
 
-/// Where a node keeps its things: in memory, or in a folder that outlives it.
+/// Where a node keeps its things: in memory, in a folder that outlives it, or on a disk that may fail.
 pub(crate) enum Place<'a> {
     Memory,
     Folder(&'a Path),
+    Disk(&'a Disk),
+}
+
+/// An address that no other node of this process has.
+pub(crate) fn address() -> Multiaddr {
+    format!("/memory/{}", PORT.fetch_add(1, Ordering::Relaxed)).parse().unwrap()
 }
 
 pub(crate) fn options(seed: u8, place: &Place<'_>) -> NodeOptions {
+    try_options(seed, place, address()).unwrap()
+}
+
+/// Options for a node at `address`; fails where the store cannot be opened.
+pub(crate) fn try_options(
+    seed: u8,
+    place: &Place<'_>,
+    address: Multiaddr,
+) -> Result<NodeOptions, StoreError> {
     let identity = identity(seed);
     let (store, home) = match place {
         Place::Memory => (Store::in_memory(Network::Regtest, identity.public()).unwrap(), None),
@@ -54,15 +71,15 @@ pub(crate) fn options(seed: u8, place: &Place<'_>) -> NodeOptions {
             let store = Store::open(&path.join("node.redb"), Network::Regtest, identity.public()).unwrap();
             (store, Some(PathBuf::from(path)))
         }
+        Place::Disk(disk) => (disk.store(seed)?, None),
     };
-    let port = PORT.fetch_add(1, Ordering::Relaxed);
-    NodeOptions {
+    Ok(NodeOptions {
         identity,
         network: Network::Regtest,
         store,
         home,
         clock: Clock::system(),
-        listen: vec![format!("/memory/{port}").parse().unwrap()],
+        listen: vec![address],
         external: Vec::new(),
         bootstrap: Vec::new(),
         mdns: false,
@@ -70,7 +87,7 @@ pub(crate) fn options(seed: u8, place: &Place<'_>) -> NodeOptions {
         chain: ChainRole::Peers(Vec::new()),
         fees: FeePolicy { rate: FeeRate::DEFAULT, max: Satoshis::from_sat(100_000) },
         agent: None,
-    }
+    })
 }
 
 pub(crate) fn terms() -> Terms {
@@ -110,8 +127,13 @@ pub(crate) struct World {
 }
 
 pub(crate) async fn bootstrap() -> (Node, Vec<Multiaddr>) {
+    bootstrap_mining(Duration::from_millis(100)).await
+}
+
+/// Bootstrap whose chain gets a block each `block_interval`.
+pub(crate) async fn bootstrap_mining(block_interval: Duration) -> (Node, Vec<Multiaddr>) {
     let mut config = options(1, &Place::Memory);
-    config.chain = ChainRole::DevChain { path: None, block_interval: Duration::from_millis(100) };
+    config.chain = ChainRole::DevChain { path: None, block_interval };
     let node = Node::start(config).await.unwrap();
     let addresses = node.addresses().await;
     (node, addresses)
@@ -145,7 +167,7 @@ impl World {
 
     /// The agent's stream, as its ad has it.
     pub(crate) async fn stream(&self) -> StreamAd {
-        let seller = self.agent.identity().public().clone();
+        let seller = *self.agent.identity().public();
         until("the ad", || async {
             let found = self.buyer.discovery().ad_of(&seller).await.ok()?;
             found.ad.value().streams.first().cloned()
@@ -156,7 +178,7 @@ impl World {
     pub(crate) async fn request(&self, range: Range) -> BuyRequest {
         let stream = self.stream().await;
         BuyRequest {
-            seller: self.agent.identity().public().clone(),
+            seller: *self.agent.identity().public(),
             stream: stream.id,
             range,
             limits: limits(),
