@@ -316,7 +316,7 @@ impl Agent {
                             continue;
                         }
                         Err(error) => {
-                            tracing::info!(%error, "the ad waits for coins to pay its place on chain")
+                            tracing::info!(%error, "the ad waits for coins to pay its place on chain");
                         }
                     }
                 }
