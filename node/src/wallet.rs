@@ -2,7 +2,7 @@
 //!
 //! [`WalletHandle::update`] is the only way in: it changes a copy, stores it in one transaction together with whatever the caller stores
 //! (an order, a sale, an anchor), and only then shows it to others. A transaction of our own that the network has to take goes into the outbox in
-//! the same step and stays there until the network has taken or refused it, across restarts. [`watch`] follows what the chain makes of it all.
+//! the same step and stays there until the network has taken or refused it, across restarts. `watch` follows what the chain makes of it all.
 
 mod watch;
 

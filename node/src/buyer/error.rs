@@ -16,7 +16,7 @@ use crate::net::RequestError;
 use crate::store::StoreError;
 use crate::wallet::WalletHandleError;
 
-/// Why something was not bought. What has been paid is never lost sight of: see [`Buyer::resume`].
+/// Why something was not bought. What has been paid is never lost sight of: see [`Buyer::resume`](super::Buyer::resume).
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BuyError {
