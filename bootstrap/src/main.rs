@@ -206,8 +206,9 @@ async fn stop_signal() -> anyhow::Result<()> {
 
 fn log(verbose: u8) {
     let level = match verbose {
-        0 => "warn",
-        1 => "warn,sensora_node=info",
+        // Kademlia warns of every start without peers, which is how each node starts.
+        0 => "warn,libp2p_kad=error",
+        1 => "warn,libp2p_kad=error,sensora_node=info",
         2 => "info,sensora_node=debug",
         _ => "debug,sensora_node=trace",
     };

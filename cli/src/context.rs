@@ -134,8 +134,9 @@ fn configured_log(global: &Global) -> Option<String> {
 fn log(global: &Global, configured: Option<String>) {
     let level = match (global.verbose, global.quiet) {
         (0, true) => "error",
-        (0, false) => "warn",
-        (1, _) => "warn,sensora=info,sensora_node=info",
+        // Kademlia warns of every start without peers, which is how each node starts.
+        (0, false) => "warn,libp2p_kad=error",
+        (1, _) => "warn,libp2p_kad=error,sensora=info,sensora_node=info",
         (2, _) => "info,sensora=debug,sensora_node=debug",
         (_, _) => "debug,sensora=trace,sensora_node=trace",
     };

@@ -11,7 +11,9 @@ use std::io::{self, IsTerminal as _, Write as _};
 
 use serde::Serialize;
 
-pub(crate) use format::{duration, printable, sat, short_id, signed_sat, time_ms, time_ns};
+pub(crate) use format::{
+    counted, duration, printable, sat, short_id, shortened, signed_sat, time_ms, time_ns,
+};
 pub(crate) use progress::Progress;
 pub(crate) use table::Table;
 

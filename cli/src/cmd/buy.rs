@@ -92,7 +92,7 @@ async fn buy(args: &BuyArgs, context: &Context, session: &Session) -> Outcome<Ex
     let stream = find::stream(session, &args.stream).await?;
     finish_interrupted(session, stream.found.ad.key(), context).await?;
     let request = BuyRequest {
-        seller: stream.found.ad.key().clone(),
+        seller: *stream.found.ad.key(),
         stream: stream.ad.id,
         range: plan.range,
         limits: plan.limits,
@@ -150,7 +150,7 @@ async fn finish_interrupted(session: &Session, seller: &PublicKey, context: &Con
 fn tell(progress: &Progress, step: &Step) {
     match step {
         Step::Quoted { count, total } => {
-            progress.say(format!("{} for {}", counted(*count, "reading"), sat(*total)))
+            progress.say(format!("{} for {}", counted(*count, "reading"), sat(*total)));
         }
         Step::Paying { .. } => progress.say("paying"),
         Step::Received { done, total } => {

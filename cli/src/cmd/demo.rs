@@ -204,7 +204,7 @@ fn streams(agent: &Node) -> Vec<StreamLine> {
 /// Finds the agent's ad by each of the three ways, none helped by another.
 async fn find(stage: &Stage, kinds: &[String], story: &Story<'_>) -> Outcome<AdLine> {
     let seller = stage.agent.identity().public();
-    let query = Query { kind: kinds.first().cloned(), seller: Some(seller.clone()), ..Query::default() };
+    let query = Query { kind: kinds.first().cloned(), seller: Some(*seller), ..Query::default() };
     let mut found_by = Vec::new();
     let mut anchored = None;
     for way in Way::all() {

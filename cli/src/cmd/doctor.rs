@@ -147,7 +147,7 @@ fn disk(paths: &HomePaths, findings: &mut Findings) {
         }
         Ok(free) => findings.good("disk", format!("{} MB are free", free >> 20)),
         Err(error) => {
-            findings.add("disk", Grade::Warning, format!("the free space is not known: {error}"), None)
+            findings.add("disk", Grade::Warning, format!("the free space is not known: {error}"), None);
         }
     }
 }
@@ -183,7 +183,7 @@ fn at_rest(home: &Offline, findings: &mut Findings) {
             );
         }
         Ok(Ok(balance)) => {
-            findings.good("wallet", format!("coins and history agree: {}", sat(balance.total)))
+            findings.good("wallet", format!("coins and history agree: {}", sat(balance.total)));
         }
         Ok(Err(error)) => {
             let advice = "stop using this home and keep a copy of it";

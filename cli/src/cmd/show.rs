@@ -34,7 +34,8 @@ fn show(report: &StreamReport<'_>, context: &Context) -> Outcome {
         "stream",
         format!("{} {}", out.paint().bold(&printable(report.name)), dim(&report.id.to_string())),
     )?;
-    out.field("seller", format!("{} {}", report.seller, dim(&printable(report.seller_name))))?;
+    let seller = format!("{} {}", report.seller, dim(&printable(report.seller_name)));
+    out.field("seller", seller.trim_end())?;
     out.field("kinds", printable(&report.kinds.join(", ")))?;
     if let Some(place) = report.place {
         out.field("place", format!("{} ({:.4}, {:.4})", place.geohash, place.lat(), place.lon()))?;

@@ -19,7 +19,7 @@ use super::wallet::{BalanceReport, offline_wallet};
 use crate::context::Context;
 use crate::exit::Exit;
 use crate::failure::Outcome;
-use crate::output::{Table, sat, time_ms};
+use crate::output::{Table, counted, sat, time_ms};
 
 /// What `--json` prints.
 #[derive(Debug, Serialize, Deserialize)]
@@ -74,8 +74,9 @@ pub(super) fn run(context: &Context) -> Outcome<Exit> {
     };
     let status = match holder {
         None => of_rest(&Offline::open(context)?, context)?,
-        Some(pid) => match read(&file(&paths)) {
-            Some(status) => Status { running: pid.or(Some(0)), ..status },
+        // Only what the process that holds the home has written says what it does.
+        Some(pid) => match read(&file(&paths)).filter(|status| status.running == pid) {
+            Some(status) => status,
             None => return Err(HomeError::InUse { path: paths.root().to_owned(), pid }.into()),
         },
     };
@@ -178,7 +179,11 @@ fn show(status: &Status, context: &Context) -> Outcome {
             let peers = status.peers.unwrap_or_default();
             out.field(
                 "running",
-                format!("process {pid}, {peers} peers (as of {})", time_ms(status.as_of_ms)),
+                format!(
+                    "process {pid}, {} (as of {})",
+                    counted(peers as u64, "peer"),
+                    time_ms(status.as_of_ms)
+                ),
             )?;
         }
         None => out.field("running", "no")?,
@@ -193,10 +198,19 @@ fn show(status: &Status, context: &Context) -> Outcome {
         format!(", {} reserved", sat(balance.reserved_sat))
     };
     out.field("balance", format!("{}{reserved}", sat(balance.total_sat)))?;
-    out.field("sold", format!("{} orders for {}", status.sales.count, sat(status.sales.sat)))?;
-    out.field("bought", format!("{} orders for {}", status.orders.count, sat(status.orders.sat)))?;
+    out.field(
+        "sold",
+        format!("{} for {}", counted(status.sales.count as u64, "order"), sat(status.sales.sat)),
+    )?;
+    out.field(
+        "bought",
+        format!("{} for {}", counted(status.orders.count as u64, "order"), sat(status.orders.sat)),
+    )?;
     if status.unfinished > 0 {
-        out.field("unfinished", format!("{} orders: `sensora orders --resume`", status.unfinished))?;
+        out.field(
+            "unfinished",
+            format!("{}: `sensora orders --resume`", counted(status.unfinished as u64, "order")),
+        )?;
     }
     if status.streams.is_empty() {
         return Ok(());

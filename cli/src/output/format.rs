@@ -39,6 +39,19 @@ pub(crate) fn duration(duration: Duration) -> String {
     }
 }
 
+/// A number of things: `1 reading`, `2 readings`.
+pub(crate) fn counted(count: u64, thing: &str) -> String {
+    if count == 1 { format!("{count} {thing}") } else { format!("{count} {thing}s") }
+}
+
+/// At most `most` characters of a text, with a mark where it was cut.
+pub(crate) fn shortened(text: &str, most: usize) -> String {
+    if text.chars().count() <= most {
+        return text.to_owned();
+    }
+    text.chars().take(most.saturating_sub(1)).chain(['…']).collect()
+}
+
 /// The beginning of an id, enough to tell it from the others on a screen.
 pub(crate) fn short_id(id: &impl std::fmt::Display) -> String {
     const SHOWN: usize = 12;
@@ -72,6 +85,8 @@ mod tests {
         assert_eq!(duration(Duration::from_millis(85)), "85 ms");
         assert_eq!(duration(Duration::from_secs(125)), "2 min 5 s");
         assert_eq!(duration(Duration::from_secs(90_000)), "1 d 1 h");
+        assert_eq!((counted(1, "order"), counted(0, "order")), ("1 order".to_owned(), "0 orders".to_owned()));
+        assert_eq!((shortened("abcd", 4), shortened("äbcde", 4)), ("abcd".to_owned(), "äbc…".to_owned()));
     }
 
     #[test]

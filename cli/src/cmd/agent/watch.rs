@@ -14,7 +14,7 @@ use super::super::session::Session;
 use super::status;
 use crate::context::Context;
 use crate::failure::{Failure, Outcome};
-use crate::output::{printable, sat, short_id};
+use crate::output::{counted, printable, sat, short_id};
 
 /// How often it looks what has changed.
 const LOOK: Duration = Duration::from_millis(500);
@@ -37,7 +37,7 @@ pub(super) async fn events(session: &Session, context: &Context) -> Outcome {
     let mut told = Told::default();
     ready(session, agent, context, &mut told)?;
     // What was sold and anchored before this run is no news.
-    told.sales = sales(session)?.into_iter().map(|(order, ..)| order).collect();
+    told.sales = sales(session)?.into_iter().map(|sold| sold.order).collect();
     let newest = agent.anchorer().newest_anchors(1)?;
     told.anchors = newest.first().map(|anchor| anchor.number);
     told.mined = newest.first().filter(|anchor| anchor.height.is_some()).map(|anchor| anchor.number);
@@ -74,7 +74,7 @@ fn ready(session: &Session, agent: &Agent, context: &Context, told: &mut Told) -
     }
     for stream in &streams {
         let id = out.paint().dim(&stream.id.to_string());
-        out.field("stream", format!("{} {id} {} readings", stream.name, stream.size))?;
+        out.field("stream", format!("{} {id} {}", stream.name, counted(stream.size, "reading")))?;
     }
     out.line(out.paint().good("ready"))
 }
@@ -97,20 +97,29 @@ fn recorded(agent: &Agent, context: &Context, told: &mut Told) -> Outcome {
     Ok(())
 }
 
-/// Orders that were paid, with what they brought.
-fn sales(session: &Session) -> Outcome<Vec<(OrderId, String, Satoshis, u64, String)>> {
+/// An order that was paid.
+struct Sold {
+    order: OrderId,
+    buyer: String,
+    paid: Satoshis,
+    count: u64,
+    name: String,
+}
+
+fn sales(session: &Session) -> Outcome<Vec<Sold>> {
     let sales = session.node.store().read(store::orders::sales)?;
     let network = session.network;
     let sold = sales.iter().filter(|sale| sale.is_sold()).filter_map(|sale| {
         let offer = sale.offer(network).ok()?;
         let terms = offer.value();
-        Some((sale.order, peer_id(&sale.buyer), sale.paid, terms.count, terms.name.clone()))
+        let (buyer, name) = (peer_id(&sale.buyer), terms.name.clone());
+        Some(Sold { order: sale.order, buyer, paid: sale.paid, count: terms.count, name })
     });
     Ok(sold.collect())
 }
 
 fn sold(session: &Session, context: &Context, told: &mut Told) -> Outcome {
-    for (order, buyer, paid, count, name) in sales(session)? {
+    for Sold { order, buyer, paid, count, name } in sales(session)? {
         if !told.sales.insert(order) {
             continue;
         }
@@ -119,8 +128,8 @@ fn sold(session: &Session, context: &Context, told: &mut Told) -> Outcome {
                 "event": "sold", "order": order, "buyer": buyer, "name": name, "count": count, "paid_sat": paid,
             }))?;
         } else {
-            let (order, paid) = (short_id(&order), sat(paid));
-            context.out.line(format!("sold      {count} readings of {name} for {paid} (order {order}…)"))?;
+            let (order, paid, readings) = (short_id(&order), sat(paid), counted(count, "reading"));
+            context.out.line(format!("sold      {readings} of {name} for {paid} (order {order}…)"))?;
         }
     }
     Ok(())
@@ -148,7 +157,11 @@ fn anchored(agent: &Agent, context: &Context, told: &mut Told) -> Outcome {
     let place = newest
         .height
         .map_or_else(|| "waits for a block".to_owned(), |height| format!("is in block {height}"));
-    context.out.line(format!("anchored  {streams} streams in {}…, which {place}", short_id(&newest.txid)))
+    context.out.line(format!(
+        "anchored  {} in {}…, which {place}",
+        counted(streams as u64, "stream"),
+        short_id(&newest.txid)
+    ))
 }
 
 async fn ended(agent: &Agent, context: &Context, told: &mut Told) -> Outcome {

@@ -18,7 +18,7 @@ use crate::args::BuyArgs;
 use crate::context::Context;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
-use crate::output::{Table, sat, short_id, time_ms, time_ns};
+use crate::output::{Table, counted, sat, short_id, time_ms, time_ns};
 
 /// Readings that are shown where no file was asked for.
 const SHOWN: u64 = 10;
@@ -121,7 +121,7 @@ impl Report {
         }
         if let Some(path) = &args.evidence {
             for (number, order) in self.orders.iter().enumerate() {
-                let path = if self.orders.len() == 1 { path.clone() } else { numbered(path, number) };
+                let path = if number == 0 { path.clone() } else { numbered(path, number) };
                 super::write_evidence(&path, &session.node.buyer().evidence(&order.order)?)?;
                 self.evidence.push(path);
             }
@@ -153,7 +153,15 @@ impl Report {
         let kept =
             if self.kept > 0 { format!(", {} of them were here already", self.kept) } else { String::new() };
         let lines = [
-            ("bought", format!("{} readings of {} ({} to {last}){kept}", self.count, self.name, self.first)),
+            (
+                "bought",
+                format!(
+                    "{} of {} ({} to {last}){kept}",
+                    counted(self.count, "reading"),
+                    self.name,
+                    self.first
+                ),
+            ),
             ("paid", sat(self.paid_sat)),
             ("verified", "all of them, none missing".to_owned()),
             (
@@ -229,14 +237,17 @@ pub(super) fn quote(offer: &Offer, context: &Context) -> Outcome<Exit> {
         return Ok(Exit::Ok);
     }
     let last = offer.first.saturating_add(offer.count.saturating_sub(1));
-    out.field("offered", format!("{} readings of {} ({} to {last})", offer.count, offer.name, offer.first))?;
+    out.field(
+        "offered",
+        format!("{} of {} ({} to {last})", counted(offer.count, "reading"), offer.name, offer.first),
+    )?;
     out.field("price", format!("{} ({} for a reading)", sat(offer.total), offer.price))?;
     out.field("licence", &offer.licence)?;
     out.field("holds until", time_ms(offer.expires_ms))?;
     Ok(Exit::Ok)
 }
 
-/// `dir/name.json` becomes `dir/name-2.json`.
+/// The further files of one name: `dir/name.json` becomes `dir/name-2.json` for the one after the first.
 fn numbered(path: &Path, number: usize) -> PathBuf {
     let mut name = path.file_stem().map(OsString::from).unwrap_or_default();
     name.push(format!("-{}", number.saturating_add(1)));
@@ -254,6 +265,6 @@ mod tests {
     #[test]
     fn several_evidence_files_are_numbered() {
         assert_eq!(numbered(Path::new("a/e.json"), 1), Path::new("a/e-2.json"));
-        assert_eq!(numbered(Path::new("e"), 0), Path::new("e-1"));
+        assert_eq!(numbered(Path::new("e"), 2), Path::new("e-3"));
     }
 }

@@ -27,7 +27,7 @@ use crate::cmd::buy::{is_mined, write_evidence};
 use crate::cmd::verify::read_evidence;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
-use crate::output::{printable, sat, time_ms};
+use crate::output::{counted, printable, sat, time_ms};
 
 /// What the demo's buyer lets itself in for.
 const LIMITS: BuyerLimits =
@@ -131,13 +131,13 @@ impl<'a> Orders<'a> {
         self.story.now("buying a batch");
         self.buy(stream, Range::Seq { first: 0, count }, count).await?;
         let Some(order) = self.made.last() else { return Ok(()) };
-        let goods = format!("{} readings of {}", order.count, stream.ad.name);
+        let goods = format!("{} of {}", counted(order.count, "reading"), stream.ad.name);
         self.story.bought("batch", &goods, order.price_sat, order.txid, order.millis)
     }
 
     async fn buy(&mut self, stream: &Chosen, range: Range, count: u64) -> Outcome<Vec<Reading>> {
         let buyer = self.stage.buyer.buyer();
-        let seller = self.stage.agent.identity().public().clone();
+        let seller = *self.stage.agent.identity().public();
         let request =
             BuyRequest { seller, stream: stream.ad.id, range, limits: LIMITS, ad: Some(stream.ad.clone()) };
         let watch = Stopwatch::start();

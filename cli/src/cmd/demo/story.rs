@@ -12,7 +12,10 @@ use super::balance::Balance;
 use super::{Ledgers, Stage, streams};
 use crate::context::Context;
 use crate::failure::Outcome;
-use crate::output::{Progress, duration, sat, short_id};
+use crate::output::{Progress, duration, sat, short_id, shortened};
+
+/// So much of the verifier's reason is shown.
+const REASON: usize = 88;
 
 /// Tells the story, or nothing with `--json`.
 pub(super) struct Story<'a> {
@@ -103,7 +106,8 @@ impl<'a> Story<'a> {
 
     /// A forgery was refused.
     pub(super) fn refused(&self, what: &str, why: &str) -> Outcome {
-        self.seen("refused", &format!("{what}: {}", self.context.out.paint().dim(why)))
+        let why = shortened(why, REASON);
+        self.seen("refused", &format!("{what}: {}", self.context.out.paint().dim(&why)))
     }
 
     /// An order was sent again.

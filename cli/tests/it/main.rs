@@ -1,0 +1,10 @@
+//! The `sensora` binary as its users meet it: real processes, real homes, real sockets on loopback.
+
+#![cfg(test)]
+
+mod arguments;
+mod demo;
+mod home;
+mod journey;
+mod kill;
+mod support;
