@@ -15,6 +15,7 @@ use sensora_protocol::market::offer::Range;
 use sensora_protocol::statement::StatementError;
 use sensora_protocol::stream::checkpoint::Checkpoint;
 use sensora_protocol::stream::chunk::salted_leaves;
+use sensora_protocol::stream::leaf::SALT_LEN;
 use sensora_protocol::stream::log::{
     ChunkLeaves, ChunkedLog, ConsistencyProof, MakeError, MissingNode, RangeProof, consistency_proof,
     range_proof, root,
@@ -302,7 +303,7 @@ impl Recorder {
         while at < end && runs.len() < MAX_RUNS {
             let stop = end.min((at / CHUNK_LEN).saturating_add(1).saturating_mul(CHUNK_LEN));
             let run = stream.run(&self.inner.store, at, stop)?;
-            bytes = bytes.saturating_add(run.columns.len()).saturating_add(16 * 1024);
+            bytes = bytes.saturating_add(run_len(&run));
             if !runs.is_empty() && bytes > PAGE_BYTES {
                 break;
             }
@@ -367,6 +368,15 @@ impl Recorder {
         stream.check_range(first, end, stream.log.size())?;
         stream.readings(&self.inner.store, first, end)
     }
+}
+
+/// Bytes of a run in a page, with some for what stands around it.
+fn run_len(run: &Run) -> usize {
+    let salts = match &run.salts {
+        Salts::Secret(_) => 32,
+        Salts::Each(salts) => salts.len().saturating_mul(SALT_LEN.saturating_add(1)),
+    };
+    run.columns.len().saturating_add(salts).saturating_add(64)
 }
 
 fn look<T>(stream: &RwLock<T>) -> RwLockReadGuard<'_, T> {

@@ -4,6 +4,8 @@
 
 mod chain_access;
 mod config;
+mod crash;
+mod disk;
 mod keystore;
 mod market;
 mod net;
