@@ -46,4 +46,8 @@ for path in sorted(VECTORS.glob("*.json")):
             folder.mkdir(parents=True, exist_ok=True)
             (folder / hashlib.sha256(seed).hexdigest()[:16]).write_bytes(seed)
             count += 1
+folder = HERE / "corpus" / "evidence"
+folder.mkdir(parents=True, exist_ok=True)
+(folder / "golden").write_text((VECTORS / "evidence.json").read_text())
+count += 1
 print(f"{count} seeds in {HERE / 'corpus'}")

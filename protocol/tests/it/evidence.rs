@@ -48,6 +48,23 @@ fn evidence_holds_as_far_as_it_goes() {
     assert_eq!(back.verify(&world.chain.headers), mined.verify(&world.chain.headers));
 }
 
+/// `tests/vectors/evidence.json` is a whole file, for whoever writes another reader.
+#[test]
+fn the_golden_evidence_is_what_is_written_and_holds() {
+    let mut world = World::new(5);
+    let evidence = world.evidence(1, 4, Some(true));
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors/evidence.json");
+    if std::env::var("SENSORA_WRITE_GOLDEN").is_ok_and(|value| value == "1") {
+        std::fs::write(path, serde_json::to_string_pretty(&evidence).unwrap() + "\n").unwrap();
+    }
+    let golden: Evidence = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    assert_eq!(golden, evidence, "the format has changed");
+    assert!(matches!(golden.verify(&world.chain.headers).unwrap().standing, Standing::Mined { .. }));
+    if let Some(holds) = agree(&golden, &world.chain.headers) {
+        assert!(holds);
+    }
+}
+
 fn refused(change: impl FnOnce(&mut Evidence)) -> EvidenceError {
     let (world, mut evidence) = world();
     change(&mut evidence);
