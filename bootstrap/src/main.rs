@@ -221,3 +221,49 @@ fn log(verbose: u8) {
         .with_ansi(is_terminal)
         .init();
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Args::command().debug_assert();
+        assert!(Args::try_parse_from(["sensora-bootstrap", "--block-interval", "5"]).is_err());
+        assert!(Args::try_parse_from(["sensora-bootstrap", "--dev-chain", "--block-interval", "0"]).is_err());
+        Args::try_parse_from(["sensora-bootstrap", "--dev-chain", "--block-interval", "5"]).unwrap();
+    }
+
+    #[test]
+    fn the_document_says_what_help_says() {
+        const BEGIN: &str =
+            "<!-- sensora-bootstrap: made by `SENSORA_BLESS=1 cargo test -p sensora-bootstrap` -->\n";
+        const END: &str = "<!-- end -->\n";
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/cli.md");
+        let document = std::fs::read_to_string(path).unwrap();
+        let (before, rest) = document.split_once(BEGIN).expect("the marker of the help");
+        let (_, after) = rest.split_once(END).expect("the end of the help");
+        let help = Args::command().color(clap::ColorChoice::Never).render_long_help().to_string();
+        let lines: Vec<&str> = help.trim_end().lines().map(str::trim_end).collect();
+        let wanted = format!("{before}{BEGIN}\n```text\n{}\n```\n{END}{after}", lines.join("\n"));
+        if document != wanted && std::env::var_os("SENSORA_BLESS").is_some() {
+            std::fs::write(path, wanted).unwrap();
+            return;
+        }
+        assert!(
+            document == wanted,
+            "docs/cli.md is not what --help says: run SENSORA_BLESS=1 cargo test -p sensora-bootstrap"
+        );
+    }
+
+    #[test]
+    fn a_key_is_made_once() {
+        let dir = std::env::temp_dir().join(format!("sensora-bootstrap-{}", std::process::id()));
+        let home = Home::create(HomePaths::new(&dir)).unwrap();
+        let first = identity(home.paths()).unwrap();
+        assert_eq!(identity(home.paths()).unwrap().public(), first.public());
+        drop(home);
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+}

@@ -17,6 +17,9 @@ use crate::failure::{Failure, Outcome};
 pub(super) fn run(args: &AgentArgs, context: &Context) -> Outcome<Exit> {
     // What is wrong with the flags is said before the home is touched.
     let from_flags = sources::of(args)?;
+    if let Some(path) = args.csv.as_ref().filter(|path| path.as_os_str() != "-") {
+        std::fs::metadata(path).map_err(|error| Failure::file("read", path, &error))?;
+    }
     let mut open = context.open_home()?;
     if let Some(seconds) = args.anchor_every {
         open.config.anchor.every_s = seconds;

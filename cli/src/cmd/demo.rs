@@ -30,8 +30,8 @@ use crate::context::Context;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 
-/// What buyer and agent begin with.
-const FUNDS: Satoshis = Satoshis::from_sat(1_000_000);
+/// The coins that each wallet begins with: several, so that an ad and an anchor can be paid at the same moment.
+const FUNDS: [Satoshis; 4] = [Satoshis::from_sat(250_000); 4];
 /// Readings of the host's sensors that are bought as a batch where there is no recording to buy.
 const HOST_BATCH: u64 = 12;
 /// The longest that any step may take before the demo gives up: each takes a few seconds at most.
@@ -182,16 +182,18 @@ async fn tell(stage: &Stage, dir: &Path, story: &Story<'_>, before: &Ledgers) ->
 
 /// Fills a wallet from the faucet.
 async fn fund(node: &Node) -> Outcome {
-    eventually("the faucet of the development chain", async || {
-        match node.wallet().fund_from_faucet(FUNDS).await {
-            Ok(txid) => Ok(Some(txid)),
-            Err(error) => {
-                tracing::info!(%error, "no coins yet");
-                Ok(None)
+    for coin in FUNDS {
+        eventually("the faucet of the development chain", async || {
+            match node.wallet().fund_from_faucet(coin).await {
+                Ok(txid) => Ok(Some(txid)),
+                Err(error) => {
+                    tracing::info!(%error, "no coins yet");
+                    Ok(None)
+                }
             }
-        }
-    })
-    .await?;
+        })
+        .await?;
+    }
     Ok(())
 }
 

@@ -16,7 +16,7 @@ use crate::args::DoctorArgs;
 use crate::context::Context;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
-use crate::output::{printable, sat, time_ms};
+use crate::output::{counted, printable, sat, time_ms};
 
 /// 2026-01-01: a clock that says less was never set.
 const EARLIEST_MS: i64 = 1_767_225_600_000;
@@ -198,7 +198,7 @@ fn at_rest(home: &Offline, findings: &mut Findings) {
                 let text = format!("{unfinished} orders were interrupted");
                 findings.add("orders", Grade::Warning, text, Some("`sensora orders --resume` finishes them"));
             } else {
-                findings.good("orders", format!("{} orders, all finished", orders.len()));
+                findings.good("orders", format!("{}, all finished", counted(orders.len() as u64, "order")));
             }
         }
         Err(error) => findings.failed("orders", &error.into()),

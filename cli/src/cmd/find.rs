@@ -46,6 +46,12 @@ pub(super) async fn stream(session: &Session, args: &StreamArgs) -> Outcome<Stre
         return choose(&args.stream, vec![found]);
     }
     let query = Query::default();
+    // Who is known already is asked for its current ad; only for what is not known the swarm is searched.
+    if let Ok(known) = choose(&args.stream, discovery.book().search(&query)?)
+        && let Ok(current) = discovery.ad_of(known.found.ad.key()).await
+    {
+        return choose(&known.ad.id.to_string(), vec![current]);
+    }
     loop {
         let left = ends.saturating_duration_since(Instant::now());
         let found = discovery.search(&query, &Way::all(), left.min(Duration::from_secs(2))).await?;

@@ -21,7 +21,7 @@ use crate::args::SearchArgs;
 use crate::context::Context;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
-use crate::output::{Table, duration, short_id, time_ns};
+use crate::output::{Table, duration, short_id, time_ms, time_ns};
 
 /// One stream in `--json`.
 #[derive(Serialize)]
@@ -149,7 +149,7 @@ fn show(query: &Query, found: &[Found], context: &Context) -> Outcome<Exit> {
             stream.price.to_string(),
             stream.size.to_string(),
             stream.cadence_ms.map(|ms| duration(Duration::from_millis(ms))).unwrap_or_default(),
-            stream.last_time.map(time_ns).unwrap_or_default(),
+            stream.last_time.map(|ns| time_ms(ns / 1_000_000)).unwrap_or_default(),
             stream.place.as_ref().map(|place| place.geohash.clone()).unwrap_or_default(),
             stream.licence.clone(),
             found.ways.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "),

@@ -14,7 +14,7 @@ use crate::args::{BalanceArgs, FundArgs, SendArgs, WalletAction, WalletArgs};
 use crate::context::Context;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
-use crate::output::{Table, sat, signed_sat, time_ms};
+use crate::output::{Table, sat, short_id, signed_sat, time_ms};
 
 /// A balance in `--json`.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -123,7 +123,7 @@ fn history(context: &Context) -> Outcome<Exit> {
             time_ms(entry.time_ms),
             signed_sat(entry.delta_sat),
             entry.fee.map(sat).unwrap_or_default(),
-            entry.label.clone(),
+            entry.label.split(' ').map(short_word).collect::<Vec<_>>().join(" "),
             entry.status.to_string(),
             entry.txid.to_string(),
         ]);
@@ -134,6 +134,12 @@ fn history(context: &Context) -> Outcome<Exit> {
         out.table(&table)?;
     }
     Ok(Exit::Ok)
+}
+
+/// The beginning of a word that is a hash, any other word as it is.
+fn short_word(word: &str) -> String {
+    let is_hash = word.len() == 64 && word.bytes().all(|digit| digit.is_ascii_hexdigit());
+    if is_hash { short_id(&word) } else { word.to_owned() }
 }
 
 fn line(entry: &HistoryEntry) -> Line<'_> {

@@ -51,8 +51,8 @@ fn a_buyer_killed_at_any_moment_pays_once() {
     let agent = seller.sell(&recording, ROWS);
     let peer = peer_of(&buyer);
     let line = format!("buy machine --seller {peer} --seq 0..{ROWS} --out all.csv --json");
-    // From before the order to behind its end, on slow and fast machines.
-    for pause in [50, 150, 250, 350, 500, 700, 1000] {
+    // From before the order to behind its end, on fast machines (where all of it takes a third of a second) and slow ones.
+    for pause in [60, 100, 130, 160, 190, 220, 260, 300, 400, 600, 900] {
         let buying = buyer.spawn(&line);
         sleep(Duration::from_millis(pause));
         buying.kill();
