@@ -460,19 +460,17 @@ impl Recorded {
         let mut chunks = Vec::new();
         // The open chunk is the tail and what comes now; `rest` is what is not in a sealed chunk yet.
         let mut rest = readings.as_slice();
-        let mut open = self.tail.clone();
-        loop {
-            let room = usize::try_from(CHUNK_LEN).unwrap_or(usize::MAX).saturating_sub(open.len());
-            let Some((fill, after)) = rest.split_at_checked(room) else { break };
-            open.extend_from_slice(fill);
-            rest = after;
+        let mut tail = self.tail.as_slice();
+        let length = usize::try_from(CHUNK_LEN).unwrap_or(usize::MAX);
+        while let Some((fill, after)) = rest.split_at_checked(length.saturating_sub(tail.len())) {
+            let open = [tail, fill].concat();
+            (tail, rest) = (&[], after);
             let index = (self.chunks.len() as u64).saturating_add(chunks.len() as u64);
             let chunk = SealedChunk::seal(&self.record.schema, &open, &secret.chunk(index))?;
             let times = || open.iter().map(|reading| reading.time);
             let (min_time, max_time) = (times().min().unwrap_or(0), times().max().unwrap_or(0));
             let entry = ChunkEntry { root: chunk.root, min_time, max_time };
             chunks.push((chunk, entry));
-            open.clear();
         }
         let left = rest.len();
         Ok(Append { readings, leaves, chunks, left })
@@ -559,3 +557,6 @@ impl Recorded {
         Ok(first.zip(last).map(|(first, last)| (first, last.saturating_add(1))))
     }
 }
+
+#[cfg(test)]
+mod tests;
