@@ -247,6 +247,9 @@ impl Agent {
             });
         }
         tasks.spawn(agent.inner.anchorer.clone().run(cancel.clone()));
+        if listings.is_empty() {
+            return Ok(agent);
+        }
         let (advertising, stop) = (agent.clone(), cancel.clone());
         tasks.spawn(async move { advertising.advertise(listings, stop).await });
         Ok(agent)
@@ -304,7 +307,7 @@ impl Agent {
             match published {
                 Ok(_) => break,
                 Err(AdvertiserError::Wallet(WalletHandleError::Wallet(WalletError::Funds { .. })))
-                    if *network == Network::Regtest =>
+                    if *network == Network::Regtest && wallet.is_poor() =>
                 {
                     let funded = match Satoshis::new(FAUCET_SAT) {
                         Ok(amount) => wallet.fund_from_faucet(amount).await,

@@ -150,6 +150,13 @@ impl WalletHandle {
         self.read(Wallet::balance)
     }
 
+    /// Whether there is too little for a few transactions even when nothing is reserved: reserved coins come back by themselves.
+    #[must_use]
+    pub fn is_poor(&self) -> bool {
+        const A_FEW_FEES: u64 = 5_000;
+        self.balance().is_ok_and(|balance| balance.total.as_u64() < A_FEW_FEES)
+    }
+
     /// The coins.
     #[must_use]
     pub fn coins(&self) -> Vec<Coin> {

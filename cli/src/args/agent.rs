@@ -44,7 +44,7 @@ pub(crate) struct AgentArgs {
     /// The zone of times written without an offset: UTC, +02:00, a name such as Europe/Berlin, or local [default: UTC]
     #[arg(long, value_name = "ZONE", allow_hyphen_values = true, help_heading = "Stream")]
     pub(crate) time_zone: Option<Zone>,
-    /// A column to sell, as [field=]column[:kind[:unit]], such as T1:float:Cel; may be repeated [default: all numbers]
+    /// A column to sell, as COLUMN, COLUMN:KIND or COLUMN:KIND:UNIT with FIELD= before it to name the field, such as T1:float:Cel; may be repeated [default: all numbers]
     #[arg(long, value_name = "COLUMN", help_heading = "Stream")]
     pub(crate) value_column: Vec<ColumnSpec>,
     /// How fast a recording is played: at-once, real-time, or faster=N
@@ -60,7 +60,7 @@ pub(crate) struct AgentArgs {
     /// Licence of the data: an SPDX or Creative Commons id
     #[arg(long, value_name = "ID", help_heading = "Terms")]
     pub(crate) licence: Option<String>,
-    /// Where it is measured, as exactly as buyers may know: LAT,LON[,PRECISION] or a geohash
+    /// Where it is measured, as exactly as buyers may know: LAT,LON or LAT,LON,PRECISION or a geohash
     #[arg(long, value_name = "PLACE", allow_hyphen_values = true, help_heading = "Terms")]
     pub(crate) place: Option<Place>,
     /// Readings that each buyer may have free of charge in a day
@@ -69,6 +69,10 @@ pub(crate) struct AgentArgs {
     /// Put the streams' checkpoints on chain so often, in seconds
     #[arg(long, value_name = "SECONDS", help_heading = "Terms")]
     pub(crate) anchor_every: Option<u64>,
+
+    /// Withdraw the ad everywhere and stop; what is recorded and what was ordered stays
+    #[arg(long, help_heading = "Terms", conflicts_with_all = ["host", "csv", "exec", "stdin", "sim"])]
+    pub(crate) withdraw: bool,
 
     /// How to reach others.
     #[command(flatten)]

@@ -3,8 +3,12 @@
 mod sources;
 mod watch;
 
+use std::time::{Duration, Instant};
+
 use sensora_node::agent::source::SourceSpec;
 use sensora_node::config::StreamConfig;
+use sensora_protocol::Signed;
+use sensora_protocol::ad::Ad;
 
 use super::session::Session;
 use super::status;
@@ -16,6 +20,9 @@ use crate::failure::{Failure, Outcome};
 /// Sells.
 pub(super) fn run(args: &AgentArgs, context: &Context) -> Outcome<Exit> {
     // What is wrong with the flags is said before the home is touched.
+    if args.withdraw {
+        return withdraw(args, context);
+    }
     let from_flags = sources::of(args)?;
     if let Some(path) = args.csv.as_ref().filter(|path| path.as_os_str() != "-") {
         std::fs::metadata(path).map_err(|error| Failure::file("read", path, &error))?;
@@ -55,6 +62,47 @@ pub(super) fn run(args: &AgentArgs, context: &Context) -> Outcome<Exit> {
         }
         Ok(Exit::Ok)
     })
+}
+
+/// How long a withdrawal waits for somebody to tell.
+const WITHDRAW_WITHIN: Duration = Duration::from_secs(20);
+
+/// Says everywhere that nothing is for sale any more.
+fn withdraw(args: &AgentArgs, context: &Context) -> Outcome<Exit> {
+    let open = context.open_home()?;
+    let mut options = open.config.agent_options();
+    options.sources.clear();
+    context.block_on(async {
+        let session = Session::start_as(context, open, &args.network, Some(options)).await?;
+        let withdrawn = withdraw_from(&session).await;
+        session.stop().await;
+        let ad = withdrawn?;
+        let version = ad.value().version;
+        if context.out.is_json() {
+            context.out.document(&serde_json::json!({"withdrawn": true, "version": version}))?;
+        } else {
+            context
+                .out
+                .field("withdrawn", format!("the ad, by version {version}, in gossip, DHT and chain"))?;
+        }
+        Ok(Exit::Ok)
+    })
+}
+
+async fn withdraw_from(session: &Session) -> Outcome<Signed<Ad>> {
+    let Some(agent) = session.node.agent() else { return Err(Failure::other("the agent did not start")) };
+    let ends = Instant::now() + WITHDRAW_WITHIN;
+    while session.node.net().peer_count() == 0 && Instant::now() < ends {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    if session.node.net().peer_count() == 0 {
+        return Err(Failure::new(Exit::Unreachable, "there is no peer to tell of the withdrawal")
+            .hint("--bootstrap ADDR names one; an ad that is not renewed ends by itself within a day"));
+    }
+    let ad = agent.advertiser().withdraw().await.map_err(|error| Failure::other(error.to_string()))?;
+    // Gossip goes out with the next turn of the swarm.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    Ok(ad)
 }
 
 /// One source of the flags, with the terms of the flags.

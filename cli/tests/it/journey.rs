@@ -114,6 +114,23 @@ fn each_reason_not_to_buy_has_its_exit_code() {
 }
 
 #[test]
+fn a_withdrawn_ad_is_found_no_more() {
+    let world = World::new();
+    let recording = world.recording("machine.csv", 1200);
+    let (seller, buyer) = (world.home("seller"), world.home("buyer"));
+    let agent = seller.sell(&recording, 1200);
+    assert_eq!(buyer.run("search --json").ends_with(0).json()["streams"][0]["name"], "machine");
+    assert_eq!(agent.interrupt(), 0);
+    assert_eq!(seller.run("agent --withdraw --json").ends_with(0).json()["withdrawn"], true);
+    // The withdrawal is on chain, where it is found by whoever has not heard it.
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while buyer.run("search --json --within 3").json()["streams"] != serde_json::json!([]) {
+        assert!(std::time::Instant::now() < deadline, "the withdrawn ad is still found");
+    }
+    buyer.run("buy machine --latest --within 1 --json").ends_with(3);
+}
+
+#[test]
 fn money_goes_where_it_is_sent() {
     let world = World::new();
     let (from, to) = (world.funded("from"), world.home("to"));

@@ -318,7 +318,7 @@ impl Anchorer {
         match self.anchor_now().await {
             Ok(_) => {}
             Err(AnchorerError::Wallet(WalletHandleError::Wallet(WalletError::Funds { .. })))
-                if *network == Network::Regtest =>
+                if *network == Network::Regtest && wallet.is_poor() =>
             {
                 let Ok(amount) = Satoshis::new(FAUCET_SAT) else { return };
                 match wallet.fund_from_faucet(amount).await {
