@@ -143,6 +143,16 @@ pub enum OfferError {
         /// Size of the checkpoint.
         size: u64,
     },
+    /// Not the newest readings: the seller's own ad says there are more.
+    #[error(
+        "the newest readings were asked for, the offer ends at {size}, but the seller's ad says there are {advertised}"
+    )]
+    Stale {
+        /// Size of the offer's checkpoint.
+        size: u64,
+        /// Readings according to the ad.
+        advertised: u64,
+    },
     /// The checkpoint is of another stream.
     #[error("the offer's checkpoint is of stream {0}")]
     Checkpoint(StreamId),
@@ -240,6 +250,9 @@ impl Offer {
             return Err(OfferError::Range { asked, first: offer.first, count: offer.count, size });
         }
         if let Some(ad) = ad {
+            if matches!(asked, Range::Latest | Range::Last(_)) && size < ad.size {
+                return Err(OfferError::Stale { size, advertised: ad.size });
+            }
             if offer.price > ad.price {
                 return Err(OfferError::DearerThanAd { offered: offer.price, advertised: ad.price });
             }

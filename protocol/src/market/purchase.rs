@@ -11,6 +11,9 @@
 //!                 │ NotTakenBack (the seller has the money all the same)
 //!                 ▼
 //!              Withheld ── a later Receipt ──▶ Delivering
+//!
+//!  Paying ── GiveUp ──▶ GivingUp ── TakenBack ──▶ GivenUp        a seller that stays silent binds no coins for ever
+//!                          └── NotTakenBack ──▶ Paying            the seller has the money: ask on
 //! ```
 //!
 //! The driver stores the changed purchase, with what the actions do to wallet and bought data, as one step, and only then sends.
@@ -61,6 +64,10 @@ pub enum PurchaseState {
         /// Why the seller refused.
         refusal: Refusal,
     },
+    /// The buyer waits no longer for an answer; the coins are being taken back.
+    GivingUp,
+    /// The buyer gave up, and the coins are back.
+    GivenUp,
     /// The seller refused and has the money all the same. A retry may still bring the receipt; the stored record is the evidence.
     Withheld {
         /// What the seller said.
@@ -106,6 +113,8 @@ pub enum PurchaseEvent {
     Paid(SignedPayment),
     /// The seller has answered the last request.
     Response(Box<Response>),
+    /// The buyer does not want to wait for an answer to its payment any longer.
+    GiveUp,
     /// The network has taken the transaction that takes the coins back.
     TakenBack,
     /// The coins cannot be taken back: the network has the payment.
@@ -219,7 +228,9 @@ impl Purchase {
                 Some(PurchaseAction::Send(Box::new(Request::Purchase(request))))
             }
             (PurchaseState::Delivering { .. }, _) => Some(self.fetch()),
-            (PurchaseState::Refused { .. }, Some(payment)) => Some(PurchaseAction::TakeBack(payment.txid)),
+            (PurchaseState::Refused { .. } | PurchaseState::GivingUp, Some(payment)) => {
+                Some(PurchaseAction::TakeBack(payment.txid))
+            }
             _ => None,
         }
     }
@@ -243,6 +254,18 @@ impl Purchase {
                 self.state = PurchaseState::Paying;
                 Ok(self.resume().into_iter().collect())
             }
+            (PurchaseEvent::GiveUp, PurchaseState::Paying) => {
+                self.state = PurchaseState::GivingUp;
+                Ok(self.resume().into_iter().collect())
+            }
+            (PurchaseEvent::TakenBack, PurchaseState::GivingUp) => {
+                self.state = PurchaseState::GivenUp;
+                Ok(Vec::new())
+            }
+            (PurchaseEvent::NotTakenBack, PurchaseState::GivingUp) => {
+                self.state = PurchaseState::Paying;
+                Ok(self.taken().into_iter().chain(self.resume()).collect())
+            }
             (PurchaseEvent::TakenBack, PurchaseState::Refused { refusal }) => {
                 self.state = PurchaseState::TakenBack { refusal };
                 Ok(Vec::new())
@@ -252,9 +275,13 @@ impl Purchase {
                 Ok(self.taken().into_iter().collect())
             }
             (PurchaseEvent::Response(response), state) => self.response(*response, &state, network),
-            (PurchaseEvent::Paid(_) | PurchaseEvent::TakenBack | PurchaseEvent::NotTakenBack, _) => {
-                Ok(Vec::new())
-            }
+            (
+                PurchaseEvent::Paid(_)
+                | PurchaseEvent::GiveUp
+                | PurchaseEvent::TakenBack
+                | PurchaseEvent::NotTakenBack,
+                _,
+            ) => Ok(Vec::new()),
         }
     }
 
@@ -353,6 +380,8 @@ impl PurchaseState {
             Self::Delivering { .. } => "delivering",
             Self::Complete { .. } => "complete",
             Self::Refused { .. } => "refused",
+            Self::GivingUp => "giving up",
+            Self::GivenUp => "given up",
             Self::TakenBack { .. } => "taken back",
             Self::Withheld { .. } => "withheld",
         }
@@ -361,6 +390,6 @@ impl PurchaseState {
     /// Whether nothing more is to be done.
     #[must_use]
     pub fn is_final(&self) -> bool {
-        matches!(self, Self::Complete { .. } | Self::TakenBack { .. })
+        matches!(self, Self::Complete { .. } | Self::TakenBack { .. } | Self::GivenUp)
     }
 }

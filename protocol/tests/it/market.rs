@@ -4,6 +4,7 @@ use sensora_chain::beef::Beef;
 use sensora_chain::contract::payment::pay_to_hash;
 use sensora_chain::header::HeaderChain;
 use sensora_chain::{Satoshis, Transaction, TxOut};
+use sensora_protocol::ad::StreamAd;
 use sensora_protocol::codec;
 use sensora_protocol::market::offer::{BuyerLimits, MAX_LIFETIME_MS, Offer, OfferError, Range};
 use sensora_protocol::market::order::Order;
@@ -31,6 +32,22 @@ fn accept(
     let ad = world.stream.ad();
     let (buyer, stream) = (world.buyer.public(), world.stream.id);
     Offer::accept(&signed, NETWORK, buyer, stream, asked, Some(&ad), limits, world.now_ms)
+}
+
+#[test]
+fn the_newest_readings_are_not_older_than_the_ad_says() {
+    let world = World::new(100);
+    let signed = world.sign(world.offer(80, 20));
+    let (buyer, stream) = (world.buyer.public(), world.stream.id);
+    let mut ad = world.stream.ad();
+    let accept = |ad: &StreamAd, asked| {
+        Offer::accept(&signed, NETWORK, buyer, stream, asked, Some(ad), RICH, world.now_ms).map(|_| ())
+    };
+    ad.size = 100;
+    assert_eq!(accept(&ad, Range::Last(20)), Ok(()));
+    ad.size = 101;
+    assert_eq!(accept(&ad, Range::Last(20)), Err(OfferError::Stale { size: 100, advertised: 101 }));
+    assert_eq!(accept(&ad, Range::Seq { first: 80, count: 20 }), Ok(()));
 }
 
 #[test]

@@ -76,6 +76,8 @@ impl Bought {
             PurchaseState::Refused { refusal: refusal.clone() },
             PurchaseState::TakenBack { refusal: refusal.clone() },
             PurchaseState::Withheld { refusal },
+            PurchaseState::GivingUp,
+            PurchaseState::GivenUp,
         ]
         .map(|state| self.at(state))
         .to_vec()
@@ -101,6 +103,7 @@ impl Bought {
             ("busy", refused(Refusal::Busy { retry_ms: 70_000_000 })),
             ("behind", refused(Refusal::HeadersBehind { height: 2, tip: 1 })),
             ("no", refused(Refusal::UnknownOrder { order: self.agreed.id })),
+            ("give up", PurchaseEvent::GiveUp),
             ("taken back", PurchaseEvent::TakenBack),
             ("not taken back", PurchaseEvent::NotTakenBack),
         ]
@@ -126,6 +129,7 @@ fn action(action: &PurchaseAction) -> String {
 const TABLE: &[(&str, &str, &str)] = &[
     ("agreed", "paid", "paying: purchase"),
     ("agreed", "paid again", "paying: purchase"),
+    ("agreed", "give up", "-"),
     ("agreed", "taken back", "-"),
     ("agreed", "not taken back", "-"),
     ("agreed", "busy", "agreed: wait 60000"),
@@ -137,6 +141,7 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("paying", "busy", "paying: wait 60000"),
     ("paying", "behind", "paying: wait 500"),
     ("paying", "no", "refused: take back"),
+    ("paying", "give up", "giving up: take back"),
     ("paying", "taken back", "-"),
     ("paying", "not taken back", "-"),
     ("delivering", "paid", "-"),
@@ -147,24 +152,28 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("delivering", "busy", "delivering: wait 60000"),
     ("delivering", "behind", "delivering: wait 500"),
     ("delivering", "no", "! the order is paid and the seller refuses to deliver"),
+    ("delivering", "give up", "-"),
     ("delivering", "taken back", "-"),
     ("delivering", "not taken back", "-"),
     ("complete", "paid", "-"),
     ("complete", "paid again", "-"),
     ("complete", "busy", "complete: wait 60000"),
     ("complete", "behind", "complete: wait 500"),
+    ("complete", "give up", "-"),
     ("complete", "taken back", "-"),
     ("complete", "not taken back", "-"),
     ("refused", "paid", "-"),
     ("refused", "paid again", "-"),
     ("refused", "busy", "refused: wait 60000"),
     ("refused", "behind", "refused: wait 500"),
+    ("refused", "give up", "-"),
     ("refused", "taken back", "taken back: "),
     ("refused", "not taken back", "withheld: payment taken"),
     ("taken back", "paid", "-"),
     ("taken back", "paid again", "-"),
     ("taken back", "busy", "taken back: wait 60000"),
     ("taken back", "behind", "taken back: wait 500"),
+    ("taken back", "give up", "-"),
     ("taken back", "taken back", "-"),
     ("taken back", "not taken back", "-"),
     ("withheld", "paid", "-"),
@@ -174,8 +183,23 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("withheld", "busy", "withheld: wait 60000"),
     ("withheld", "behind", "withheld: wait 500"),
     ("withheld", "no", "-"),
+    ("withheld", "give up", "-"),
     ("withheld", "taken back", "-"),
     ("withheld", "not taken back", "-"),
+    ("giving up", "paid", "-"),
+    ("giving up", "paid again", "-"),
+    ("giving up", "busy", "giving up: wait 60000"),
+    ("giving up", "behind", "giving up: wait 500"),
+    ("giving up", "give up", "-"),
+    ("giving up", "taken back", "given up: "),
+    ("giving up", "not taken back", "paying: payment taken, purchase"),
+    ("given up", "paid", "-"),
+    ("given up", "paid again", "-"),
+    ("given up", "busy", "given up: wait 60000"),
+    ("given up", "behind", "given up: wait 500"),
+    ("given up", "give up", "-"),
+    ("given up", "taken back", "-"),
+    ("given up", "not taken back", "-"),
 ];
 
 #[test]
@@ -205,7 +229,7 @@ fn every_event_in_every_state() {
             if outcome.is_err() {
                 assert_eq!(after, purchase, "{state} × {name} is an error and changed the purchase");
             }
-            let name_is_final = ["complete", "taken back"].contains(&after.state.name());
+            let name_is_final = ["complete", "taken back", "given up"].contains(&after.state.name());
             assert_eq!(after.state.is_final(), name_is_final);
         }
     }
@@ -214,8 +238,17 @@ fn every_event_in_every_state() {
 #[test]
 fn what_comes_next_follows_from_the_state_alone() {
     let bought = bought();
-    let expected =
-        [None, Some("purchase"), Some("fetch 1000"), None, Some("take back"), None, Some("purchase")];
+    let expected = [
+        None,
+        Some("purchase"),
+        Some("fetch 1000"),
+        None,
+        Some("take back"),
+        None,
+        Some("purchase"),
+        Some("take back"),
+        None,
+    ];
     for (purchase, expected) in bought.states().into_iter().zip(expected) {
         let stored = codec::encode(&purchase).unwrap();
         let back: Purchase = codec::decode(&stored, codec::MAX_FRAME).unwrap();
