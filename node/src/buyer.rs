@@ -143,7 +143,8 @@ impl Buyer {
             Response::Ok(Answer::Sample(sample)) => sample,
             other => return Err(unexpected(&request, other)),
         };
-        let checkpoint = sample.checkpoint.verify_by::<Checkpoint>(self.inner.network, seller)?;
+        let checkpoint = sample.checkpoint.verify_by::<Checkpoint>(self.inner.network, seller);
+        let checkpoint = checkpoint.map_err(ProofFailure::from)?;
         let checkpoint = checkpoint.value();
         if checkpoint.stream != stream.id {
             return Err(ProofFailure::OtherStream(checkpoint.stream).into());
@@ -172,7 +173,9 @@ impl Buyer {
     ) -> Result<Signed<Offer>, BuyError> {
         let question = Request::Quote { stream, range };
         match self.ask(seller, &question).await? {
-            Response::Ok(Answer::Offer(offer)) => Ok(offer.verify_by::<Offer>(self.inner.network, seller)?),
+            Response::Ok(Answer::Offer(offer)) => {
+                Ok(offer.verify_by::<Offer>(self.inner.network, seller).map_err(OfferError::from)?)
+            }
             other => Err(unexpected(&question, other)),
         }
     }
@@ -544,7 +547,19 @@ impl Buyer {
         let request = Request::Receipt { order: *id };
         match self.ask(&purchase.seller, &request).await? {
             Response::Ok(Answer::Receipt(receipt)) => {
-                Ok(receipt.verify_by(self.inner.network, &purchase.seller)?)
+                let source = match &purchase.state {
+                    PurchaseState::Delivering { receipt: stored }
+                    | PurchaseState::Complete { receipt: stored }
+                        if *stored != receipt =>
+                    {
+                        PurchaseError::Receipt { field: "signed text" }
+                    }
+                    _ => match receipt.verify_by(self.inner.network, &purchase.seller) {
+                        Ok(receipt) => return Ok(receipt),
+                        Err(error) => PurchaseError::Statement(error),
+                    },
+                };
+                Err(BuyError::Purchase { order: *id, source: Box::new(source) })
             }
             other => Err(unexpected(&request, other)),
         }

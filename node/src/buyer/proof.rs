@@ -104,7 +104,8 @@ impl Buyer {
         proof: &AnchoredProof,
     ) -> Result<Standing, BuyError> {
         let BuyerParts { network, chain, .. } = &*self.inner;
-        let anchored = proof.checkpoint.clone().verify_by::<Checkpoint>(*network, &purchase.seller)?;
+        let anchored = proof.checkpoint.clone().verify_by::<Checkpoint>(*network, &purchase.seller);
+        let anchored = anchored.map_err(ProofFailure::from)?;
         let (old, new) = (bought.value(), anchored.value());
         if new.stream != terms.stream {
             return Err(ProofFailure::OtherStream(new.stream).into());

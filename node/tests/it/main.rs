@@ -2,12 +2,15 @@
 
 #![cfg(test)]
 
+mod bad_input;
 mod chain_access;
 mod config;
 mod crash;
 mod disk;
+mod double;
 mod keystore;
 mod market;
+mod money;
 mod net;
 mod source;
 mod world;

@@ -1,6 +1,5 @@
 //! A small market in one process: a bootstrap node with the development chain, agents and buyers, over the memory transport.
 
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -42,10 +41,9 @@ pub(crate) async fn until<T, F: Future<Output = Option<T>>>(what: &str, mut chec
     }
 }
 
-/// Where a node keeps its things: in memory, in a folder that outlives it, or on a disk that may fail.
+/// Where a node keeps its things: in memory, or on a disk that may fail.
 pub(crate) enum Place<'a> {
     Memory,
-    Folder(&'a Path),
     Disk(&'a Disk),
 }
 
@@ -65,19 +63,15 @@ pub(crate) fn try_options(
     address: Multiaddr,
 ) -> Result<NodeOptions, StoreError> {
     let identity = identity(seed);
-    let (store, home) = match place {
-        Place::Memory => (Store::in_memory(Network::Regtest, identity.public()).unwrap(), None),
-        Place::Folder(path) => {
-            let store = Store::open(&path.join("node.redb"), Network::Regtest, identity.public()).unwrap();
-            (store, Some(PathBuf::from(path)))
-        }
-        Place::Disk(disk) => (disk.store(seed)?, None),
+    let store = match place {
+        Place::Memory => Store::in_memory(Network::Regtest, identity.public())?,
+        Place::Disk(disk) => disk.store(seed)?,
     };
     Ok(NodeOptions {
         identity,
         network: Network::Regtest,
         store,
-        home,
+        home: None,
         clock: Clock::system(),
         listen: vec![address],
         external: Vec::new(),

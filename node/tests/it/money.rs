@@ -1,0 +1,1 @@
+//! Money: who refuses, who withholds, who spends twice, and blocks that vanish. Every satoshi stays accounted for.
