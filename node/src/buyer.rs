@@ -4,6 +4,7 @@
 //! goes out, and sends the very same bytes again after a crash. What is bought is kept as it was delivered, can be proven again at any time, and is
 //! not bought twice.
 
+mod drive;
 mod error;
 mod order;
 mod proof;
@@ -16,16 +17,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use sensora_chain::keys::PublicKey;
-use sensora_chain::wallet::Status;
-use sensora_chain::{Network, Satoshis, TxOut, Txid};
+use sensora_chain::{Network, Satoshis, TxOut};
 use sensora_protocol::ad::StreamAd;
 use sensora_protocol::identity::peer_id;
-use sensora_protocol::market::delivery::ProvenPage;
 use sensora_protocol::market::message::{Answer, Request, Response};
 use sensora_protocol::market::offer::{BuyerLimits, Offer, OfferError, Range};
 use sensora_protocol::market::payment;
 use sensora_protocol::market::purchase::{
-    Purchase, PurchaseAction, PurchaseError, PurchaseEvent, PurchaseState, SignedPayment,
+    Purchase, PurchaseError, PurchaseEvent, PurchaseState, SignedPayment,
 };
 use sensora_protocol::market::receipt::Receipt;
 use sensora_protocol::market::refusal::Refusal;
@@ -37,10 +36,10 @@ use crate::chain_access::ChainAccess;
 use crate::clock::Clock;
 use crate::discovery::Discovery;
 use crate::net::{Net, Offence, Protocol, RequestError, peer_id_from_public_key};
-use crate::store::bought::{self, BoughtRun, BoughtStream};
-use crate::store::{Store, StoreError, orders};
+use crate::store::bought::{self, BoughtStream};
+use crate::store::{Store, orders};
 use crate::stripes::Stripes;
-use crate::wallet::{Fate, WalletHandle, WalletHandleError};
+use crate::wallet::{WalletHandle, WalletHandleError};
 
 /// How long one answer of a seller may take.
 const ASK_TIMEOUT: Duration = Duration::from_secs(20);
@@ -48,9 +47,6 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(20);
 const ATTEMPTS: u32 = 5;
 /// Pause before the first repetition; it doubles.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
-/// How often a delivery that does not verify is asked for again before the seller counts as a cheat.
-const DELIVERY_ATTEMPTS: u32 = 2;
-
 /// Buys for one node. Cheap to clone.
 ///
 /// An order is worked on by one task at a time, whoever asks for it, and what to order of a stream is decided by one at a time: so
@@ -228,7 +224,11 @@ impl Buyer {
                 drop(deciding);
                 match self.drive(&open, &mut progress).await {
                     // It was refused before, and the coins are back: ordering anew is not ordering twice.
-                    Ok(_) | Err(BuyError::PaymentRefused { taken_back: true, .. }) => continue,
+                    Ok(_)
+                    | Err(
+                        BuyError::PaymentRefused { taken_back: true, .. }
+                        | BuyError::GivenUp { taken_back: true, .. },
+                    ) => continue,
                     Err(error) => return Err(error),
                 }
             }
@@ -316,153 +316,6 @@ impl Buyer {
         Ok(purchase)
     }
 
-    /// Sends, receives and keeps until the purchase is complete or cannot go on.
-    async fn drive(
-        &self,
-        order: &OrderId,
-        progress: &mut impl FnMut(Progress),
-    ) -> Result<Purchase, BuyError> {
-        let order = *order;
-        let _one_at_a_time = self.orders.lock(&order).await;
-        let mut purchase = self.purchase(&order)?;
-        let mut waits = 0;
-        let mut bad_deliveries = 0;
-        while let Some(action) = purchase.resume() {
-            match action {
-                PurchaseAction::Send(request) => {
-                    let response = self.ask(&purchase.seller, &request).await?;
-                    match self.take(&mut purchase, response) {
-                        Ok(actions) => {
-                            let waiting = actions.iter().find_map(|action| match action {
-                                PurchaseAction::Wait { retry_ms, refusal } => {
-                                    Some((*retry_ms, refusal.clone()))
-                                }
-                                _ => None,
-                            });
-                            if let Some((retry_ms, refusal)) = waiting {
-                                waits += 1;
-                                if waits > ATTEMPTS {
-                                    return Err(BuyError::Refused(refusal));
-                                }
-                                progress(Progress::Waiting { reason: refusal.to_string() });
-                                tokio::time::sleep(Duration::from_millis(retry_ms)).await;
-                            } else if let PurchaseState::Withheld { refusal } = &purchase.state {
-                                return Err(BuyError::Withheld { order, refusal: refusal.clone() });
-                            }
-                            self.show(&purchase, progress)?;
-                        }
-                        Err(BuyError::Purchase { source, .. })
-                            if matches!(*source, PurchaseError::Delivery(_))
-                                && bad_deliveries < DELIVERY_ATTEMPTS =>
-                        {
-                            tracing::warn!(%order, error = %source, "a delivery does not verify, asking again");
-                            bad_deliveries += 1;
-                        }
-                        Err(error) => {
-                            // A full disk of ours is no fault of the seller's.
-                            let peer = peer_id_from_public_key(&purchase.seller.to_bytes());
-                            if let (Some(peer), BuyError::Purchase { .. }) = (peer, &error) {
-                                self.inner.net.report(peer, Offence::InvalidProof).await;
-                            }
-                            return Err(error);
-                        }
-                    }
-                }
-                PurchaseAction::TakeBack(txid) => return Err(self.take_back(purchase, &txid).await),
-                _ => break,
-            }
-        }
-        match &purchase.state {
-            PurchaseState::Complete { .. } => Ok(purchase),
-            state => Err(BuyError::NotComplete { order, state: state.name() }),
-        }
-    }
-
-    fn show(&self, purchase: &Purchase, progress: &mut impl FnMut(Progress)) -> Result<(), BuyError> {
-        let offer = purchase.terms(self.inner.network)?;
-        let terms = offer.value();
-        if matches!(purchase.state, PurchaseState::Delivering { .. } | PurchaseState::Complete { .. }) {
-            let done = purchase.next.saturating_sub(terms.first);
-            progress(Progress::Received { done, total: terms.count });
-        }
-        Ok(())
-    }
-
-    /// Gives a response to the state machine, and stores all that follows from it in one step.
-    fn take(&self, purchase: &mut Purchase, response: Response) -> Result<Vec<PurchaseAction>, BuyError> {
-        let BuyerParts { wallet, network, .. } = &*self.inner;
-        let before = purchase.next;
-        let mut next = purchase.clone();
-        let actions = next
-            .handle(PurchaseEvent::Response(Box::new(response)), *network)
-            .map_err(|source| BuyError::Purchase { order: purchase.id, source: Box::new(source) })?;
-        if next != *purchase {
-            let offer = next.terms(*network)?;
-            let terms = offer.value();
-            wallet.update(|wallet, tx| {
-                for action in &actions {
-                    match action {
-                        PurchaseAction::PaymentTaken(txid) => {
-                            wallet.mark_broadcast(txid).map_err(WalletHandleError::from)?;
-                        }
-                        PurchaseAction::Keep(page) => keep(tx, &next, terms, before, page)?,
-                        _ => {}
-                    }
-                }
-                orders::put_purchase(tx, &next)?;
-                Ok::<_, BuyError>(())
-            })?;
-            *purchase = next;
-        }
-        Ok(actions)
-    }
-
-    async fn take_back(&self, mut purchase: Purchase, txid: &Txid) -> BuyError {
-        let BuyerParts { wallet, network, .. } = &*self.inner;
-        let order = purchase.id;
-        let refusal = match &purchase.state {
-            PurchaseState::Refused { refusal } => refusal.clone(),
-            state => return BuyError::NotComplete { order, state: state.name() },
-        };
-        let not_yet = |error: &dyn std::error::Error, refusal| {
-            tracing::warn!(%order, %error, "the coins could not be taken back yet");
-            BuyError::PaymentRefused { order, refusal, taken_back: false }
-        };
-        let event = match wallet.take_back(txid).await {
-            Ok(_) => PurchaseEvent::TakenBack,
-            // Either the seller has the money all the same, or the coins went elsewhere, or somebody lies: the chain is asked which.
-            Err(rejected @ WalletHandleError::Rejected { .. }) => match wallet.fate(txid).await {
-                Ok(Fate::Taken) => PurchaseEvent::NotTakenBack,
-                Ok(Fate::Impossible) => PurchaseEvent::TakenBack,
-                Ok(Fate::Open) => return not_yet(&rejected, refusal),
-                Err(error) => return not_yet(&error, refusal),
-            },
-            // It may have been taken back before a crash.
-            Err(error) => match wallet.status(txid) {
-                Some(Status::Rejected { .. }) => PurchaseEvent::TakenBack,
-                Some(Status::Broadcast | Status::Mined { .. }) => PurchaseEvent::NotTakenBack,
-                _ => return not_yet(&error, refusal),
-            },
-        };
-        let withheld = event == PurchaseEvent::NotTakenBack;
-        let stored = wallet.update(|wallet, tx| {
-            let actions = purchase.handle(event, *network);
-            let actions = actions.map_err(|source| BuyError::Purchase { order, source: Box::new(source) })?;
-            for action in &actions {
-                if let PurchaseAction::PaymentTaken(txid) = action {
-                    wallet.mark_broadcast(txid).map_err(WalletHandleError::from)?;
-                }
-            }
-            orders::put_purchase(tx, &purchase)?;
-            Ok::<_, BuyError>(())
-        });
-        match stored {
-            Err(error) => error,
-            Ok(()) if withheld => BuyError::Withheld { order, refusal },
-            Ok(()) => BuyError::PaymentRefused { order, refusal, taken_back: true },
-        }
-    }
-
     /// Goes on with every order that is not finished. Returns what became of each.
     ///
     /// # Errors
@@ -493,6 +346,21 @@ impl Buyer {
         mut progress: impl FnMut(Progress),
     ) -> Result<(), BuyError> {
         self.drive(id, &mut progress).await.map(|_| ())
+    }
+
+    /// Waits no longer for the seller's word on a payment: takes the coins back, so that it can never be taken.
+    ///
+    /// # Errors
+    /// [`BuyError::GivenUp`] with how far that has come, which is the good end; the others where the seller has the money all the same.
+    pub async fn give_up(&self, id: &OrderId) -> Result<(), BuyError> {
+        {
+            let _one_at_a_time = self.orders.lock(id).await;
+            let mut purchase = self.purchase(id)?;
+            let given_up = purchase.handle(PurchaseEvent::GiveUp, self.inner.network);
+            given_up.map_err(|source| BuyError::Purchase { order: *id, source: Box::new(source) })?;
+            self.inner.store.write(|tx| orders::put_purchase(tx, &purchase))?;
+        }
+        self.drive(id, &mut |_| {}).await.map(|_| ())
     }
 
     /// The stored purchase.
@@ -593,24 +461,6 @@ impl Buyer {
         }
         Ok(readings)
     }
-}
-
-/// Stores the runs of a verified page and what of its proof the whole order's proof needs.
-fn keep(
-    tx: &redb::WriteTransaction,
-    purchase: &Purchase,
-    terms: &Offer,
-    first: u64,
-    page: &ProvenPage,
-) -> Result<(), StoreError> {
-    for run in &page.runs {
-        let count = run.count().map_err(|error| StoreError::Damaged(error.to_string()))?;
-        let bought = BoughtRun { run: run.clone(), count, order: purchase.id };
-        bought::put_run(tx, &terms.stream, &bought)?;
-    }
-    let mut proof = bought::proof_in(tx, &purchase.id)?;
-    proof.page(first, first == terms.first, &page.proof);
-    bought::put_proof(tx, &purchase.id, &proof)
 }
 
 fn unexpected(request: &Request, response: Response) -> BuyError {

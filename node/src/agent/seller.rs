@@ -455,7 +455,11 @@ impl Seller {
         }
     }
 
-    fn forget_old(&self) -> Result<(), StoreError> {
+    /// Forgets orders that have been answered for long enough.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn forget_old(&self) -> Result<(), StoreError> {
         let SellerParts { store, clock, .. } = &self.inner.parts;
         let before = clock.now_ms().saturating_sub(KEEP_SOLD_MS);
         let old = store.read(|tx| orders::sales_admitted_before(tx, before, FORGET_AT_ONCE))?;

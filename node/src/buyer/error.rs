@@ -43,6 +43,14 @@ pub enum BuyError {
         /// The coins are back.
         taken_back: bool,
     },
+    /// The buyer has given the order up; the coins are being taken back or are back.
+    #[error("order {order} is given up, and the coins are {}", if *.taken_back { "back" } else { "still being taken back" })]
+    GivenUp {
+        /// The order.
+        order: OrderId,
+        /// The coins are back.
+        taken_back: bool,
+    },
     /// The seller took the payment and refuses all the same.
     #[error(
         "order {order}: the seller took the payment and does not deliver: {refusal}. The stored order is the evidence; try `sensora orders --resume` again later"

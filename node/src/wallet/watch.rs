@@ -24,7 +24,7 @@ const WATCH_INTERVAL: Duration = Duration::from_secs(5);
 /// Merkle paths asked for at a time.
 const PROOFS_AT_A_TIME: usize = 32;
 /// How often transactions go out again that the network should have and whoever is asked does not know. Each costs one request.
-const SEND_AGAIN_EVERY: Duration = Duration::from_secs(5);
+const SEND_AGAIN_EVERY: Duration = Duration::from_secs(2);
 
 /// What the chain says of a payment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
