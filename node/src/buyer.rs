@@ -246,7 +246,7 @@ impl Buyer {
             let terms = offer.value();
             progress(Progress::Quoted { count: terms.count, total: terms.total });
             let total = terms.total;
-            let purchase = self.order(&offer)?;
+            let purchase = self.order_within(&offer, Some(limits.exposure))?;
             drop(deciding);
             let id = purchase.id;
             if let Some(payment) = &purchase.payment {
@@ -273,11 +273,28 @@ impl Buyer {
         Ok(None)
     }
 
+    /// What is paid to a seller, or may be taken by it, and not delivered yet.
+    fn open_exposure(&self, seller: &PublicKey) -> Result<Satoshis, BuyError> {
+        let mut open = Satoshis::ZERO;
+        for purchase in self.inner.store.read(orders::open_purchases)? {
+            if &purchase.seller == seller {
+                let at_risk = purchase.at_risk(self.inner.network)?;
+                open = open.checked_add(at_risk).map_err(|error| WalletHandleError::Wallet(error.into()))?;
+            }
+        }
+        Ok(open)
+    }
+
     /// Orders and pays: order, payment and the wallet's reservation are on disk when this returns, and nothing has been sent yet.
     ///
     /// # Errors
     /// [`BuyError`]; [`BuyError::AlreadyOrdered`] for readings that are here or under way.
     pub fn order(&self, offer: &Signed<Offer>) -> Result<Purchase, BuyError> {
+        self.order_within(offer, None)
+    }
+
+    /// As [`Buyer::order`], if the price and all that is paid to this seller and not delivered yet are within `exposure`.
+    fn order_within(&self, offer: &Signed<Offer>, exposure: Option<Satoshis>) -> Result<Purchase, BuyError> {
         let BuyerParts { wallet, identity, network, clock, .. } = &*self.inner;
         let terms = offer.value();
         let mut nonce = [0; 16];
@@ -303,6 +320,13 @@ impl Buyer {
             if open.is_some() || missing != [(first, end)] {
                 let last = end.saturating_sub(1);
                 return Err(BuyError::AlreadyOrdered { first, last, order: open });
+            }
+            if let Some(exposure) = exposure {
+                let open = self.open_exposure(offer.key())?;
+                let total = terms.total;
+                if total.checked_add(open).map_or(true, |sum| sum > exposure) {
+                    return Err(OfferError::OpenExposure { total, open, exposure }.into());
+                }
             }
             let built = wallet.build(identity.key(), spec, now_ms).map_err(WalletHandleError::from)?;
             let payment = SignedPayment { txid: built.txid, beef: built.beef };

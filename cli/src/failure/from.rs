@@ -97,7 +97,7 @@ impl From<OfferError> for Failure {
                 (Exit::OverLimit, Some("the default is buyer.max_price_sat in config.toml"))
             }
             // Its text says what to raise.
-            OfferError::Exposure { .. } => (Exit::OverLimit, None),
+            OfferError::Exposure { .. } | OfferError::OpenExposure { .. } => (Exit::OverLimit, None),
             OfferError::DearerThanAd { .. } | OfferError::Licence { .. } | OfferError::Lifetime { .. } => {
                 (Exit::Refused, Some("try again: the seller may have just changed its ad"))
             }

@@ -3,11 +3,13 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use sensora_chain::Satoshis;
+use sensora_node::buyer::BuyError;
 use sensora_node::discovery::{Query, Way};
 use sensora_protocol::anchor::Standing;
 use sensora_protocol::evidence::Evidence;
 use sensora_protocol::market::message::{Answer, Request, Response};
-use sensora_protocol::market::offer::Range;
+use sensora_protocol::market::offer::{OfferError, Range};
 use sensora_protocol::market::purchase::PurchaseAction;
 
 use crate::world::{PATIENCE, World, until};
@@ -121,5 +123,28 @@ async fn samples_are_free_until_the_days_allowance_is_used_up() {
         world.agent.wallet().history().unwrap().iter().filter(|l| l.label.starts_with("sale")).count(),
         0
     );
+    world.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn open_orders_at_a_seller_count_against_the_exposure() {
+    let world = World::new(200).await;
+    let buyer = world.buyer.buyer();
+    let offer = buyer.quote(&world.request(Range::Seq { first: 0, count: 50 }).await).await.unwrap();
+    let open = buyer.order(&offer).unwrap();
+
+    let mut next = world.request(Range::Seq { first: 50, count: 50 }).await;
+    next.limits.exposure = Satoshis::from_sat(150);
+    let before = world.buyer.wallet().balance().unwrap();
+    match buyer.buy(&next, |_| {}).await {
+        Err(BuyError::Offer(error)) => {
+            assert!(matches!(*error, OfferError::OpenExposure { .. }), "{error}");
+        }
+        other => panic!("100 sat are open, 100 more were bought within an exposure of 150: {other:?}"),
+    }
+    assert_eq!(world.buyer.wallet().balance().unwrap(), before);
+
+    buyer.resume_order(&open.id, |_| {}).await.unwrap();
+    assert_eq!(buyer.buy(&next, |_| {}).await.unwrap().paid.as_u64(), 100);
     world.shutdown().await;
 }

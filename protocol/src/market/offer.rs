@@ -202,6 +202,18 @@ pub enum OfferError {
         /// The buyer's exposure.
         exposure: Satoshis,
     },
+    /// Above the exposure, together with what is paid and not delivered yet.
+    #[error(
+        "{total} would be paid before anything is delivered, and {open} are paid to this seller and not delivered yet: together above the exposure of {exposure}. Finish the open orders first (`sensora orders --resume`), or raise buyer.exposure_sat or --exposure"
+    )]
+    OpenExposure {
+        /// Price.
+        total: Satoshis,
+        /// Paid to this seller and not delivered.
+        open: Satoshis,
+        /// The buyer's exposure.
+        exposure: Satoshis,
+    },
     /// Already over, too long, or signed in the future.
     #[error(
         "the offer holds until {expires_ms} ms, now is {now_ms} ms: it is over, holds longer than an hour, or one of the two clocks is wrong"

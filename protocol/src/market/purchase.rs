@@ -22,7 +22,7 @@
 //! Invariant I1: the buyer signs for at most its exposure ([`Offer::accept`] checks it) and, in this mode, for one payment.
 
 use sensora_chain::keys::PublicKey;
-use sensora_chain::{Network, Txid};
+use sensora_chain::{Network, Satoshis, Txid};
 use serde::{Deserialize, Serialize};
 
 use crate::id::OrderId;
@@ -207,6 +207,21 @@ impl Purchase {
     /// Only when the stored record was altered.
     pub fn terms(&self, network: Network) -> Result<Signed<Offer>, StatementError> {
         self.offer.clone().verify_by::<Offer>(network, &self.seller)
+    }
+
+    /// What is paid, or may be taken, and not delivered: the price of the readings that are missing.
+    ///
+    /// # Errors
+    /// Only when the stored record was altered.
+    pub fn at_risk(&self, network: Network) -> Result<Satoshis, StatementError> {
+        if self.payment.is_none() || self.state.is_final() {
+            return Ok(Satoshis::ZERO);
+        }
+        let offer = self.terms(network)?;
+        let terms = offer.value();
+        let missing = terms.first.saturating_add(terms.count).saturating_sub(self.next);
+        // The price of a part is rounded up, and never more than that of the whole.
+        Ok(terms.price.total(missing).map_or(terms.total, |part| part.min(terms.total)))
     }
 
     /// The order.
