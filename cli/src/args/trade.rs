@@ -164,6 +164,9 @@ pub(crate) struct OrdersArgs {
     /// Finish the orders that were interrupted
     #[arg(long, conflicts_with = "order")]
     pub(crate) resume: bool,
+    /// Wait no longer for a seller that does not answer the order's payment: take the coins back
+    #[arg(long, requires = "order", conflicts_with_all = ["resume", "evidence"])]
+    pub(crate) give_up: bool,
     /// Write the evidence of the order to a file
     #[arg(long, value_name = "FILE", requires = "order")]
     pub(crate) evidence: Option<PathBuf>,

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use sensora_chain::header::HeaderChain;
 use sensora_chain::{Satoshis, Txid};
+use sensora_node::buyer::BuyError;
 use sensora_node::store;
 use sensora_protocol::identity::peer_id;
 use sensora_protocol::market::purchase::{Purchase, PurchaseState};
@@ -82,6 +83,10 @@ pub(super) fn run(args: &OrdersArgs, context: &Context) -> Outcome<Exit> {
     let home = Offline::open(context)?;
     if let Some(wanted) = &args.order {
         let order = pick_order(&home.store, wanted)?;
+        if args.give_up {
+            drop(home);
+            return give_up(order, args, context);
+        }
         if let Some(path) = &args.evidence {
             drop(home);
             return evidence(order, path, args, context);
@@ -201,6 +206,26 @@ fn evidence(order: OrderId, path: &Path, args: &OrdersArgs, context: &Context) -
             context.out.note(format!("evidence of order {} in {}", short_id(&order), path.display()));
         }
         Ok(if anchored { Exit::Ok } else { Exit::NotAnchored })
+    })
+}
+
+/// Takes the coins of an unanswered payment back, or says where the order stands when there is nothing to take back.
+fn give_up(order: OrderId, args: &OrdersArgs, context: &Context) -> Outcome<Exit> {
+    let open = context.open_home()?;
+    context.block_on(async {
+        let session = Session::start(context, open, &args.network).await?;
+        let given_up = async {
+            let buyer = session.node.buyer();
+            match buyer.give_up(&order).await {
+                Ok(()) | Err(BuyError::GivenUp { taken_back: true, .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+            let anchored = buyer.standing(&order).is_ok_and(is_mined);
+            Ok::<_, Failure>(OrderReport::of(&buyer.purchase(&order)?, session.network, anchored)?)
+        };
+        let given_up = given_up.await;
+        session.stop().await;
+        show(&given_up?, context)
     })
 }
 
