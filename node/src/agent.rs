@@ -216,7 +216,8 @@ impl Agent {
                 ids.push(known.id);
             }
             let name = name.unwrap_or_else(|| spec.default_name());
-            pumps.push((name, source, ids));
+            let is_live = matches!(spec, SourceSpec::Host(_) | SourceSpec::Exec(_) | SourceSpec::Stdin(_));
+            pumps.push((name, source, ids, is_live));
         }
         let streams = listings.iter().map(|listing| listing.stream).collect();
         let ended = Mutex::default();
@@ -234,10 +235,10 @@ impl Agent {
         };
         agent.inner.seller.resume()?;
         tasks.spawn(agent.inner.seller.clone().run(cancel.clone()));
-        for (name, source, ids) in pumps {
+        for (name, source, ids, is_live) in pumps {
             let (pumping, cancel) = (agent.clone(), cancel.clone());
             tasks.spawn(async move {
-                let outcome = pumping.pump(source, &ids, cancel).await;
+                let outcome = pumping.pump(source, &ids, is_live, cancel).await;
                 match &outcome {
                     Ok(()) => tracing::info!(source = %name, "the source has come to its end"),
                     Err(error) => tracing::error!(source = %name, %error, "the source has failed"),
@@ -259,6 +260,7 @@ impl Agent {
         &self,
         mut source: Source,
         ids: &[StreamId],
+        is_live: bool,
         cancel: CancellationToken,
     ) -> Result<(), AgentError> {
         loop {
@@ -273,12 +275,42 @@ impl Agent {
                     by_stream.entry(*id).or_default().push(reading);
                 }
             }
+            if is_live {
+                self.leave_out_impossible(&mut by_stream)?;
+            }
             let batch: Vec<_> = by_stream.into_iter().collect();
             if cancel.run_until_cancelled(self.record(batch)).await.transpose()?.is_none() {
                 return Ok(());
             }
             self.inner.anchorer.recorded();
         }
+    }
+
+    /// Passes over readings of a live source that cannot be recorded: a clock that is not set yet must not end it for good. A recording has no
+    /// such readings to pass over, since its rows are counted.
+    fn leave_out_impossible(
+        &self,
+        by_stream: &mut BTreeMap<StreamId, Vec<RawReading>>,
+    ) -> Result<(), AgentError> {
+        let recorder = &self.inner.recorder;
+        for (id, readings) in by_stream {
+            let (mut left_out, mut why) = (0_u64, None);
+            let mut kept = Vec::with_capacity(readings.len());
+            for reading in readings.drain(..) {
+                match recorder.check(id, &reading)? {
+                    Ok(()) => kept.push(reading),
+                    Err(error) => {
+                        left_out = left_out.saturating_add(1);
+                        why = Some(error);
+                    }
+                }
+            }
+            *readings = kept;
+            if let Some(error) = why {
+                tracing::warn!(stream = %id, readings = left_out, %error, "readings were left out");
+            }
+        }
+        Ok(())
     }
 
     /// Records a batch, waiting for the disk as long as it takes: a failed change has changed nothing, so nothing comes twice.

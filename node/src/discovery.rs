@@ -20,6 +20,7 @@ use sensora_protocol::market::refusal::Refusal;
 use sensora_protocol::place::Place;
 use sensora_protocol::{Hash, Signed};
 use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
 
 use crate::chain_access::{ChainAccess, ChainError};
 use crate::clock::{Clock, Stopwatch};
@@ -206,6 +207,8 @@ pub struct AdBook {
     clock: Clock,
     /// When ended ads were last looked for.
     swept: Arc<Mutex<Option<Stopwatch>>>,
+    /// Told when something has been learned.
+    heard: Arc<Notify>,
 }
 
 /// What is kept when `signed` comes by `way`, and whether it is new.
@@ -237,7 +240,7 @@ impl AdBook {
     /// The book of this store.
     #[must_use]
     pub fn new(store: Store, network: Network, clock: Clock) -> Self {
-        Self { store, network, clock, swept: Arc::default() }
+        Self { store, network, clock, swept: Arc::default(), heard: Arc::default() }
     }
 
     /// Takes in the bytes of a signed ad that came by `way`.
@@ -275,6 +278,7 @@ impl AdBook {
             ads::put(tx, &stored)?;
             Ok::<_, StoreError>(taken)
         })?;
+        self.heard.notify_waiters();
         Ok(Ok(taken))
     }
 
@@ -383,8 +387,16 @@ impl Discovery {
         };
         // Gossip cannot be asked for: whoever has just come waits a moment for the sellers to notice.
         let gossip = async {
-            while ways.contains(&Way::Gossip) && !self.has(query, Way::Gossip) {
-                tokio::time::sleep(Duration::from_millis(100)).await;
+            while ways.contains(&Way::Gossip) {
+                let heard = self.inner.book.heard.notified();
+                tokio::pin!(heard);
+                heard.as_mut().enable();
+                if self.has(query, Way::Gossip) {
+                    return;
+                }
+                heard.await;
+                // In a crowd of sellers each look costs a moment.
+                tokio::time::sleep(Duration::from_millis(50)).await;
             }
         };
         let direct = async {

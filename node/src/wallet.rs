@@ -286,21 +286,28 @@ impl WalletHandle {
     /// # Errors
     /// [`WalletHandleError::Rejected`] (it is out of the outbox then), [`WalletHandleError::Broadcast`] (it stays there).
     pub async fn deliver(&self, txid: &Txid, beef: &[u8]) -> Result<(), WalletHandleError> {
-        match self.inner.chain.broadcast(beef).await {
-            Ok(()) => self.update(|wallet, tx| {
-                wallet.mark_broadcast(txid)?;
-                Ok(store::outbox::remove(tx, txid)?)
-            }),
-            Err(BroadcastError::Rejected { reason, .. }) => {
-                tracing::warn!(%txid, %reason, "the network refuses our transaction");
-                self.update(|wallet, tx| {
-                    wallet.mark_rejected(txid, &reason)?;
-                    Ok::<_, WalletHandleError>(store::outbox::remove(tx, txid)?)
-                })?;
-                Err(WalletHandleError::Rejected { txid: *txid, reason })
-            }
-            Err(error) => Err(WalletHandleError::Broadcast(error)),
+        let (double_spent, reason) = match self.inner.chain.broadcast(beef).await {
+            Ok(()) => return self.delivered(txid),
+            Err(BroadcastError::Rejected { double_spent, reason, .. }) => (double_spent, reason),
+            Err(error) => return Err(WalletHandleError::Broadcast(error)),
+        };
+        // Whose coin is gone elsewhere must not be tried with the next transaction again: the chain says what became of it.
+        if double_spent && self.fate(txid).await? == Fate::Taken {
+            return self.delivered(txid);
         }
+        tracing::warn!(%txid, %reason, "the network refuses our transaction");
+        self.update(|wallet, tx| {
+            wallet.mark_rejected(txid, &reason)?;
+            Ok::<_, WalletHandleError>(store::outbox::remove(tx, txid)?)
+        })?;
+        Err(WalletHandleError::Rejected { txid: *txid, reason })
+    }
+
+    fn delivered(&self, txid: &Txid) -> Result<(), WalletHandleError> {
+        self.update(|wallet, tx| {
+            wallet.mark_broadcast(txid)?;
+            Ok(store::outbox::remove(tx, txid)?)
+        })
     }
 
     /// Where one of the wallet's transactions stands.

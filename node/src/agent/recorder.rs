@@ -190,8 +190,10 @@ impl Recorder {
     ) -> Result<StreamSummary, RecorderError> {
         let Inner { store, identity, network, .. } = &*self.inner;
         let id = StreamId::derive(*network, identity.public(), name, schema)?;
-        if let Ok(found) = self.get(&id) {
-            return Ok(look(&found).summary());
+        // Held to the end: a stream has one secret, and whoever begins it a moment later goes on with it.
+        let mut streams = self.inner.streams.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = streams.get(&id) {
+            return Ok(look(found).summary());
         }
         let mut secret = Zeroizing::new([0; 32]);
         getrandom::fill(secret.as_mut_slice()).map_err(|e| RecorderError::Randomness(e.to_string()))?;
@@ -200,9 +202,21 @@ impl Recorder {
         store.write(|tx| streams::put(tx, &record))?;
         let recorded = Recorded::open(store, record)?;
         let summary = recorded.summary();
-        let mut streams = self.inner.streams.write().unwrap_or_else(PoisonError::into_inner);
-        streams.entry(id).or_insert_with(|| Arc::new(RwLock::new(recorded)));
+        streams.insert(id, Arc::new(RwLock::new(recorded)));
         Ok(summary)
+    }
+
+    /// Whether a reading could be recorded now.
+    ///
+    /// # Errors
+    /// [`RecorderError::UnknownStream`] outside; inside, what is wrong with the reading.
+    pub fn check(&self, id: &StreamId, raw: &RawReading) -> Result<Result<(), ReadingError>, RecorderError> {
+        let stream = self.get(id)?;
+        let stream = look(&stream);
+        let reading = Reading { seq: stream.log.size(), time: raw.time, values: raw.values.clone() };
+        let now = self.inner.clock.now_ns();
+        let fits = stream.record.schema.check(&reading);
+        Ok(fits.and_then(|()| reading.check_time(now, DEFAULT_TOLERANCE)))
     }
 
     fn get(&self, id: &StreamId) -> Result<Arc<RwLock<Recorded>>, RecorderError> {

@@ -36,7 +36,7 @@ use crate::wallet::{WalletHandle, WalletHandleError};
 /// nothing while the chain cannot be reached, so there must be an end.
 const MAX_ADMITTED: usize = 256;
 /// How often the payments of such orders go out again, and old orders are looked for.
-const SETTLE_EVERY: Duration = Duration::from_secs(15);
+const SETTLE_EVERY: Duration = Duration::from_secs(5);
 /// How often headers are asked for because a payment rests on a block that is not known: whoever says so may be lying.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long an order is kept: as long as it is answered for, and a day for what lay between its admission and its payment.

@@ -193,18 +193,19 @@ impl WalletHandle {
         mined: Option<MerklePath>,
     ) -> Result<bool, WalletHandleError> {
         let Inner { identity, clock, chain, .. } = &*self.inner;
+        let other = by.txid();
         // A coin of ours is gone once we have signed it away, here or on another copy of this wallet. What somebody who pays us has
         // signed says nothing before it is mined: he may have signed both.
-        let coin = self.read(|wallet| {
+        let certain = self.read(|wallet| {
             let ours = wallet.coins().iter().any(|coin| &coin.outpoint == outpoint);
             let parent = wallet.transaction(&outpoint.txid).filter(|_| ours);
-            parent.and_then(|tx| tx.outputs.get(usize::try_from(outpoint.vout).ok()?)).cloned()
+            let coin = parent.and_then(|tx| tx.outputs.get(usize::try_from(outpoint.vout).ok()?));
+            let known = wallet.status(&other).is_some_and(Status::is_settled);
+            mined.is_some() || known || coin.is_some_and(|coin| is_signed(&by, outpoint, coin))
         });
-        let signed = coin.is_some_and(|coin| is_signed(&by, outpoint, &coin));
-        if mined.is_none() && !signed {
+        if !certain {
             return Ok(false);
         }
-        let other = by.txid();
         let (headers, now_ms) = (chain.headers(), clock.now_ms());
         let (known, outputs) = self.read(|wallet| (wallet.status(&other).is_some(), wallet.recognise(&by)));
         self.update(|wallet, _| {

@@ -7,9 +7,11 @@ use bytes::Bytes;
 use sensora_chain::beef::{Beef, BeefLimits};
 use sensora_chain::merkle_path::MerklePath;
 use sensora_chain::{Network, OutPoint, Satoshis, Script, Transaction, TxIn, TxOut, Txid};
+use sensora_node::agent::SourceOptions;
 use sensora_node::agent::recorder::RecorderError;
-use sensora_node::agent::source::RawReading;
+use sensora_node::agent::source::{HostGroup, HostSpec, RawReading, SourceSpec};
 use sensora_node::buyer::{BuyError, BuyRequest};
+use sensora_node::clock::Clock;
 use sensora_node::discovery::{DiscoveryError, Query, Way};
 use sensora_node::net::{Offence, PeerId, Protocol, Topic, peer_id_from_public_key};
 use sensora_node::store::peers::{self, KnownPeer};
@@ -32,7 +34,7 @@ use sensora_protocol::{Hash, OrderId, Signed, StreamId};
 
 use crate::disk::{Disk, Full};
 use crate::double::{Double, Pages, readings};
-use crate::world::{Place, World, agent, bootstrap, fund, identity, limits, options, sim, until};
+use crate::world::{Place, World, agent, bootstrap, fund, identity, limits, options, sim, terms, until};
 
 /// A bootstrap, a buyer with money, and a seller whose answers can be bent.
 async fn stage(count: i64) -> (Node, Node, Double) {
@@ -816,4 +818,48 @@ fn fill(store: &Store) {
         }
     }
     panic!("the disk does not fill up");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_ads_that_come_at_the_same_time_the_newest_stays() {
+    let (bootstrap, buyer, double) = stage(10).await;
+    let honest = double.ad();
+    for round in 0..10 {
+        let first = honest.version + 1 + round * 100;
+        let versions: Vec<u64> = (first..first + 16).collect();
+        let taking: Vec<_> = versions
+            .iter()
+            .map(|version| {
+                let bytes = ad::to_bytes(&double.sign(Ad { version: *version, ..honest.clone() })).unwrap();
+                let book = buyer.discovery().book().clone();
+                tokio::task::spawn_blocking(move || book.take(&bytes, Way::Gossip, None).unwrap().unwrap())
+            })
+            .collect();
+        for take in taking {
+            take.await.unwrap();
+        }
+        let found = buyer.discovery().book().get(&double.key()).unwrap().unwrap().unwrap();
+        assert_eq!(found.ad.value().version, first + 15);
+    }
+    close(bootstrap, buyer).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clock_that_is_not_set_yet_ends_no_live_source() {
+    let clock = Clock::fixed(0);
+    let mut config = options(2, &Place::Memory);
+    config.clock = clock.clone();
+    let spec = SourceSpec::Host(HostSpec { interval_ms: 250, only: vec![HostGroup::Memory] });
+    let source = SourceOptions { spec, name: Some("box".into()), terms: terms() };
+    config.agent = Some(agent(vec![source]));
+    let node = Node::start(config).await.unwrap();
+    let selling = node.agent().unwrap();
+    let size = || selling.recorder().summaries().first().map_or(0, |stream| stream.size);
+    // Long enough for a reading or two; if there were none yet, the test shows less and fails nothing.
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    assert_eq!(size(), 0);
+    clock.set_ns(Clock::system().now_ns());
+    until("a reading with a time", || async { (size() > 0).then_some(()) }).await;
+    assert!(selling.ended_sources().await.is_empty());
+    node.shutdown().await;
 }

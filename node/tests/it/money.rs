@@ -8,10 +8,11 @@ use sensora_chain::merkle_path::MerklePath;
 use sensora_chain::sources::dev::{OnReorg, TxStatus};
 use sensora_chain::wallet::{Status, WalletError};
 use sensora_chain::{Satoshis, Script, TxOut, Txid};
+use sensora_node::agent::source::RawReading;
 use sensora_node::buyer::{BuyError, BuyRequest};
 use sensora_node::clock::Clock;
 use sensora_node::store::orders;
-use sensora_node::supervisor::Node;
+use sensora_node::supervisor::{ChainRole, Node};
 use sensora_node::wallet::WalletHandleError;
 use sensora_protocol::anchor::Standing;
 use sensora_protocol::market::message::{Answer, Request, Response};
@@ -22,7 +23,9 @@ use sensora_protocol::market::refusal::Refusal;
 use sensora_protocol::market::sale::PurchaseRequest;
 
 use crate::double::Double;
-use crate::world::{Place, World, agent, bootstrap_mining, fund, options, sim, until};
+use crate::world::{
+    Place, World, address, agent, bootstrap_mining, fund, limits, options, sim, try_options, until,
+};
 
 /// An hour: blocks come when the test says so.
 const NEVER: Duration = Duration::from_secs(3600);
@@ -457,4 +460,104 @@ async fn a_reorganisation_that_puts_transactions_back_changes_no_conclusion() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reorganisation_that_forgets_transactions_changes_no_conclusion() {
     reorganised(OnReorg::Forget).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_anchor_whose_coin_was_spent_elsewhere_is_made_anew_from_another_coin() {
+    let (bootstrap, buyer, double) = stage().await;
+    double.wallet.fund_from_faucet(Satoshis::from_sat(10_000)).await.unwrap();
+    let mut copy = double.wallet.read(Clone::clone);
+    let all = TxOut { value: Satoshis::from_sat(9_980), locking: Script::p2pkh(&[9; 20]) };
+    let elsewhere = copy.build(double.identity.key(), double.wallet.spec(vec![all], "elsewhere"), 0).unwrap();
+    bootstrap.chain().broadcast(&elsewhere.beef).await.unwrap();
+    let error = double.anchorer.anchor_now().await.unwrap_err();
+    assert!(error.to_string().contains("refuses"), "{error}");
+    assert_eq!(double.wallet.audit().unwrap().total, Satoshis::ZERO, "the coin is known to be gone");
+    let stream = double.streams[0];
+    assert!(double.anchorer.proof(&stream, 0).unwrap().is_none(), "what was refused is no anchor");
+    double.wallet.fund_from_faucet(Satoshis::from_sat(10_000)).await.unwrap();
+    let anchor = double.anchorer.anchor_now().await.unwrap().unwrap();
+    assert_eq!(anchor.number, 1);
+    let (checkpoint, _) = double.anchorer.proof(&stream, 0).unwrap().unwrap();
+    assert_eq!(checkpoint.value().size, 300);
+    assert!(double.anchorer.anchor_now().await.unwrap().is_none(), "nothing has grown");
+    double.wallet.audit().unwrap();
+    close(bootstrap, buyer).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_the_chain_cannot_be_reached_one_anchor_and_one_payment_wait_for_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = address();
+    let start_chain = async || {
+        until("the chain to start", || async {
+            let mut config = try_options(1, &Place::Memory, place.clone()).unwrap();
+            let path = Some(folder.path().join("chain.redb"));
+            config.chain = ChainRole::DevChain { path, block_interval: NEVER };
+            Node::start(config).await.map_err(|error| eprintln!("{error}")).ok()
+        })
+        .await
+    };
+    let bootstrap = start_chain().await;
+    let addresses = bootstrap.addresses().await;
+    let mut config = options(2, &Place::Memory);
+    config.bootstrap.clone_from(&addresses);
+    config.agent = Some(agent(vec![sim(200)]));
+    let selling = Node::start(config).await.unwrap();
+    let mut config = options(3, &Place::Memory);
+    config.bootstrap = addresses;
+    let buyer = Node::start(config).await.unwrap();
+    fund(&buyer, 100_000).await;
+    let seller = *selling.identity().public();
+    let ad = until("the ad", || async {
+        let found = buyer.discovery().ad_of(&seller).await.ok()?;
+        found.ad.value().streams.first().filter(|stream| stream.size >= 100).cloned()
+    })
+    .await;
+    let stream = ad.id;
+    let request = BuyRequest { seller, stream, range: seq(0, 10), limits: limits(), ad: Some(ad) };
+    let agent = selling.agent().unwrap();
+    until("everything to be anchored", || async {
+        let newest = agent.anchorer().newest_anchors(1).ok()?.into_iter().next()?;
+        let ended = !agent.ended_sources().await.is_empty();
+        (ended && selling.wallet().status(&newest.txid) == Some(Status::Broadcast)).then_some(())
+    })
+    .await;
+    let anchors = agent.anchorer().newest_anchors(100).unwrap().len();
+    bootstrap.shutdown().await;
+    drop(bootstrap);
+
+    // The agent goes on recording, and tries to anchor each time.
+    let size = agent.recorder().summary(&stream).unwrap().size;
+    for n in 0..4 {
+        let last = agent.recorder().readings(&stream, size - 1, size).unwrap().remove(0);
+        let reading = RawReading { time: last.time + n, values: last.values };
+        agent.recorder().append(vec![(stream, vec![reading])]).unwrap();
+        assert!(agent.anchorer().anchor_now().await.is_err());
+    }
+    assert!(agent.anchorer().newest_anchors(100).unwrap().len() <= anchors + 2, "they do not pile up");
+    // An order is kept, and neither charged nor lost.
+    let error = buyer.buyer().buy(&request, |_| {}).await.unwrap_err();
+    assert!(matches!(error, BuyError::Refused(Refusal::ChainUnavailable)), "{error}");
+    assert_eq!(selling.store().read(orders::admitted_sales).unwrap().len(), 1);
+    let sold = || {
+        let lines = selling.wallet().history().unwrap();
+        lines.iter().filter(|line| line.label.starts_with("sale") && line.status.is_settled()).count()
+    };
+    assert_eq!(sold(), 0);
+
+    // The chain comes back: all of it goes out by itself, and the buyer need not ask for it.
+    let bootstrap = start_chain().await;
+    until("the sale", || async { (sold() == 1).then_some(()) }).await;
+    let bought = buyer.buyer().buy(&request, |_| {}).await.unwrap();
+    assert_eq!((bought.kept, bought.paid), (10, Satoshis::ZERO));
+    until("an anchor of everything", || async {
+        let (checkpoint, _) = agent.anchorer().proof(&stream, 0).unwrap()?;
+        (checkpoint.value().size == size + 4).then_some(())
+    })
+    .await;
+    for node in [&buyer, &selling, &bootstrap] {
+        node.wallet().audit().unwrap();
+        node.shutdown().await;
+    }
 }
