@@ -44,24 +44,32 @@ fn main() {
 
 async fn run(name: &str, folder: &Path, count: u64) {
     let market = Market::new(folder).await;
+    let bare = Bare::new(folder);
+    let (mut commits, mut round_trips) = (Vec::new(), Vec::new());
+    let mut purchases: [[Vec<Duration>; 5]; 2] = Default::default();
+    for number in 0..count {
+        commits.push(bare.commit(number));
+        round_trips.push(market.round_trip().await);
+        for (stages, (first, readings)) in
+            purchases.iter_mut().zip([(number, 1), (1000 * (number + 1), 1000)])
+        {
+            tokio::time::sleep(PACE).await;
+            for (stage, took) in stages.iter_mut().zip(market.buy(first, readings).await) {
+                stage.push(took);
+            }
+        }
+        tokio::time::sleep(PACE).await;
+    }
     println!(
         "\nstores on the {name}, {count} times each{:>17} {:>9} {:>9} {:>9}",
         "p50 ms", "p90", "p99", "max"
     );
-    print("durable commit of one row", commits(folder, count));
-    print("request and answer", market.round_trips(count).await);
-    for readings in [1, 1000] {
-        let mut stages: [Vec<Duration>; 5] = Default::default();
-        for number in 0..count {
-            let next = tokio::time::sleep(PACE);
-            let first = if readings == 1 { number } else { 1000 + number * readings };
-            for (stage, took) in stages.iter_mut().zip(market.buy(first, readings).await) {
-                stage.push(took);
-            }
-            next.await;
-        }
-        let names = ["price", "order and payment stored", "receipt", "readings verified, stored", "in all"];
+    print("durable commit of one row", commits);
+    print("request and answer", round_trips);
+    for (readings, stages) in ["1 reading", "1000 readings"].into_iter().zip(purchases) {
         println!("purchase of {readings}");
+        let names =
+            ["price", "order and payment, stored", "receipt", "readings, verified and stored", "in all"];
         for (name, took) in names.into_iter().zip(stages) {
             print(&format!("  {name}"), took);
         }
@@ -75,18 +83,23 @@ fn print(name: &str, mut took: Vec<Duration>) {
     println!("{name:<40} {:>9.2} {:>9.2} {:>9.2} {:>9.2}", at(0.5), at(0.9), at(0.99), at(1.0));
 }
 
-/// One row after the other, each durable, in the bare store.
-fn commits(folder: &Path, count: u64) -> Vec<Duration> {
-    const ROWS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("rows");
-    let db = Database::builder().set_cache_size(4 << 20).create(folder.join("bare.redb")).unwrap();
-    let commit = |number| {
+/// The store without anything of ours.
+struct Bare(Database);
+
+impl Bare {
+    fn new(folder: &Path) -> Self {
+        let path = folder.join("bare.redb");
+        Self(Database::builder().set_cache_size(4 << 20).create(path).unwrap())
+    }
+
+    fn commit(&self, number: u64) -> Duration {
+        const ROWS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("rows");
         let began = Instant::now();
-        let tx = db.begin_write().unwrap();
+        let tx = self.0.begin_write().unwrap();
         tx.open_table(ROWS).unwrap().insert(number, [7; 200].as_slice()).unwrap();
         tx.commit().unwrap();
         began.elapsed()
-    };
-    (0..count).map(commit).collect()
+    }
 }
 
 fn node(seed: u8, folder: &Path) -> NodeOptions {
@@ -176,17 +189,11 @@ impl Market {
     }
 
     /// A question that the seller answers from its store: for the receipt of an order that it does not have.
-    async fn round_trips(&self, count: u64) -> Vec<Duration> {
-        let mut took = Vec::new();
+    async fn round_trip(&self) -> Duration {
         let request = Request::Receipt { order: OrderId([9; 32]) };
-        for _ in 0..count {
-            let next = tokio::time::sleep(PACE / 3);
-            let began = Instant::now();
-            self.buyer.buyer().ask(self.agent.identity().public(), &request).await.unwrap();
-            took.push(began.elapsed());
-            next.await;
-        }
-        took
+        let began = Instant::now();
+        self.buyer.buyer().ask(self.agent.identity().public(), &request).await.unwrap();
+        began.elapsed()
     }
 
     /// Buys `count` readings from `first` on. Returns how long each stage took, and all of them.

@@ -3,18 +3,18 @@
 //! `cargo bench -p sensora-node --bench recorder`. With SENSORA_DATA set, it also prints what real recordings take on disk. The stores are in the
 //! folder for temporary files (TMPDIR): on a RAM disk a durable write costs nothing, and the figures say nothing.
 
-#![expect(clippy::unwrap_used, reason = "a benchmark that fails may stop")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a benchmark that fails may stop")]
 
+#[path = "recorder/appends.rs"]
+mod appends;
 #[path = "recorder/on_disk.rs"]
 mod on_disk;
 
-use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
 use std::sync::LazyLock;
 
 use divan::counter::{BytesCount, ItemsCount};
 use divan::{Bencher, black_box};
-use redb::{Database, TableDefinition};
 use sensora_chain::Network;
 use sensora_chain::keys::PrivateKey;
 use sensora_node::agent::recorder::Recorder;
@@ -28,12 +28,12 @@ use tempfile::TempDir;
 const MILLION: u64 = 1_000_000;
 /// Readings of the larger of the two recordings, and of one page of it.
 const PAGE: u64 = 22 * CHUNK_LEN;
-/// Bytes of a record of one reading in the table of the open chunk: its key of 24 and about 40 of CBOR.
-const ROW: [u8; 40] = [7; 40];
-const ROWS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("rows");
 
 fn main() {
+    // Without `--bench` this is a test run: does it work at all?
+    let is_bench = std::env::args().any(|word| word == "--bench");
     on_disk::print_sizes();
+    appends::print_times(if is_bench { 400 } else { 2 });
     divan::main();
 }
 
@@ -95,50 +95,6 @@ impl Recording {
         let stream = recorder.stream("temperature", &schema(), None).unwrap().id;
         Self { recorder, stream, sensor: Thermometer::new(), _folder: folder }
     }
-}
-
-/// Readings become numbered, hashed and durable.
-#[divan::bench(args = [1, 100, 1000, 4096], sample_count = 200, sample_size = 1)]
-fn append(bencher: Bencher<'_, '_>, batch: usize) {
-    let mut recording = Recording::new();
-    let (recorder, stream) = (recording.recorder.clone(), recording.stream);
-    bencher
-        .counter(ItemsCount::new(batch))
-        .with_inputs(|| vec![(stream, recording.sensor.readings(batch))])
-        .bench_local_values(|readings| recorder.append(readings).unwrap());
-}
-
-/// The same number of rows of the same size in one durable commit of the bare store.
-#[divan::bench(args = [1, 100, 1000, 4096], sample_count = 200, sample_size = 1)]
-fn bare_redb_commit(bencher: Bencher<'_, '_>, batch: u64) {
-    let folder = tempfile::tempdir().unwrap();
-    let db = Database::builder().set_cache_size(4 << 20).create(folder.path().join("bare.redb")).unwrap();
-    let mut next = 0_u64;
-    bencher.counter(ItemsCount::new(batch)).bench_local(|| {
-        let tx = db.begin_write().unwrap();
-        {
-            let mut table = tx.open_table(ROWS).unwrap();
-            for number in next..next + batch {
-                let key = [[0; 16].as_slice(), &number.to_be_bytes()].concat();
-                table.insert(key.as_slice(), ROW.as_slice()).unwrap();
-            }
-        }
-        next += batch;
-        tx.commit().unwrap();
-    });
-}
-
-/// What the disk takes for one page of 4 KiB that is there and synced.
-#[divan::bench(sample_count = 200, sample_size = 1)]
-fn bare_disk_sync(bencher: Bencher<'_, '_>) {
-    let mut file = tempfile::tempfile().unwrap();
-    file.write_all(&vec![0; 1 << 20]).unwrap();
-    file.sync_all().unwrap();
-    bencher.bench_local(|| {
-        file.seek(SeekFrom::Start(4096)).unwrap();
-        file.write_all(&[1; 4096]).unwrap();
-        file.sync_data().unwrap();
-    });
 }
 
 /// A history of a million readings in a folder.
