@@ -221,7 +221,7 @@ fn give_up(order: OrderId, args: &OrdersArgs, context: &Context) -> Outcome<Exit
                 Err(error) => return Err(error.into()),
             }
             let anchored = buyer.standing(&order).is_ok_and(is_mined);
-            Ok::<_, Failure>(OrderReport::of(&buyer.purchase(&order)?, session.network, anchored)?)
+            OrderReport::of(&buyer.purchase(&order)?, session.network, anchored)
         };
         let given_up = given_up.await;
         session.stop().await;
