@@ -343,7 +343,7 @@ impl Buyer {
     /// Goes on with every order that is not finished. Returns what became of each.
     ///
     /// # Errors
-    /// [`StoreError`].
+    /// [`BuyError`].
     pub async fn resume(
         &self,
         mut progress: impl FnMut(Progress),
