@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -71,6 +72,8 @@ struct Inner {
     /// Orders whose payment the network has not answered.
     admitted: Mutex<BTreeSet<OrderId>>,
     looked: Mutex<Option<Stopwatch>>,
+    /// Orders that were paid since the start.
+    sold: AtomicU64,
 }
 
 /// What a seller works with.
@@ -101,7 +104,8 @@ impl Seller {
     pub fn new(parts: SellerParts) -> Self {
         let (terms, orders, admitted, looked) =
             (RwLock::default(), Stripes::default(), Mutex::default(), Mutex::default());
-        Self { inner: Arc::new(Inner { parts, terms, orders, admitted, looked }) }
+        let sold = AtomicU64::new(0);
+        Self { inner: Arc::new(Inner { parts, terms, orders, admitted, looked, sold }) }
     }
 
     /// Sets what is offered. An ad that is withdrawn ends all quotes; orders that are paid are still delivered.
@@ -313,6 +317,12 @@ impl Seller {
         Ok(sale)
     }
 
+    /// How many orders were paid since the start: whoever shows sales looks at the stored ones only when this has changed.
+    #[must_use]
+    pub fn sold_count(&self) -> u64 {
+        self.inner.sold.load(Ordering::Relaxed)
+    }
+
     fn admitted(&self) -> MutexGuard<'_, BTreeSet<OrderId>> {
         self.inner.admitted.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -388,6 +398,9 @@ impl Seller {
         if let Err(error) = stored {
             tracing::error!(order = %sale.order, %error, "a sale could not be stored");
             return Err(Refusal::StorageUnavailable);
+        }
+        if actions.iter().any(|action| matches!(action, SaleAction::Credit { .. })) {
+            self.inner.sold.fetch_add(1, Ordering::Relaxed);
         }
         if sale.is_sold() || actions.contains(&SaleAction::Forget) {
             self.admitted().remove(&sale.order);

@@ -18,6 +18,8 @@ use crate::output::{counted, printable, sat, short_id};
 
 /// How often it looks what has changed.
 const LOOK: Duration = Duration::from_millis(500);
+/// How often the status is written down when nothing is sold: peers come and go, readings come in.
+const WRITE_STATUS: Duration = Duration::from_secs(10);
 /// How often the growth of the streams is told: a line for each reading would be noise.
 const TELL_GROWTH: Duration = Duration::from_secs(30);
 
@@ -43,15 +45,30 @@ pub(super) async fn events(session: &Session, context: &Context) -> Outcome {
     told.mined = newest.first().filter(|anchor| anchor.height.is_some()).map(|anchor| anchor.number);
     let mut growth = tokio::time::interval(TELL_GROWTH);
     growth.tick().await;
+    let mut status = tokio::time::interval(WRITE_STATUS);
+    // Sales made between the list above and this count are told with the first look.
+    let mut seen = None;
     loop {
-        tokio::select! {
-            _ = growth.tick() => recorded(agent, context, &mut told)?,
-            () = tokio::time::sleep(LOOK) => {}
+        let mut write = tokio::select! {
+            _ = growth.tick() => {
+                recorded(agent, context, &mut told)?;
+                false
+            }
+            _ = status.tick() => true,
+            () = tokio::time::sleep(LOOK) => false,
+        };
+        // Going through the stored sales takes time that grows with them.
+        let now = Some(agent.seller().sold_count());
+        if now != seen {
+            seen = now;
+            sold(session, context, &mut told)?;
+            write = true;
         }
-        sold(session, context, &mut told)?;
         anchored(agent, context, &mut told)?;
         ended(agent, context, &mut told).await?;
-        status::write(session);
+        if write {
+            status::write(session);
+        }
     }
 }
 
