@@ -774,7 +774,9 @@ async fn a_full_disk_stops_a_sale_and_loses_nothing() {
         agent_disk.set_full(Some(full));
         fill(selling.store());
         let answer = buyer.buyer().ask(&seller, &message).await.unwrap();
-        assert_eq!(answer.name(), "storage_unavailable");
+        // A file that cannot grow has free pages inside, and a small sale may fit into them: then it is a whole sale.
+        let fits = full == Full::ForMore && answer.name() == "receipt";
+        assert!(fits || answer.name() == "storage_unavailable", "{full:?}: {}", answer.name());
         agent_disk.set_full(None);
         buyer.buyer().resume_order(&purchase.id, |_| {}).await.unwrap();
         assert_eq!(
@@ -785,17 +787,22 @@ async fn a_full_disk_stops_a_sale_and_loses_nothing() {
         // The buyer's disk is full: nothing is signed, nobody is blamed.
         buyer_disk.set_full(Some(full));
         fill(buyer.store());
-        let error = buyer.buyer().buy(&request(10), |_| {}).await.unwrap_err();
-        let is_full = match &error {
-            BuyError::Store(error) => matches!(**error, StoreError::DiskFull),
-            BuyError::Wallet(error) => matches!(&**error, WalletHandleError::Store(StoreError::DiskFull)),
-            _ => false,
+        let outcome = buyer.buyer().buy(&request(10), |_| {}).await;
+        let paid_then = match &outcome {
+            Ok(bought) if full == Full::ForMore => bought.paid,
+            Ok(bought) => panic!("bought {bought:?} on a full disk"),
+            Err(BuyError::Store(error)) if matches!(**error, StoreError::DiskFull) => Satoshis::ZERO,
+            Err(BuyError::Wallet(error))
+                if matches!(&**error, WalletHandleError::Store(StoreError::DiskFull)) =>
+            {
+                Satoshis::ZERO
+            }
+            Err(error) => panic!("{full:?}: {error}"),
         };
-        assert!(is_full, "{error}");
         assert!(score(&buyer, &selling.peer_id()).await < 1.0, "a full disk of ours is nobody's offence");
         buyer_disk.set_full(None);
         let bought = buyer.buyer().buy(&request(10), |_| {}).await.unwrap();
-        assert_eq!(bought.paid, Satoshis::from_sat(20));
+        assert_eq!(bought.paid.checked_add(paid_then).unwrap(), Satoshis::from_sat(20), "{full:?}");
 
         // A disk that fills up while readings come in.
         buyer.buyer().readings(&stream.id, &stream.schema, 0, 20, 100).unwrap();
