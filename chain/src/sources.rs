@@ -2,5 +2,14 @@
 //!
 //! Whatever a source says is checked by its user against his own headers; a source is believed in nothing but what it
 //! can prove.
+//!
+//! [`dev`] is a chain of its own in this process. All others are services of somebody else, or a node of one's own:
+//! [`service::Service`] is what can be asked of any of them, and each has a file: [`arc`], [`whatsonchain`],
+//! [`chaintracks`], [`node_rpc`].
 
+pub mod arc;
+pub mod chaintracks;
 pub mod dev;
+pub mod node_rpc;
+pub mod service;
+pub mod whatsonchain;

@@ -9,6 +9,7 @@ pub mod chain_access;
 pub mod clock;
 pub mod config;
 pub mod discovery;
+pub mod fees;
 pub mod home;
 pub mod keystore;
 pub mod net;

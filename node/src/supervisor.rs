@@ -33,6 +33,7 @@ use crate::chain_access::{
 };
 use crate::clock::Clock;
 use crate::discovery::{AdBook, Discovery, Heard};
+use crate::fees::Fees;
 use crate::net::{
     self, Multiaddr, Net, NetConfig, NetError, NetEvent, NetEvents, Offence, PeerId, Protocol, Topic,
     Transport, public_key_of, split_peer_id,
@@ -237,7 +238,7 @@ impl Node {
             *network,
             chain.clone(),
             clock.clone(),
-            *fees,
+            Fees::fixed(*fees),
         )?;
         let book = AdBook::new(store.clone(), *network, clock.clone());
         let discovery = Discovery::new(book, net.clone(), chain.clone(), *network);

@@ -15,7 +15,7 @@ use sensora_chain::spv::{self, SpvError};
 use sensora_chain::wallet::{
     AuditError, Balance, Built, Coin, HistoryEntry, PaymentSpec, Received, Status, Wallet, WalletError,
 };
-use sensora_chain::{FeeRate, Network, Satoshis, TxOut, Txid};
+use sensora_chain::{Network, Satoshis, TxOut, Txid};
 use sensora_protocol::Identity;
 use tokio::sync::Notify;
 
@@ -23,6 +23,8 @@ pub use self::watch::Fate;
 use self::watch::Watch;
 use crate::chain_access::{BroadcastError, ChainAccess, ChainError};
 use crate::clock::Clock;
+pub use crate::fees::FeePolicy;
+use crate::fees::Fees;
 use crate::store::outbox::Outgoing;
 use crate::store::{self, Store, StoreError};
 
@@ -77,18 +79,9 @@ struct Inner {
     network: Network,
     chain: ChainAccess,
     clock: Clock,
-    fees: FeePolicy,
+    fees: Fees,
     outbox: Notify,
     watch: Mutex<Watch>,
-}
-
-/// What our own transactions pay to miners.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FeePolicy {
-    /// Fee rate.
-    pub rate: FeeRate,
-    /// Highest fee of one transaction.
-    pub max: Satoshis,
 }
 
 impl WalletHandle {
@@ -102,7 +95,7 @@ impl WalletHandle {
         network: Network,
         chain: ChainAccess,
         clock: Clock,
-        fees: FeePolicy,
+        fees: Fees,
     ) -> Result<Self, StoreError> {
         let wallet = Mutex::new(store.read(store::wallet::get)?);
         let (outbox, watch) = (Notify::new(), Mutex::default());
@@ -139,7 +132,7 @@ impl WalletHandle {
     /// The fee policy in force.
     #[must_use]
     pub fn fees(&self) -> FeePolicy {
-        self.inner.fees
+        self.inner.fees.now()
     }
 
     /// What is there.
@@ -262,7 +255,7 @@ impl WalletHandle {
     /// What [`Wallet::build`] takes for a payment under our fee policy.
     #[must_use]
     pub fn spec(&self, outputs: Vec<TxOut>, label: &str) -> PaymentSpec {
-        let FeePolicy { rate, max } = self.inner.fees;
+        let FeePolicy { rate, max } = self.fees();
         PaymentSpec { outputs, label: label.to_owned(), fee: rate, max_fee: max }
     }
 
@@ -271,7 +264,7 @@ impl WalletHandle {
     /// # Errors
     /// [`WalletHandleError::Rejected`] when the network refuses that: [`WalletHandle::fate`] says whether the payee took the payment after all.
     pub async fn take_back(&self, payment: &Txid) -> Result<Built, WalletHandleError> {
-        let Inner { identity, clock, fees, .. } = &*self.inner;
+        let (Inner { identity, clock, .. }, fees) = (&*self.inner, self.fees());
         let built = self.update(|wallet, tx| {
             let built = wallet.reclaim(identity.key(), payment, fees.rate, fees.max, clock.now_ms())?;
             store::outbox::put(tx, &Outgoing { txid: built.txid, beef: built.beef.clone() })?;

@@ -15,12 +15,13 @@ use sensora_node::chain_access::{
     self, ChainAccess, ChainOptions, ChainTasks, MemoryHeaderStore, SourceOptions,
 };
 use sensora_node::clock::Clock;
+use sensora_node::fees::{FeePolicy, Fees};
 use sensora_node::net::{
     Multiaddr, Net, NetConfig, NetEvent, NetEvents, PeerId, Protocol, Transport, public_key_of,
 };
 use sensora_node::store::Store;
 use sensora_node::supervisor::Node;
-use sensora_node::wallet::{FeePolicy, WalletHandle};
+use sensora_node::wallet::WalletHandle;
 use sensora_protocol::ad::{Ad, Limits, PaymentMode, StreamAd, kinds_of};
 use sensora_protocol::market::message::{Request, Response};
 use sensora_protocol::market::offer::Range;
@@ -98,7 +99,7 @@ impl Double {
         };
         let (chain, tasks) = chain_access::start(options, cancel.clone()).await.unwrap();
         let store = Store::in_memory(network, identity.public()).unwrap();
-        let fees = FeePolicy { rate: FeeRate::DEFAULT, max: Satoshis::from_sat(100_000) };
+        let fees = Fees::fixed(FeePolicy { rate: FeeRate::DEFAULT, max: Satoshis::from_sat(100_000) });
         let wallet =
             WalletHandle::open(store.clone(), identity.clone(), network, chain.clone(), clock.clone(), fees)
                 .unwrap();
