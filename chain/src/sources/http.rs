@@ -21,7 +21,7 @@ use reqwest::{Client, RequestBuilder, Response, Url, redirect};
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, timeout_at};
 
-use super::service::{ServiceConfig, ServiceKind, SourceError};
+use super::service::{Report, ServiceConfig, ServiceKind, SourceError};
 use pace::Pace;
 
 pub(super) use text::tame;
@@ -219,12 +219,10 @@ impl Http {
             401 | 403 => Err(SourceError::Unauthorized { service: self.name(), status }),
             300..=399 => {
                 let to = header(headers, &LOCATION).unwrap_or_else(|| "nowhere".into());
-                Err(self.server(
-                    status,
-                    tame(&format!(
-                        "it redirects, which is not followed; correct chain.services.url, it points to {to}"
-                    )),
-                ))
+                let reason = format!(
+                    "it redirects, which is not followed; correct chain.services.url, it points to {to}"
+                );
+                Err(self.server(status, &reason))
             }
             _ => Ok(()),
         }
@@ -250,12 +248,32 @@ impl Http {
 
     /// The error for an answer with a status that the caller has no use for.
     pub(super) fn failed(&self, answer: &Answer) -> SourceError {
-        self.server(answer.status, answer.text())
+        self.server(answer.status, &String::from_utf8_lossy(&answer.body))
     }
 
     /// The error for an answer that is not of the protocol.
     pub(super) fn misfit(&self, reason: &str) -> SourceError {
-        SourceError::Malformed { service: self.name(), reason: tame(reason) }
+        SourceError::Malformed { service: self.name(), reason: self.quote(reason) }
+    }
+
+    /// What can be repeated of a service's words: some servers send back what they were sent, the key with it.
+    fn quote(&self, text: &str) -> String {
+        let secrets = [self.config.key.as_deref().map(str::trim), self.base.password()];
+        let secrets = || secrets.into_iter().flatten().filter(|secret| !secret.is_empty());
+        let without = |text: String| secrets().fold(text, |text, secret| text.replace(secret, "(key)"));
+        // Before, so that no part of a secret is left where the text is cut; after, for one that was hidden among what is
+        // not seen.
+        without(tame(&without(text.to_owned())))
+    }
+
+    /// The same for the reason in a report.
+    pub(super) fn quoted(&self, report: Report) -> Report {
+        match report {
+            Report::Rejected { txid, code, reason } => {
+                Report::Rejected { txid, code, reason: self.quote(&reason) }
+            }
+            other => other,
+        }
     }
 
     /// The error for a configuration that turned out wrong.
@@ -280,8 +298,8 @@ impl Http {
         SourceError::Timeout { service: self.name(), after: self.config.timeout }
     }
 
-    fn server(&self, status: u16, reason: String) -> SourceError {
-        SourceError::Server { service: self.name(), status: status.into(), reason }
+    fn server(&self, status: u16, reason: &str) -> SourceError {
+        SourceError::Server { service: self.name(), status: status.into(), reason: self.quote(reason) }
     }
 
     /// A request that failed on its way.
