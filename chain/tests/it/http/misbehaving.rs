@@ -102,7 +102,7 @@ async fn all_are(reply: Reply, label: &str) {
 async fn no_answer_ends_by_the_deadline() {
     for reply in [Reply::Silent, Reply::Drip] {
         let server = Server::always(reply).await;
-        let short = Duration::from_millis(100);
+        let short = Duration::from_millis(50);
         let check = |question, error: &SourceError| {
             let expected = SourceError::Timeout { service: "the-service".into(), after: short };
             assert_eq!(*error, expected, "{question:?}");
