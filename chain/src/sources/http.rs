@@ -12,6 +12,8 @@ mod text;
 
 use std::error::Error as _;
 use std::fmt;
+use std::net::IpAddr;
+use std::time::Duration;
 
 use reqwest::header::{
     ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue,
@@ -108,6 +110,12 @@ impl Http {
         url.set_path(&path);
         let authorization = authorization(config, &url)?;
         let pace = Pace::new(per_second(config)?);
+        if (authorization.is_some() || url.password().is_some()) && is_overheard(&url) {
+            tracing::warn!(
+                service = config.name,
+                "what opens this service goes over the network in the clear; write https:// in chain.services.url"
+            );
+        }
         let client = client(config, &url).map_err(|e| {
             format!("no HTTP client can be made for chain.services.url: {}", tame(&innermost(&e)))
         })?;
@@ -290,7 +298,7 @@ impl Http {
         self.config.name.clone()
     }
 
-    fn limited(&self, retry_after: std::time::Duration) -> SourceError {
+    fn limited(&self, retry_after: Duration) -> SourceError {
         SourceError::Limited { service: self.name(), retry_after }
     }
 
@@ -381,6 +389,13 @@ fn client(config: &ServiceConfig, url: &Url) -> reqwest::Result<Client> {
     }
 }
 
+/// Whether others can read what is sent there.
+fn is_overheard(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default();
+    let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
+    url.scheme() == "http" && host != "localhost" && !address.is_ok_and(|address| address.is_loopback())
+}
+
 fn header(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
     Some(tame(&String::from_utf8_lossy(headers.get(name)?.as_bytes())))
 }
@@ -394,4 +409,21 @@ fn innermost(error: &reqwest::Error) -> String {
         source = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_this_machine_and_https_cannot_be_overheard() {
+        let overheard = |text| is_overheard(&Url::parse(text).unwrap());
+        for text in ["https://arc.example/", "http://localhost:9090", "http://127.0.0.1/", "http://[::1]:1/"]
+        {
+            assert!(!overheard(text), "{text}");
+        }
+        for text in ["http://arc.example/", "http://192.168.1.2/", "http://localhost.example/"] {
+            assert!(overheard(text), "{text}");
+        }
+    }
 }

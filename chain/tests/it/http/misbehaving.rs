@@ -125,6 +125,7 @@ async fn nobody_there_is_said_so() {
 
 #[tokio::test]
 async fn a_connection_that_ends_early_is_no_answer() {
+    all_are(Reply::Reset, "unreachable").await;
     for raw in [
         "",
         "HTTP/1.1 200",

@@ -38,6 +38,8 @@ pub(super) enum Reply {
     Full { status: u16, headers: String, body: Vec<u8> },
     /// These bytes, and the end of the connection.
     Raw(Vec<u8>),
+    /// The connection is thrown away.
+    Reset,
     /// Nothing, for as long as the other side waits.
     Silent,
     /// The head of an answer, and then a byte of it now and then.
@@ -52,6 +54,7 @@ impl fmt::Debug for Reply {
         match self {
             Reply::Full { status, headers, body } => write!(f, "{status} {headers:?} {:?}", start(body)),
             Reply::Raw(bytes) => write!(f, "{:?}", start(bytes)),
+            Reply::Reset => f.write_str("a reset"),
             Reply::Silent => f.write_str("silence"),
             Reply::Drip => f.write_str("drops"),
             Reply::Endless { status } => write!(f, "{status} without end"),
@@ -178,6 +181,8 @@ async fn write(stream: &mut TcpStream, reply: Reply, sent: &AtomicUsize) {
         Reply::Raw(bytes) => {
             let _ = stream.write_all(&bytes).await;
         }
+        // Without waiting for what is on its way, so that the other side learns it by a reset.
+        Reply::Reset => stream.set_zero_linger().unwrap(),
         Reply::Silent => wait_for_the_end(stream).await,
         Reply::Drip => {
             let _ = stream.write_all(b"HTTP/1.1 200 X\r\ncontent-length: 1000\r\n\r\n").await;
@@ -193,7 +198,9 @@ async fn write(stream: &mut TcpStream, reply: Reply, sent: &AtomicUsize) {
             }
         }
     }
-    let _ = stream.shutdown().await;
+    if stream.linger().ok().flatten().is_none() {
+        let _ = stream.shutdown().await;
+    }
 }
 
 async fn wait_for_the_end(stream: &mut TcpStream) {
