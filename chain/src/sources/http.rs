@@ -50,6 +50,8 @@ pub(super) struct Http {
     /// With name and password if they were given; `reqwest` makes a header of them.
     base: Url,
     authorization: Option<HeaderValue>,
+    /// What must not be repeated, in every form in which it is sent.
+    secrets: Vec<String>,
     pace: Pace,
 }
 
@@ -92,34 +94,33 @@ impl Http {
         config: ServiceConfig,
         base: impl FnOnce(&ServiceConfig, &str) -> Result<String, String>,
     ) -> Result<Self, SourceError> {
-        match Self::parts(&config, base) {
-            Ok((client, base, authorization, pace)) => Ok(Http { config, client, base, authorization, pace }),
-            Err(reason) => Err(SourceError::Config { service: config.name, reason }),
-        }
+        let service = config.name.clone();
+        Self::checked(config, base).map_err(|reason| SourceError::Config { service, reason })
     }
 
-    fn parts(
-        config: &ServiceConfig,
+    fn checked(
+        config: ServiceConfig,
         base: impl FnOnce(&ServiceConfig, &str) -> Result<String, String>,
-    ) -> Result<(Client, Url, Option<HeaderValue>, Pace), String> {
+    ) -> Result<Self, String> {
         if config.timeout.is_zero() {
             return Err("chain.services.timeout_s must be more than 0".into());
         }
         let mut url = address::parse(&config.url)?;
-        let path = base(config, url.path().trim_end_matches('/'))?;
+        let path = base(&config, url.path().trim_end_matches('/'))?;
         url.set_path(&path);
-        let authorization = authorization(config, &url)?;
-        let pace = Pace::new(per_second(config)?);
+        let authorization = authorization(&config, &url)?;
+        let pace = Pace::new(per_second(&config)?);
         if (authorization.is_some() || url.password().is_some()) && is_overheard(&url) {
             tracing::warn!(
                 service = config.name,
                 "what opens this service goes over the network in the clear; write https:// in chain.services.url"
             );
         }
-        let client = client(config, &url).map_err(|e| {
+        let client = client(&config, &url).map_err(|e| {
             format!("no HTTP client can be made for chain.services.url: {}", tame(&innermost(&e)))
         })?;
-        Ok((client, url, authorization, pace))
+        let secrets = secrets(&config, &client, &url);
+        Ok(Http { config, client, base: url, authorization, secrets, pace })
     }
 
     pub(super) fn config(&self) -> &ServiceConfig {
@@ -266,11 +267,11 @@ impl Http {
 
     /// What can be repeated of a service's words: some servers send back what they were sent, the key with it.
     fn quote(&self, text: &str) -> String {
-        let secrets = [self.config.key.as_deref().map(str::trim), self.base.password()];
-        let secrets = || secrets.into_iter().flatten().filter(|secret| !secret.is_empty());
-        let without = |text: String| secrets().fold(text, |text, secret| text.replace(secret, "(key)"));
-        // Before, so that no part of a secret is left where the text is cut; after, for one that was hidden among what is
-        // not seen.
+        let without = |text: String| {
+            self.secrets.iter().fold(text, |text, secret| text.replace(secret.as_str(), "(secret)"))
+        };
+        // Before, so that no part of a secret is left where the text is cut; after, for one that was hidden among
+        // characters that are not seen.
         without(tame(&without(text.to_owned())))
     }
 
@@ -353,6 +354,19 @@ fn authorization(config: &ServiceConfig, url: &Url) -> Result<Option<HeaderValue
     })?;
     value.set_sensitive(true);
     Ok(Some(value))
+}
+
+/// The key, the password, and the two together with the name as they travel.
+fn secrets(config: &ServiceConfig, client: &Client, url: &Url) -> Vec<String> {
+    let key = config.key.as_deref().map(|key| key.trim().to_owned());
+    let password = url.password().map(ToOwned::to_owned);
+    let decoded = password.as_deref().map(address::percent_decoded);
+    // The client makes a header of name and password; what it looks like, it says itself.
+    let request = client.get(url.clone()).build().ok();
+    let basic = request.as_ref().and_then(|request| header(request.headers(), &AUTHORIZATION));
+    let basic = basic.and_then(|text| text.split(' ').next_back().map(ToOwned::to_owned));
+    // What is shorter is in every text by chance.
+    [key, password, decoded, basic].into_iter().flatten().filter(|secret| secret.len() > 2).collect()
 }
 
 /// The limit on our side, if there is one.

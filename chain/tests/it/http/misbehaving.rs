@@ -126,6 +126,9 @@ async fn nobody_there_is_said_so() {
 #[tokio::test]
 async fn a_connection_that_ends_early_is_no_answer() {
     all_are(Reply::Reset, "unreachable").await;
+    // Headers without end are given up at some length.
+    let head = format!("HTTP/1.1 200 OK\r\nx: {}", "a".repeat(1_000_000));
+    all_are(Reply::Raw(head.into_bytes()), "unreachable").await;
     for raw in [
         "",
         "HTTP/1.1 200",
