@@ -15,6 +15,7 @@ mod status;
 mod submit;
 mod zmtp;
 
+use std::collections::HashSet;
 use std::fmt;
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -325,6 +326,11 @@ impl NodeRpc {
             return Err(self.client.malformed(reason).into());
         }
         let txids: Vec<Txid> = block.txs.iter().map(Transaction::txid).collect();
+        // A tree with its last transactions written twice has the same root.
+        let different: HashSet<&Txid> = txids.iter().collect();
+        if different.len() != txids.len() {
+            return Err(self.client.malformed(format!("block {hash} holds a transaction twice")).into());
+        }
         if merkle_root(&txids) != block.header.merkle_root() {
             let reason = format!("the transactions of block {hash} do not have the root in its header");
             return Err(self.client.malformed(reason).into());

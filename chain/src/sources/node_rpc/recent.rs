@@ -320,12 +320,13 @@ mod tests {
         let (one, two) = (spend_of(1, 3), spend_of(2, 1));
         let both = Block { header: Header::regtest_genesis(), txs: vec![one.clone(), two.clone()] };
         let indexed = recent.index(7, &both);
-        let at = |wanted| recent.candidates(&indexed, wanted);
-        assert_eq!(at(Wanted::Transaction(&two.txid())), [1]);
-        assert_eq!(at(Wanted::SpendOf(&one.inputs[2].previous)), [0]);
-        assert_eq!(at(Wanted::SpendOf(&two.inputs[0].previous)), [1]);
-        assert!(at(Wanted::Transaction(&Txid([9; 32]))).is_empty());
-        assert!(at(Wanted::SpendOf(&OutPoint { txid: Txid([1; 32]), vout: 3 })).is_empty());
+        let made = |txid: Txid| recent.candidates(&indexed, Wanted::Transaction(&txid));
+        let spent = |outpoint: OutPoint| recent.candidates(&indexed, Wanted::SpendOf(&outpoint));
+        assert_eq!(made(two.txid()), [1]);
+        assert_eq!(spent(one.inputs[2].previous), [0]);
+        assert_eq!(spent(two.inputs[0].previous), [1]);
+        assert!(made(Txid([9; 32])).is_empty());
+        assert!(spent(OutPoint { txid: Txid([1; 32]), vout: 3 }).is_empty());
     }
 
     #[test]
