@@ -73,6 +73,11 @@ impl Node {
             .args(["-listen=1", "-dnsseed=0", "-discover=0", "-upnp=0", "-listenonion=0"])
             .args(["-whitelist=127.0.0.1", "-genesisactivationheight=1", "-excessiveblocksize=1GB"])
             .args(["-maxstackmemoryusageconsensus=0", "-acceptnonstdtxn=0"])
+            // Two limits that are about a node's own peace and not about the rules: a script may take 3 ms, which a busy
+            // machine exceeds, and a long fork stops the node (tests make many).
+            .args(["-maxstdtxvalidationduration=5000", "-maxnonstdtxvalidationduration=10000"])
+            .arg("-maxtxnvalidatorasynctasksrunduration=20000")
+            .arg("-disablesafemode=1")
             // 0.000001 BSV for 1,000 bytes.
             .arg(format!("-minminingtxfee={}", RATE as f64 / 1e8))
             .arg(format!("-datadir={dir}"))

@@ -159,8 +159,8 @@ async fn every_question(node: Node) {
         assert_eq!(code_of(submit(&service, &tx).await), (tx.txid(), code));
     }
     // The first that is refused is named, not what depends on it.
-    let bad = edited(&|tx| tx.outputs = vec![pay(30_000), pay(0)]);
-    let after = spend(&[(first(&bad).0, pay(30_000))], 5, vec![pay(20_000)]);
+    let bad = edited(&|tx| tx.outputs = vec![TxOut { value: sat(30_000), locking: lock(3) }, pay(0)]);
+    let after = spend(&[first(&bad)], 3, vec![pay(20_000)]);
     let chain_of_two = [submission(&paid), submission(&bad), submission(&after)];
     assert_eq!(code_of(service.submit(&chain_of_two).await.unwrap()), (bad.txid(), 464));
     // One whose time has not come is kept by the node, and is not seen by the network.
