@@ -5,6 +5,8 @@
 mod bad_input;
 #[cfg(feature = "sources")]
 mod dev_chain;
+#[cfg(feature = "sources")]
+mod node_rpc;
 mod oracle;
 #[cfg(feature = "sources")]
 mod real_node;

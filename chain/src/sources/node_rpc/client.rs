@@ -19,6 +19,10 @@ use crate::sources::service::{MAX_REASON, ServiceConfig, SourceError};
 /// How long to wait where the node says that its queue of questions is full. Its queue is of milliseconds.
 const BUSY: Duration = Duration::from_secs(1);
 
+/// How long a connection is kept for the next question. The node ends those that are idle for 30 s
+/// (`-rpcservertimeout`), and a question must not meet that end.
+const IDLE: Duration = Duration::from_secs(10);
+
 /// The codes of errors that mean something here (`rpc/protocol.h` of the node).
 pub(super) mod code {
     /// No such block or transaction.
@@ -134,14 +138,14 @@ impl Client {
         let http = reqwest::Client::builder()
             .no_proxy()
             .redirect(redirect::Policy::none())
+            .pool_idle_timeout(IDLE)
             .build()
             .map_err(|e| refuse(format!("no HTTP client can be made: {}", cause(&e))))?;
         let pace = match config.requests_per_second {
             None => None,
             Some(rate) => {
-                let between = Duration::try_from_secs_f64(1.0 / rate).map_err(|_| {
-                    refuse("chain.services.requests_per_second has to be above 0".to_owned())
-                })?;
+                let between = Duration::try_from_secs_f64(1.0 / rate)
+                    .map_err(|_| refuse("chain.services.requests_per_second has to be above 0".to_owned()))?;
                 Some((between, Mutex::new(Instant::now())))
             }
         };
@@ -273,11 +277,7 @@ impl Client {
             return Err(SourceError::Limited { service: self.service.clone(), retry_after: BUSY });
         }
         let reason = if text.trim().is_empty() { "no reason given".to_owned() } else { clip(text.trim()) };
-        Err(SourceError::Server {
-            service: self.service.clone(),
-            status: i64::from(status.as_u16()),
-            reason,
-        })
+        Err(SourceError::Server { service: self.service.clone(), status: i64::from(status.as_u16()), reason })
     }
 
     fn broken(&self, error: &reqwest::Error) -> SourceError {

@@ -31,7 +31,7 @@ const MAX_POOL_SPENDS: usize = 500_000;
 
 /// The most bytes of the list of what waits: 67 characters for each, with five times [`MAX_POOL`] as reserve, since
 /// the list comes whole or not at all.
-const POOL_ANSWER: usize = 5 * MAX_POOL * 67 + FRAME;
+pub(super) const POOL_ANSWER: usize = 5 * MAX_POOL * 67 + FRAME;
 
 /// How many waiting transactions are fetched in one request …
 const POOL_BATCH: usize = 100;
@@ -79,7 +79,7 @@ pub(super) struct Recent {
     pool_spends: usize,
 }
 
-/// What a block holds, sorted; empty for a block that is too large to be read.
+/// What a block holds, sorted; empty for a block that cannot be read.
 struct Indexed {
     height: u32,
     previous: BlockHash,
@@ -194,6 +194,10 @@ impl NodeRpc {
                     Err(CallError::Source(SourceError::TooLarge { .. })) => {
                         self.unreadable(height, &hash).await?
                     }
+                    // A node that keeps only the newest blocks has the header still.
+                    Err(CallError::Fault(fault)) if fault.message.contains("pruned") => {
+                        self.unreadable(height, &hash).await?
+                    }
                     Err(error) => return Err(error),
                 };
                 if !recent.take(hash, indexed, &walked) {
@@ -208,7 +212,8 @@ impl NodeRpc {
                     Some(block) => block,
                     None => self.read_block(&hash).await?,
                 };
-                let is_it = |position: &usize| block.txs.get(*position).is_some_and(|tx| wanted.is_met_by(tx));
+                let is_it =
+                    |position: &usize| block.txs.get(*position).is_some_and(|tx| wanted.is_met_by(tx));
                 if let Some(position) = candidates.into_iter().find(is_it) {
                     return Ok(Some(Found { height, position, block }));
                 }
@@ -226,7 +231,7 @@ impl NodeRpc {
         Ok(None)
     }
 
-    /// The place of a block that is larger than what is read: the walk goes on below it.
+    /// The place of a block that is too large to be read, or not there any more: the walk goes on below it.
     async fn unreadable(&self, height: u32, hash: &BlockHash) -> Result<Indexed, CallError> {
         let header: Header = self.client.call("getblockheader", json!([hash, false]), SMALL).await?;
         let (txs, spends) = (Box::default(), Box::default());
@@ -234,11 +239,10 @@ impl NodeRpc {
     }
 
     async fn waiting_spender(&self, outpoint: &OutPoint) -> Result<Option<Transaction>, CallError> {
-        let waiting: HashSet<Txid> =
-            match self.client.call("getrawmempool", json!([]), POOL_ANSWER).await {
-                Err(CallError::Source(SourceError::TooLarge { .. })) => return Ok(None),
-                other => other?,
-            };
+        let waiting: HashSet<Txid> = match self.client.call("getrawmempool", json!([]), POOL_ANSWER).await {
+            Err(CallError::Source(SourceError::TooLarge { .. })) => return Ok(None),
+            other => other?,
+        };
         let mut recent = self.recent.lock().await;
         recent.keep_waiting(&waiting);
         for txid in recent.waiting_candidates(outpoint) {

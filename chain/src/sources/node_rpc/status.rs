@@ -47,7 +47,14 @@ impl NodeRpc {
                 return Ok(report);
             }
         }
-        Ok(Report::Unknown)
+        // What is not final yet is kept apart, and sent to nobody.
+        let early: Vec<Txid> =
+            match self.client.call("getrawnonfinalmempool", json!([]), recent::POOL_ANSWER).await {
+                Err(CallError::Source(SourceError::TooLarge { .. })) => Vec::new(),
+                Err(CallError::Fault(fault)) if fault.code == code::NO_METHOD => Vec::new(),
+                other => other?,
+            };
+        Ok(if early.contains(txid) { Report::Pending } else { Report::Unknown })
     }
 
     /// Whether a transaction waits for a block.
@@ -88,11 +95,11 @@ impl NodeRpc {
     /// The node's own proof; `None` where it has none on its best chain.
     async fn proof(&self, txid: &Txid) -> Result<Option<MerklePath>, CallError> {
         // Without a block's hash the node looks for the block itself.
-        let proof: TscProof =
-            match self.client.call("getmerkleproof2", json!(["", txid]), PROOF_ANSWER).await {
-                Err(CallError::Fault(fault)) if fault.code == code::NOT_FOUND => return Ok(None),
-                other => other?,
-            };
+        let proof: TscProof = match self.client.call("getmerkleproof2", json!(["", txid]), PROOF_ANSWER).await
+        {
+            Err(CallError::Fault(fault)) if fault.code == code::NOT_FOUND => return Ok(None),
+            other => other?,
+        };
         let wrong = |what: &dyn Display| self.client.malformed(clip(&format!("the proof of {txid}: {what}")));
         let block: BlockHash = proof.target.parse().map_err(|e| wrong(&e))?;
         let placed = self.placed(&block).await?;
@@ -140,10 +147,10 @@ impl NodeRpc {
             merkleroot: Txid,
         }
         let ids: Ids = self.client.call("getblock", json!([block, 1]), BLOCK_IDS_ANSWER).await?;
-        let wrong = |what: &str| self.client.malformed(format!("block {block} and transaction {txid}: {what}"));
+        let wrong =
+            |what: &str| self.client.malformed(format!("block {block} and transaction {txid}: {what}"));
         let index = ids.tx.iter().position(|id| id == txid).ok_or_else(|| wrong("it is not in it"))?;
-        let path =
-            MerklePath::for_block(height, &ids.tx, index).map_err(|e| wrong(&e.to_string()))?;
+        let path = MerklePath::for_block(height, &ids.tx, index).map_err(|e| wrong(&e.to_string()))?;
         if *path.root() != ids.merkleroot.0 {
             return Err(wrong("the list of transactions does not have the block's root").into());
         }

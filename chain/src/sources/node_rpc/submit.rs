@@ -84,11 +84,7 @@ impl NodeRpc {
         }
         let Some((tx, known)) = last else { return Ok(Report::Unknown) };
         if known {
-            match self.report_now(&tx.txid()).await? {
-                // Known and nowhere to be found: it waits for its time.
-                Report::Unknown => Ok(Report::Pending),
-                report => Ok(report),
-            }
+            self.report_now(&tx.txid()).await
         } else if tx.is_final() || self.waits(&tx.txid()).await? {
             Ok(Report::Seen)
         } else {

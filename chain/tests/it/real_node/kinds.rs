@@ -108,7 +108,10 @@ async fn payments_and_data_are_taken_relayed_and_mined() {
         let ad = data_output(&[b"SENSORA_ADV", &[2], &vec![0x5a; size]]);
         kinds.push(("advertisement", at_rate(&take(1), 1, vec![ad])));
     }
-    kinds.push(("data that could be a script", at_rate(&take(1), 1, vec![data_output(&[&[0x4d, 0xff, 0xff, 0x6a]])])));
+    kinds.push((
+        "data that could be a script",
+        at_rate(&take(1), 1, vec![data_output(&[&[0x4d, 0xff, 0xff, 0x6a]])]),
+    ));
     kinds.push(("consolidation", at_rate(&take(40), 1, Vec::new())));
     kinds.push(("sweep", spend(&take(2), 1, vec![pay_to_hash(&[0xc0; 20], sat(40_000 - 40))])));
     world.check(&kinds).await;
