@@ -308,6 +308,7 @@ async fn proofs_lead_to_the_root_of_their_block() {
         node(move |method, _| match method {
             "getmempoolentry" => Act::Fault(-5, "Transaction not in mempool"),
             "getmerkleproof2" => Act::Result(proof.clone()),
+            "getrawnonfinalmempool" => Act::Result(json!([])),
             "getrawtransaction" => Act::Fault(-5, "No such mempool or blockchain transaction."),
             "getblockheader" => {
                 Act::Result(json!({ "height": 9, "confirmations": confirmations, "merkleroot": root }))

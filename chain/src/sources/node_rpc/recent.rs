@@ -69,9 +69,10 @@ impl Found {
 
 /// The index. Ids and outpoints are kept as 64-bit hashes with a key of this process, so nobody can choose them to
 /// collide; and a hit is held against the block itself before it is one.
-#[derive(Default)]
 pub(super) struct Recent {
     keys: RandomState,
+    /// [`MAX_BYTES`], except in tests.
+    max_bytes: usize,
     blocks: HashMap<BlockHash, Indexed>,
     bytes: usize,
     /// What each waiting transaction spends.
@@ -94,6 +95,19 @@ impl Indexed {
     }
 }
 
+impl Default for Recent {
+    fn default() -> Self {
+        Self {
+            keys: RandomState::new(),
+            max_bytes: MAX_BYTES,
+            blocks: HashMap::new(),
+            bytes: 0,
+            pool: HashMap::new(),
+            pool_spends: 0,
+        }
+    }
+}
+
 impl Recent {
     fn index(&self, height: u32, block: &Block) -> Indexed {
         let (mut txs, mut spent) = (Vec::with_capacity(block.txs.len()), Vec::new());
@@ -110,7 +124,7 @@ impl Recent {
     /// Takes a block in, if there is room beside those of the walk that goes on.
     fn take(&mut self, hash: BlockHash, indexed: Indexed, walked: &HashSet<BlockHash>) -> bool {
         let needed = indexed.bytes();
-        while self.blocks.len() >= MAX_BLOCKS || self.bytes.saturating_add(needed) > MAX_BYTES {
+        while self.blocks.len() >= MAX_BLOCKS || self.bytes.saturating_add(needed) > self.max_bytes {
             let others = self.blocks.iter().filter(|(hash, _)| !walked.contains(*hash));
             let Some(lowest) = others.min_by_key(|(_, block)| block.height).map(|(hash, _)| *hash) else {
                 return false;
@@ -352,15 +366,16 @@ mod tests {
 
     #[test]
     fn the_index_holds_no_more_bytes_than_its_bound() {
-        let mut recent = Recent::default();
-        let half = block(1, MAX_BYTES / 16 / 2);
+        let mut recent = Recent { max_bytes: 1_600, ..Recent::default() };
+        // 16 bytes for each of its 49 inputs and for the transaction.
+        let half = block(1, 49);
         for n in 1..=3u8 {
             let indexed = recent.index(n.into(), &half);
             assert!(recent.take(hash(n), indexed, &HashSet::new()));
-            assert!(recent.bytes <= MAX_BYTES);
+            assert!(recent.bytes <= 1_600);
         }
-        assert_eq!(recent.blocks.len(), 1);
-        let huge = recent.index(9, &block(1, MAX_BYTES / 16 + 1));
+        assert_eq!(recent.blocks.len(), 2);
+        let huge = recent.index(9, &block(1, 100));
         assert!(!recent.take(hash(9), huge, &HashSet::new()));
     }
 
