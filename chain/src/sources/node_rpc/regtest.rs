@@ -1,9 +1,8 @@
 //! Mining and free coins on a node of one's own in regtest, so that everything which touches money can be run against a
 //! real node as it is on the development chain.
 //!
-//! The node's wallet is not used (it can be off). What is mined pays a key that is handed in; the faucet cuts it into
-//! coins and remembers nothing durable: after a restart it finds its coins again in the newest blocks, or mines new
-//! ones. It pays only from mined coins that are no coinbases, so whoever is paid can prove every parent with one path.
+//! What is mined pays a key that is handed in; the faucet cuts it into coins. Blocks that leave out what waits, and
+//! branches, are made here and given to the node.
 
 mod blocks;
 mod coins;
@@ -71,7 +70,11 @@ pub enum RegtestError {
     },
 }
 
-/// The miner and faucet of a regtest node; see the [module](self). All calls wait for each other.
+/// The miner and faucet of a regtest node, whose wallet may be off. All calls wait for each other, and all may be
+/// cancelled.
+///
+/// The faucet keeps nothing durable: after a restart it finds the coins of its key again on the chain, or mines new
+/// ones. It pays only from mined coins that are no coinbases, so whoever is paid proves every parent with one path.
 #[derive(Debug)]
 pub struct Regtest {
     node: NodeRpc,

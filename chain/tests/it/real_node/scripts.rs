@@ -23,7 +23,7 @@ const IN_BATCH: usize = 200;
 const RELAY_FLAGS: u64 = 1 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 8;
 
 /// Numbers that are the same in every run (SplitMix64).
-struct Random(u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
     fn next(&mut self) -> u64 {
@@ -34,7 +34,7 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    fn below(&mut self, bound: usize) -> usize {
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
         (self.next() % bound as u64) as usize
     }
 
