@@ -19,10 +19,6 @@ use crate::sources::service::{MAX_REASON, ServiceConfig, SourceError};
 /// How long to wait where the node says that its queue of questions is full. Its queue is of milliseconds.
 const BUSY: Duration = Duration::from_secs(1);
 
-/// How long a connection is kept for the next question. The node ends those that are idle for 30 s
-/// (`-rpcservertimeout`), and a question must not meet that end.
-const IDLE: Duration = Duration::from_secs(10);
-
 /// The codes of errors that mean something here (`rpc/protocol.h` of the node).
 pub(super) mod code {
     /// No such block or transaction.
@@ -135,10 +131,13 @@ impl Client {
         if !names_port(&config.url) {
             url.set_port(Some(default_port(config.network))).map_err(|()| wrong())?;
         }
+        // A connection for each question. A node writes long answers in many small pieces, and on a connection that is
+        // kept each of them waits 40 ms for the receipt of the one before (Nagle there, delayed receipts here); a new
+        // one sends receipts at once. Nor does a question meet the end of a connection that was idle too long.
         let http = reqwest::Client::builder()
             .no_proxy()
             .redirect(redirect::Policy::none())
-            .pool_idle_timeout(IDLE)
+            .pool_max_idle_per_host(0)
             .build()
             .map_err(|e| refuse(format!("no HTTP client can be made: {}", cause(&e))))?;
         let pace = match config.requests_per_second {
