@@ -382,6 +382,24 @@ async fn an_answer_full_of_strangers_transactions_is_asked_for_in_another_form()
 }
 
 #[tokio::test]
+async fn a_node_that_takes_one_at_a_time_is_sent_one_at_a_time() {
+    let one = node(|method, params| match method {
+        "sendrawtransactions" => Act::Fault(-32601, "Method not found"),
+        "sendrawtransaction" if *params == json!([tx(1).to_string()]) => {
+            Act::Fault(-27, "Transaction already in the mempool")
+        }
+        "sendrawtransaction" if *params == json!([tx(2).to_string()]) => Act::Result(json!(tx(2).txid())),
+        "sendrawtransaction" => Act::Fault(-26, "64: dust"),
+        _ => Act::Nothing,
+    })
+    .await;
+    let sent = [1, 2, 3].map(|n| Submission { tx: tx(n), spent: Vec::new() });
+    assert_eq!(one.submit(&sent[..2]).await.unwrap(), Report::Seen);
+    let refused = Report::Rejected { txid: tx(3).txid(), code: 464, reason: "64: dust".to_owned() };
+    assert_eq!(one.submit(&sent).await.unwrap(), refused);
+}
+
+#[tokio::test]
 async fn a_refusal_that_passes_is_no_verdict() {
     let busy = node(|method, _| match method {
         "sendrawtransactions" => Act::Result(json!({ "invalid": [{

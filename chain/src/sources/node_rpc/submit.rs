@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::client::{CallError, clip};
+use super::client::{CallError, clip, code};
 use super::recent::Wanted;
 use super::{FRAME, NodeRpc};
 use crate::sources::service::{Report, SourceError, Spender, Submission};
@@ -98,6 +98,10 @@ impl NodeRpc {
         let list: Vec<_> = txs.iter().map(|submission| json!({ "hex": submission.tx.to_string() })).collect();
         let answer: Answer = match self.client.call("sendrawtransactions", json!([list]), ANSWER).await {
             Err(CallError::Source(SourceError::TooLarge { .. })) => return self.send_each(txs).await,
+            // Only nodes of the SV family have it.
+            Err(CallError::Fault(fault)) if fault.code == code::NO_METHOD => {
+                return self.send_each(txs).await;
+            }
             other => other?,
         };
         let known: BTreeSet<Txid> = answer.known.into_iter().collect();

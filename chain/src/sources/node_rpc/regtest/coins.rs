@@ -64,6 +64,11 @@ impl Coins {
         ripe.map(|(outpoint, coin)| (*outpoint, coin.sat)).collect()
     }
 
+    /// Whether there are coins that wait for a block.
+    fn wait(&self) -> bool {
+        self.have.values().any(|coin| coin.height.is_none())
+    }
+
     fn total(&self) -> u64 {
         self.have.values().fold(0u64, |sum, coin| sum.saturating_add(coin.sat))
     }
@@ -93,7 +98,7 @@ impl Coins {
 
 impl Regtest {
     pub(super) async fn fund(&self, coins: &mut Coins, amount: Satoshis) -> Result<(), RegtestError> {
-        for _ in 0..ROUNDS {
+        for round in 0..ROUNDS {
             let tip = self.look(coins).await?;
             let ready = coins.ready();
             let sum = ready.iter().fold(0u64, |sum, (_, sat)| sum.saturating_add(*sat));
@@ -102,6 +107,11 @@ impl Regtest {
                 return Ok(());
             }
             let mut ripe = coins.ripe(tip.height);
+            if ripe.is_empty() && round == 0 && coins.wait() {
+                // What the last payments changed may be enough once it is mined.
+                self.mine_now(1).await?;
+                continue;
+            }
             if ripe.is_empty() {
                 // One more than it takes, so that the next round has something to cut.
                 self.mine_now(COINBASE_MATURITY.saturating_add(1)).await?;
@@ -149,9 +159,8 @@ impl Regtest {
                 coins.seen = None;
                 continue;
             }
-            let waiting = coins.have.values().any(|coin| coin.height.is_none());
-            if round == 0 && waiting {
-                // What the last payments changed is enough once it is mined.
+            if round == 0 && coins.wait() {
+                // What the last payments changed may be enough once it is mined.
                 self.mine_now(1).await?;
             } else {
                 self.fund(coins, wanted).await?;
