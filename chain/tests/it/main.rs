@@ -7,6 +7,7 @@ mod bad_input;
 mod dev_chain;
 #[cfg(feature = "sources")]
 mod http;
+mod node_rpc;
 mod oracle;
 #[cfg(feature = "sources")]
 mod real_node;
