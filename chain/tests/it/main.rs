@@ -7,6 +7,7 @@ mod bad_input;
 mod dev_chain;
 #[cfg(feature = "sources")]
 mod http;
+#[cfg(feature = "sources")]
 mod node_rpc;
 mod oracle;
 #[cfg(feature = "sources")]
