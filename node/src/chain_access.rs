@@ -38,7 +38,7 @@ use sensora_protocol::chain_access::Refusal;
 use tokio::sync::watch;
 
 pub use error::{Asked, BroadcastError, ChainError, Failure, HeaderStoreError, Tried};
-pub use headers::{HeaderSnapshot, HeaderStore, MemoryHeaderStore, SyncProgress};
+pub use headers::{HeaderSnapshot, HeaderStore, MemoryHeaderStore};
 pub use memory::{FIRST_REST, LONG_REST, LONGEST_REST, LONGEST_WAIT, MAX_REMEMBERED};
 pub use quota::MAX_FAUCET_PEERS;
 pub use service::{ChainService, MAX_JOBS, MAX_JOBS_PER_PEER, refusal_frame};
@@ -181,12 +181,6 @@ impl ChainAccess {
             Some(services) => services.fee_quote().await,
             None => Err(ChainError::NoService { need: Need::Fees }),
         }
-    }
-
-    /// How far the headers are behind the chain that is being followed.
-    #[must_use]
-    pub fn sync_progress(&self) -> watch::Receiver<SyncProgress> {
-        self.inner.headers.progress()
     }
 
     fn as_services(&self) -> Option<&ServicesSource> {

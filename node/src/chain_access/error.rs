@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use sensora_chain::sources::dev::DevChainError;
 use sensora_chain::sources::node_rpc::RegtestError;
@@ -80,6 +81,9 @@ pub enum Failure {
     /// A service lacks a parent of the transaction that was sent with it.
     #[error("it says that it lacks a parent of the transaction")]
     Orphan,
+    /// A service was not asked: what it said before did not hold, or it has asked to be left alone.
+    #[error("it is not asked for {} s more, after what it said last", .0.as_secs())]
+    Resting(Duration),
     /// The node is shutting down.
     #[error("this node is shutting down")]
     Stopped,
@@ -99,6 +103,7 @@ impl Failure {
             Self::OutOfReach { .. } => "out_of_reach",
             Self::Service(error) => error.label(),
             Self::Orphan => "orphan",
+            Self::Resting(_) => "resting",
             Self::Stopped => "stopped",
         }
     }
@@ -118,7 +123,7 @@ impl Failure {
         match self {
             Self::Refused(Refusal::NotServed | Refusal::NoCommonBlock) => Some(Grade::Lasting),
             Self::Refused(Refusal::Busy { .. } | Refusal::Unavailable) => Some(Grade::Passing),
-            Self::Refused(_) | Self::Stopped | Self::Orphan | Self::Headers(Fault::TooLong) => None,
+            Self::Refused(_) | Self::Stopped | Self::Orphan | Self::Resting(_) | Self::Headers(Fault::TooLong) => None,
             Self::Service(error) => service_grade(error),
             Self::Request(error) => match **error {
                 RequestError::Unsupported { .. } | RequestError::ResponseTooLarge { .. } => {

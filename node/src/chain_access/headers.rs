@@ -87,28 +87,10 @@ impl fmt::Debug for HeaderSnapshot {
     }
 }
 
-/// How far the headers are followed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct SyncProgress {
-    /// The height of our best chain.
-    pub height: u32,
-    /// The height that it is to reach, in the word of whoever is followed; never below `height`.
-    pub target: u32,
-}
-
-impl SyncProgress {
-    /// Headers that are still to come.
-    #[must_use]
-    pub const fn behind(self) -> u32 {
-        self.target.saturating_sub(self.height)
-    }
-}
-
 /// The header chain and its store. Readers never wait for the store.
 pub(super) struct Headers {
     chain: RwLock<Arc<HeaderChain>>,
     tip: watch::Sender<Tip>,
-    progress: watch::Sender<SyncProgress>,
     /// Held by whoever changes the chain, so that the store sees the changes in their order. The lowest height that the
     /// store does not have yet.
     unsaved: Mutex<Option<u32>>,
@@ -134,10 +116,7 @@ impl Headers {
             Err(error) => warn_damaged(&error),
         }
         let tip = watch::Sender::new(base.tip());
-        let height = base.tip().height;
-        let progress = watch::Sender::new(SyncProgress { height, target: height });
-        let (chain, unsaved) = (RwLock::new(Arc::new(base)), Mutex::new(unsaved));
-        Ok(Self { chain, tip, progress, unsaved, store, clock })
+        Ok(Self { chain: RwLock::new(Arc::new(base)), tip, unsaved: Mutex::new(unsaved), store, clock })
     }
 
     pub(super) fn snapshot(&self) -> HeaderSnapshot {
@@ -146,17 +125,6 @@ impl Headers {
 
     pub(super) fn watch(&self) -> watch::Receiver<Tip> {
         self.tip.subscribe()
-    }
-
-    pub(super) fn progress(&self) -> watch::Receiver<SyncProgress> {
-        self.progress.subscribe()
-    }
-
-    /// Somebody whose headers are followed says that the chain is so high. The word of the one that is followed now counts: a claim
-    /// that is not kept is over with its conversation.
-    pub(super) fn aims_at(&self, target: u32) {
-        let height = self.tip.borrow().height;
-        self.progress.send_replace(SyncProgress { height, target: target.max(height) });
     }
 
     pub(super) fn knows(&self, tip: &ClaimedTip) -> bool {
@@ -189,12 +157,7 @@ impl Headers {
                     tracing::warn!(%error, height, "block headers were not stored; trying again with the next");
                 }
             }
-            let tip = taken.connected.tip;
-            self.tip.send_replace(tip);
-            self.progress.send_modify(|progress| {
-                progress.height = tip.height;
-                progress.target = progress.target.max(tip.height);
-            });
+            self.tip.send_replace(taken.connected.tip);
         }
         Ok(taken)
     }

@@ -18,20 +18,8 @@ where
 {
     let tip = check::tip(&ask(Request::Tip).await?)?;
     if headers.knows(&tip) {
-        headers.aims_at(0);
         return Ok(());
     }
-    headers.aims_at(tip.height);
-    let followed = run(headers, ask).await;
-    headers.aims_at(0);
-    followed
-}
-
-async fn run<Ask, Answered>(headers: &Arc<Headers>, ask: Ask) -> Result<(), Failure>
-where
-    Ask: Fn(Request) -> Answered,
-    Answered: Future<Output = Result<Answer, Failure>>,
-{
     let mut walk = Walk::new();
     loop {
         let request = headers.ask(&mut walk);

@@ -62,7 +62,7 @@ impl SwarmSource {
         Self { only_configured, ..Self::new(net, peers) }
     }
 
-    fn with_memory<T>(&self, work: impl FnOnce(&mut Memory, Instant) -> T) -> T {
+    fn with_memory<T>(&self, work: impl FnOnce(&mut Memory<(PeerId, Part)>, Instant) -> T) -> T {
         work(&mut self.memory.lock().unwrap_or_else(PoisonError::into_inner), Instant::now())
     }
 

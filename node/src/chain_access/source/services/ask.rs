@@ -98,9 +98,14 @@ impl ServicesSource {
         if self.of(need).is_empty() { ChainError::NoService { need } } else { self.all_rest(need) }
     }
 
-    /// All of them rest: says for each why.
+    /// All of them rest, because they have lied or ask for it.
     fn all_rest(&self, need: Need) -> ChainError {
-        let rest = |index: &usize| Tried { asked: self.asked(*index), failure: self.rests(*index) };
+        let now = Instant::now();
+        let memory = lock(&self.inner.memory);
+        let rest = |index: &usize| {
+            let rests_for = memory.rest_left(index, now).unwrap_or_default();
+            Tried { asked: self.asked(*index), failure: Failure::Resting(rests_for) }
+        };
         ChainError::Unavailable { tried: self.of(need).iter().map(rest).collect() }
     }
 
@@ -230,7 +235,7 @@ impl ServicesSource {
     }
 
     /// What spends these outputs in the word of one service, or of those that can be asked for it where it cannot; checked.
-    pub(super) async fn spent_by_word_of(
+    pub(in crate::chain_access::source) async fn spent_by_word_of(
         &self,
         headers: &Arc<Headers>,
         index: usize,
