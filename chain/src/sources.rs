@@ -7,9 +7,12 @@
 //! [`service::Service`] is what can be asked of any of them, and each has a file: [`arc`], [`whatsonchain`],
 //! [`chaintracks`], [`node_rpc`].
 
+pub mod answers;
 pub mod arc;
 pub mod chaintracks;
 pub mod dev;
+mod http;
 pub mod node_rpc;
+mod reject;
 pub mod service;
 pub mod whatsonchain;
