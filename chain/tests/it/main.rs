@@ -5,6 +5,7 @@
 mod bad_input;
 #[cfg(feature = "sources")]
 mod dev_chain;
+mod headers;
 mod oracle;
 #[cfg(feature = "sources")]
 mod real_node;
