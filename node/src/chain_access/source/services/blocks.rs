@@ -29,7 +29,7 @@ const MAX_BYTES: usize = 16 << 20;
 
 /// On a public network only the newest so many blocks are read, four weeks: what is older is no ad any more, and reading a year of
 /// blocks for it would take days.
-pub const SCAN_WINDOW: u32 = 4 * 7 * 144;
+const SCAN_WINDOW: u32 = 4 * 7 * 144;
 
 /// Bytes of one page: what fits a frame beside the maps around it.
 const PAGE_BYTES: usize = MAX_RESPONSE_LEN - 64 * 1024;

@@ -15,7 +15,7 @@ use crate::chain_access::HeaderSnapshot;
 use crate::chain_access::error::Asked;
 
 /// Contradictions that are kept; the one that was seen last the longest ago makes room.
-pub const MAX_DISAGREEMENTS: usize = 32;
+const MAX_DISAGREEMENTS: usize = 32;
 
 /// Transactions of which is kept since when they wait, or who refuses them: more than a wallet has under way.
 const MAX_TRANSACTIONS: usize = 4096;

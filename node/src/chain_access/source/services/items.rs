@@ -16,14 +16,14 @@ use crate::chain_access::{SpentBy, TxStanding, check};
 
 /// How much an answer says: nothing, something that cannot be proven, or all there is to say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Says {
+pub(in crate::chain_access) enum Says {
     Nothing,
     Word,
     All,
 }
 
 /// Something that a service is asked about by itself.
-pub(super) trait Item: Copy + PartialEq + Send + Sync + 'static {
+pub(in crate::chain_access) trait Item: Copy + PartialEq + Send + Sync + 'static {
     /// What a service says of it.
     type Word: Send + 'static;
     /// What is known of it after the checks.
