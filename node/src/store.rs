@@ -12,6 +12,7 @@ pub mod ads;
 pub mod anchors;
 mod backend;
 pub mod bought;
+pub mod fees;
 pub mod headers;
 pub mod kinds;
 pub mod orders;
@@ -263,6 +264,7 @@ impl Store {
             anchors::create(tx)?;
             bought::create(tx)?;
             headers::create(tx)?;
+            fees::create(tx)?;
             orders::create(tx)?;
             outbox::create(tx)?;
             peers::create(tx)?;
