@@ -31,10 +31,10 @@ use sensora_chain::merkle_path::MerklePath;
 use sensora_chain::sources::dev::{DevChain, DevChainError};
 use sensora_chain::sources::service::{FeeQuote, Need, Service};
 use sensora_chain::{OutPoint, Satoshis, Script, Transaction, Txid};
+use sensora_protocol::chain_access::Refusal;
 use sensora_protocol::chain_access::message::{
     MAX_BEEF_LEN, MAX_OUTPOINTS, MAX_SCANNED, MAX_TXIDS, ScanPosition,
 };
-use sensora_protocol::chain_access::Refusal;
 use tokio::sync::watch;
 
 pub use error::{Asked, BroadcastError, ChainError, Failure, HeaderStoreError, Tried};

@@ -182,7 +182,7 @@ mod tests {
         }
         let store = crate::store::Store::in_memory(
             sensora_chain::Network::Regtest,
-            sensora_chain::PrivateKey::from_bytes([1; 32]).unwrap().public(),
+            &sensora_chain::PrivateKey::from_bytes([1; 32]).unwrap().public(),
         );
         let store = store.unwrap();
         assert_eq!(Fees::restored(limits, &store).unwrap().state().quoted, None);

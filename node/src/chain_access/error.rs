@@ -123,7 +123,11 @@ impl Failure {
         match self {
             Self::Refused(Refusal::NotServed | Refusal::NoCommonBlock) => Some(Grade::Lasting),
             Self::Refused(Refusal::Busy { .. } | Refusal::Unavailable) => Some(Grade::Passing),
-            Self::Refused(_) | Self::Stopped | Self::Orphan | Self::Resting(_) | Self::Headers(Fault::TooLong) => None,
+            Self::Refused(_)
+            | Self::Stopped
+            | Self::Orphan
+            | Self::Resting(_)
+            | Self::Headers(Fault::TooLong) => None,
             Self::Service(error) => service_grade(error),
             Self::Request(error) => match **error {
                 RequestError::Unsupported { .. } | RequestError::ResponseTooLarge { .. } => {
@@ -218,7 +222,9 @@ pub enum ChainError {
     #[error(transparent)]
     Dev(#[from] DevChainError),
     /// Only the development chain can do it.
-    #[error("blocks are mined only by a node that runs the development chain, or has a regtest node as its service")]
+    #[error(
+        "blocks are mined only by a node that runs the development chain, or has a regtest node as its service"
+    )]
     NotDev,
     /// What the development chain of this node says does not fit its own headers.
     #[error("the development chain contradicts its own headers: {0}")]

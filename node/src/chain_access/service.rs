@@ -103,7 +103,12 @@ impl ChainService {
     /// Serves what this node has: its development chain if it has one; or else its headers, and with `with_services` what its
     /// services say.
     #[must_use]
-    pub fn for_node(chain: Option<DevChain>, access: &ChainAccess, with_services: bool, clock: Clock) -> Self {
+    pub fn for_node(
+        chain: Option<DevChain>,
+        access: &ChainAccess,
+        with_services: bool,
+        clock: Clock,
+    ) -> Self {
         let services = if with_services { access.for_peers() } else { None };
         Self::of(chain, Some(access.clone()), services, clock)
     }
@@ -221,7 +226,8 @@ impl ChainService {
         match request {
             Request::Tip => Ok(Answer::Tip(Tip { height: tip.height, hash: tip.hash })),
             Request::Headers { locator, count } => {
-                let shared = locator.iter().find_map(|hash| own.height_of(hash)).ok_or(Refusal::NoCommonBlock)?;
+                let shared =
+                    locator.iter().find_map(|hash| own.height_of(hash)).ok_or(Refusal::NoCommonBlock)?;
                 let count = usize::try_from(*count).unwrap_or(MAX_HEADERS).min(MAX_HEADERS);
                 let heights = (shared..=own.tip_height()).skip(1).take(count);
                 let found = heights.map_while(|height| own.header_at(height));
@@ -390,7 +396,10 @@ mod tests {
         let (cost, greedy, modest) = (Cost::new(), PeerId::random(), PeerId::random());
         cost.take(&greedy, 60).unwrap();
         assert!(matches!(cost.take(&greedy, 60), Err(Refusal::Busy { .. })));
-        assert!(matches!(cost.take(&greedy, 1_000_000), Err(Refusal::Busy { .. })), "more than there ever is");
+        assert!(
+            matches!(cost.take(&greedy, 1_000_000), Err(Refusal::Busy { .. })),
+            "more than there ever is"
+        );
         cost.take(&modest, 60).unwrap();
         let crowd = (0..50).filter(|_| cost.take(&PeerId::random(), 30).is_ok()).count();
         assert!(crowd <= 2, "a crowd of throw-away keys has no more than all together may: {crowd}");

@@ -218,7 +218,10 @@ pub struct ServiceSection {
 impl fmt::Debug for ServiceSection {
     /// Without the address, which may hold a password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ServiceSection").field("name", &self.name()).field("kind", &self.kind).finish_non_exhaustive()
+        f.debug_struct("ServiceSection")
+            .field("name", &self.name())
+            .field("kind", &self.kind)
+            .finish_non_exhaustive()
     }
 }
 
@@ -285,7 +288,10 @@ impl ServiceSection {
         let key = match &self.key_env {
             None => None,
             Some(variable) => Some(env(variable).filter(|key| !key.is_empty()).ok_or_else(|| {
-                let reason = format!("the environment variable {variable} is not set: put the key of {} there", self.name());
+                let reason = format!(
+                    "the environment variable {variable} is not set: put the key of {} there",
+                    self.name()
+                );
                 ConfigError::invalid(section, "key_env", reason)
             })?),
         };
@@ -345,7 +351,8 @@ impl ChainSection {
         let mut services: Vec<ServiceSection> = Vec::new();
         for text in texts {
             let mut service = parse_service(text)?;
-            let known = self.services.iter().find(|known| known.kind == service.kind && known.url == service.url);
+            let known =
+                self.services.iter().find(|known| known.kind == service.kind && known.url == service.url);
             if let Some(known) = known {
                 service.clone_from(known);
             }
@@ -389,15 +396,18 @@ impl ChainSection {
         if !(1..=3600).contains(&self.block_interval_s) {
             return invalid("block_interval_s", "it is 1 to 3600 seconds".to_owned());
         }
-        let rates =
-            [("fee_floor_sat_per_kb", self.fee_floor_sat_per_kb), ("fee_cap_sat_per_kb", self.fee_cap_sat_per_kb)];
+        let rates = [
+            ("fee_floor_sat_per_kb", self.fee_floor_sat_per_kb),
+            ("fee_cap_sat_per_kb", self.fee_cap_sat_per_kb),
+        ];
         for (key, rate) in rates {
             if rate == 0 || rate > MAX_RATE {
                 return invalid(key, format!("it is 1 to {MAX_RATE} satoshis for 1,000 bytes"));
             }
         }
         if self.fee_cap_sat_per_kb < self.fee_floor_sat_per_kb {
-            let reason = format!("it is at least fee_floor_sat_per_kb, which is {}", self.fee_floor_sat_per_kb);
+            let reason =
+                format!("it is at least fee_floor_sat_per_kb, which is {}", self.fee_floor_sat_per_kb);
             return invalid("fee_cap_sat_per_kb", reason);
         }
         self.validate_services()
@@ -441,11 +451,18 @@ impl ChainSection {
         for (name, at) in order.iter().zip(0usize..) {
             let Some(service) = self.services.iter().find(|service| service.name() == name) else {
                 let names: Vec<&str> = self.services.iter().map(ServiceSection::name).collect();
-                let there = if names.is_empty() { "there is none".to_owned() } else { format!("there are {}", names.join(", ")) };
+                let there = if names.is_empty() {
+                    "there is none".to_owned()
+                } else {
+                    format!("there are {}", names.join(", "))
+                };
                 return invalid(format!("`{name}` is the name of no service; {there}"));
             };
             if !service.kind.kind().can(need) {
-                return invalid(format!("`{name}` is of kind {}, which cannot be asked for {need}", service.kind.kind()));
+                return invalid(format!(
+                    "`{name}` is of kind {}, which cannot be asked for {need}",
+                    service.kind.kind()
+                ));
             }
             if order.iter().take(at).any(|before| before == name) {
                 return invalid(format!("`{name}` is there twice"));
@@ -461,8 +478,10 @@ fn parse_service(text: &str) -> Result<ServiceSection, ConfigError> {
     let Some((kind, url)) = text.split_once('=') else {
         return Err(invalid("it is KIND=URL, like node-rpc=http://USER:PASSWORD@127.0.0.1:8332".to_owned()));
     };
-    let kind: ServiceKind =
-        kind.trim().parse().map_err(|error: sensora_chain::sources::service::UnknownServiceKind| invalid(error.to_string()))?;
+    let kind: ServiceKind = kind
+        .trim()
+        .parse()
+        .map_err(|error: sensora_chain::sources::service::UnknownServiceKind| invalid(error.to_string()))?;
     let kind = KindName::of(kind).ok_or_else(|| invalid(format!("{kind} is not known here")))?;
     let service = ServiceSection::new(kind, url.trim());
     service.validate("--chain")?;

@@ -139,9 +139,8 @@ impl Client {
         let pace = match config.requests_per_second {
             None => None,
             Some(rate) => {
-                let between = Duration::try_from_secs_f64(1.0 / rate).map_err(|_| {
-                    refuse("chain.services.requests_per_second has to be above 0".to_owned())
-                })?;
+                let between = Duration::try_from_secs_f64(1.0 / rate)
+                    .map_err(|_| refuse("chain.services.requests_per_second has to be above 0".to_owned()))?;
                 Some((between, Mutex::new(Instant::now())))
             }
         };
@@ -273,11 +272,7 @@ impl Client {
             return Err(SourceError::Limited { service: self.service.clone(), retry_after: BUSY });
         }
         let reason = if text.trim().is_empty() { "no reason given".to_owned() } else { clip(text.trim()) };
-        Err(SourceError::Server {
-            service: self.service.clone(),
-            status: i64::from(status.as_u16()),
-            reason,
-        })
+        Err(SourceError::Server { service: self.service.clone(), status: i64::from(status.as_u16()), reason })
     }
 
     fn broken(&self, error: &reqwest::Error) -> SourceError {

@@ -172,7 +172,9 @@ mod tests {
         for good in ["tcp://127.0.0.1:28332", "tcp://[::1]:1", "tcp://node.lan:65535"] {
             assert!(good.parse::<Endpoint>().is_ok(), "{good}");
         }
-        for bad in ["", "127.0.0.1:1", "ipc:///x", "tcp://:1", "tcp://h:0", "tcp://h", "tcp://*:5", "tcp://h:1/x"] {
+        for bad in
+            ["", "127.0.0.1:1", "ipc:///x", "tcp://:1", "tcp://h:0", "tcp://h", "tcp://*:5", "tcp://h:1/x"]
+        {
             assert!(bad.parse::<Endpoint>().is_err(), "{bad}");
         }
     }
@@ -185,7 +187,12 @@ mod tests {
     }
 
     /// Publishes until it is heard: a publisher drops what nobody has subscribed to yet.
-    async fn heard(socket: &mut PubSocket, topic: &'static str, body: usize, on: &mut Notifications) -> Event {
+    async fn heard(
+        socket: &mut PubSocket,
+        topic: &'static str,
+        body: usize,
+        on: &mut Notifications,
+    ) -> Event {
         loop {
             publish(socket, topic, body).await;
             if let Ok(event) = timeout(Duration::from_millis(50), on.next()).await {

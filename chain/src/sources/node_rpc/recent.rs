@@ -208,7 +208,8 @@ impl NodeRpc {
                     Some(block) => block,
                     None => self.read_block(&hash).await?,
                 };
-                let is_it = |position: &usize| block.txs.get(*position).is_some_and(|tx| wanted.is_met_by(tx));
+                let is_it =
+                    |position: &usize| block.txs.get(*position).is_some_and(|tx| wanted.is_met_by(tx));
                 if let Some(position) = candidates.into_iter().find(is_it) {
                     return Ok(Some(Found { height, position, block }));
                 }
@@ -234,11 +235,10 @@ impl NodeRpc {
     }
 
     async fn waiting_spender(&self, outpoint: &OutPoint) -> Result<Option<Transaction>, CallError> {
-        let waiting: HashSet<Txid> =
-            match self.client.call("getrawmempool", json!([]), POOL_ANSWER).await {
-                Err(CallError::Source(SourceError::TooLarge { .. })) => return Ok(None),
-                other => other?,
-            };
+        let waiting: HashSet<Txid> = match self.client.call("getrawmempool", json!([]), POOL_ANSWER).await {
+            Err(CallError::Source(SourceError::TooLarge { .. })) => return Ok(None),
+            other => other?,
+        };
         let mut recent = self.recent.lock().await;
         recent.keep_waiting(&waiting);
         for txid in recent.waiting_candidates(outpoint) {

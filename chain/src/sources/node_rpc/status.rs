@@ -96,11 +96,10 @@ impl NodeRpc {
     /// The node's own proof; `None` where it has none on its best chain.
     async fn proof(&self, txid: &Txid) -> Result<Option<MerklePath>, CallError> {
         // Without a block's hash the node looks for the block itself.
-        let proof: Proof =
-            match self.client.call("getmerkleproof2", json!(["", txid]), PROOF_ANSWER).await {
-                Err(CallError::Fault(fault)) if fault.code == code::NOT_FOUND => return Ok(None),
-                other => other?,
-            };
+        let proof: Proof = match self.client.call("getmerkleproof2", json!(["", txid]), PROOF_ANSWER).await {
+            Err(CallError::Fault(fault)) if fault.code == code::NOT_FOUND => return Ok(None),
+            other => other?,
+        };
         let placed = self.placed(&proof.target).await?;
         if placed.confirmations < 0 {
             return Ok(None);
@@ -158,10 +157,10 @@ impl NodeRpc {
             merkleroot: Txid,
         }
         let ids: Ids = self.client.call("getblock", json!([block, 1]), BLOCK_IDS_ANSWER).await?;
-        let wrong = |what: &str| self.client.malformed(format!("block {block} and transaction {txid}: {what}"));
+        let wrong =
+            |what: &str| self.client.malformed(format!("block {block} and transaction {txid}: {what}"));
         let index = ids.tx.iter().position(|id| id == txid).ok_or_else(|| wrong("it is not in it"))?;
-        let path =
-            MerklePath::for_block(height, &ids.tx, index).map_err(|e| wrong(&e.to_string()))?;
+        let path = MerklePath::for_block(height, &ids.tx, index).map_err(|e| wrong(&e.to_string()))?;
         if *path.root() != ids.merkleroot.0 {
             return Err(wrong("the list of transactions does not have the block's root").into());
         }

@@ -14,8 +14,8 @@ mod walk;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use sensora_chain::{Network, PrivateKey};
 use sensora_chain::sources::service::{Need, Service, ServiceConfig, ServiceKind, SourceError};
+use sensora_chain::{Network, PrivateKey};
 use tokio::time::Instant;
 
 use super::swarm::{ASK_DEADLINE, SwarmSource};
@@ -27,8 +27,8 @@ use crate::net::Net;
 
 use blocks::Matches;
 use health::Ledger;
-use regtest::Miner;
 pub use health::{Disagreement, ServiceCheck, ServiceState, TipWord};
+use regtest::Miner;
 
 /// Most services in one configuration: more than there are to choose from.
 pub const MAX_SERVICES: usize = 16;

@@ -90,7 +90,9 @@ impl SwarmSource {
     pub(super) async fn candidates(&self, part: Part) -> Vec<ChainPeer> {
         let mut candidates = self.rested(part).await;
         self.with_memory(|memory, now| {
-            for known in self.configured.iter().filter(|known| !memory.is_distrusted(&(known.peer, part), now)) {
+            for known in
+                self.configured.iter().filter(|known| !memory.is_distrusted(&(known.peer, part), now))
+            {
                 if candidates.iter().all(|candidate| candidate.peer != known.peer) {
                     candidates.push(known.clone());
                 }

@@ -60,8 +60,7 @@ fn block(previous: &Header, height: u32, mark: &BlockHash, txs: &[Transaction]) 
     let coinbase = Transaction::new(vec![input], vec![paid]);
     let txids: Vec<Txid> = std::iter::once(&coinbase).chain(txs).map(Transaction::txid).collect();
     let time = previous.time().saturating_add(1);
-    let open =
-        Header::new(BLOCK_VERSION, previous.hash(), merkle_root(&txids), time, REGTEST_BITS, 0);
+    let open = Header::new(BLOCK_VERSION, previous.hash(), merkle_root(&txids), time, REGTEST_BITS, 0);
     // Every second nonce will do; the last is never reached.
     let header = (0..=u32::MAX)
         .map(|nonce| open.with_nonce(nonce))

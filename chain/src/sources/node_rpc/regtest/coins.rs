@@ -297,7 +297,8 @@ mod tests {
     fn the_smallest_coin_that_suffices_is_taken_and_else_the_largest_together() {
         let coins = vec![coin(1, 500), coin(2, 100), coin(3, 900)];
         let pick = |amount: u64| {
-            choose(coins.clone(), |n| amount + n as u64).map(|c| c.iter().map(|(_, sat)| *sat).collect::<Vec<_>>())
+            choose(coins.clone(), |n| amount + n as u64)
+                .map(|c| c.iter().map(|(_, sat)| *sat).collect::<Vec<_>>())
         };
         assert_eq!(pick(99), Some(vec![100]));
         assert_eq!(pick(100), Some(vec![500]));

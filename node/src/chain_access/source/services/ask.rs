@@ -116,7 +116,8 @@ impl ServicesSource {
         found: &mut [(I, Option<I::Found>)],
     ) -> Option<ChainError> {
         let swarm = self.swarm.as_ref()?;
-        let is_unknown = |found: &Option<I::Found>| found.as_ref().is_none_or(|f| I::says(f) == Says::Nothing);
+        let is_unknown =
+            |found: &Option<I::Found>| found.as_ref().is_none_or(|f| I::says(f) == Says::Nothing);
         let unknown: Arc<[I]> = found.iter().filter(|(_, f)| is_unknown(f)).map(|(item, _)| *item).collect();
         if unknown.is_empty() {
             return None;
@@ -229,7 +230,8 @@ impl ServicesSource {
             }
         }
         for (by, txid) in contradicted.into_iter().filter(|(by, _)| *by != index) {
-            let what = format!("says that transaction {txid} is refused, but {prover} proves that it is mined");
+            let what =
+                format!("says that transaction {txid} is refused, but {prover} proves that it is mined");
             self.disagree(&self.asked(by), &prover, what);
         }
     }

@@ -196,7 +196,8 @@ fn find(block: &Block, height: u32, prefix: &[u8]) -> Vec<ScannedOutput> {
             if txids.is_empty() {
                 txids = block.txs.iter().map(sensora_chain::Transaction::txid).collect();
             }
-            let path = usize::try_from(index).ok().and_then(|at| MerklePath::for_block(height, &txids, at).ok());
+            let path =
+                usize::try_from(index).ok().and_then(|at| MerklePath::for_block(height, &txids, at).ok());
             let beef = path.and_then(|path| history::proven(tx.clone(), &path).ok());
             if let Some(beef) = beef.filter(|beef| beef.len() <= MAX_BEEF_LEN) {
                 found.push(ScannedOutput { at: ScanPosition { height, index, vout }, beef });
@@ -230,6 +231,7 @@ mod tests {
             matches.put(key(1_000_000 + n), vec![large.clone()].into());
         }
         assert!(matches.bytes <= MAX_BYTES, "{}", matches.bytes);
-        assert_eq!(matches.bytes, matches.found.values().flat_map(|f| f.iter()).map(|o| o.beef.len()).sum());
+        let held: usize = matches.found.values().flat_map(|found| found.iter()).map(|o| o.beef.len()).sum();
+        assert_eq!(matches.bytes, held);
     }
 }

@@ -146,7 +146,8 @@ impl Ledger {
 
     /// Counts a contradiction; whether it is a new one.
     pub(super) fn disagree(&mut self, one: &Asked, other: &Asked, what: &str, now_ms: i64) -> bool {
-        let known = self.disagreements.iter_mut().find(|d| d.one == *one && d.other == *other && d.what == what);
+        let known =
+            self.disagreements.iter_mut().find(|d| d.one == *one && d.other == *other && d.what == what);
         if let Some(known) = known {
             known.count = known.count.saturating_add(1);
             known.last_ms = now_ms;

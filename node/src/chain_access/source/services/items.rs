@@ -23,7 +23,9 @@ pub(in crate::chain_access) enum Says {
 }
 
 /// Something that a service is asked about by itself.
-pub(in crate::chain_access) trait Item: Copy + PartialEq + Send + Sync + 'static {
+pub(in crate::chain_access) trait Item:
+    Copy + PartialEq + Send + Sync + 'static
+{
     /// What a service says of it.
     type Word: Send + 'static;
     /// What is known of it after the checks.
@@ -42,7 +44,11 @@ pub(in crate::chain_access) trait Item: Copy + PartialEq + Send + Sync + 'static
     /// What the words say as an answer of the wire.
     fn answer(words: &[Self::Word]) -> Answer;
     /// The check of such an answer.
-    fn check(chain: &HeaderChain, items: &[Self], answer: &Answer) -> Result<Vec<(Self, Self::Found)>, Failure>;
+    fn check(
+        chain: &HeaderChain,
+        items: &[Self],
+        answer: &Answer,
+    ) -> Result<Vec<(Self, Self::Found)>, Failure>;
     /// How much it says.
     fn says(found: &Self::Found) -> Says;
     /// Where nobody knows it.
@@ -146,11 +152,7 @@ impl Item for OutPoint {
         Answer::Spent { spendings: words.iter().map(spending).collect() }
     }
 
-    fn check(
-        chain: &HeaderChain,
-        items: &[Self],
-        answer: &Answer,
-    ) -> Result<Vec<(Self, SpentBy)>, Failure> {
+    fn check(chain: &HeaderChain, items: &[Self], answer: &Answer) -> Result<Vec<(Self, SpentBy)>, Failure> {
         check::spent(chain, items, answer)
     }
 

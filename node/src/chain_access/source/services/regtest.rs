@@ -85,7 +85,8 @@ impl ServicesSource {
                 continue;
             }
             let found = Service::transaction(service, &parent).await?;
-            let found = found.ok_or_else(|| broken(format!("it does not know the faucet's coin {parent}")))?;
+            let found =
+                found.ok_or_else(|| broken(format!("it does not know the faucet's coin {parent}")))?;
             let Report::Mined(path) = service.report(&parent).await? else {
                 return Err(broken(format!("it has no proof of the faucet's coin {parent}")));
             };

@@ -41,7 +41,9 @@ impl ServicesSource {
         }
         if round.tried.is_empty() {
             return Err(match self.nobody(Need::Broadcast, Vec::new(), None) {
-                crate::chain_access::ChainError::Unavailable { tried } => BroadcastError::Unavailable { tried },
+                crate::chain_access::ChainError::Unavailable { tried } => {
+                    BroadcastError::Unavailable { tried }
+                }
                 error => BroadcastError::Failed(error),
             });
         }

@@ -98,14 +98,16 @@ impl ServicesSource {
         let snapshot = headers.snapshot();
         let tips = lock(&self.inner.ledger).tips();
         let agrees = |index: &usize| {
-            tips.iter().any(|(of, tip)| of == index && matches!(stands(&snapshot, tip), TipWord::Agrees { .. }))
+            tips.iter()
+                .any(|(of, tip)| of == index && matches!(stands(&snapshot, tip), TipWord::Agrees { .. }))
         };
         let agreeing = self.of(Need::Headers).iter().find(|index| agrees(index));
         for (index, tip) in &tips {
             if stands(&snapshot, tip) != TipWord::Differs {
                 continue;
             }
-            let other = agreeing.map_or_else(|| Asked::Service("this node's headers".into()), |i| self.asked(*i));
+            let other =
+                agreeing.map_or_else(|| Asked::Service("this node's headers".into()), |i| self.asked(*i));
             let what = format!(
                 "has block {} at height {}, {other} has another one there, on the chain with more work",
                 tip.hash, tip.height
