@@ -10,14 +10,14 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Parser;
-use sensora_chain::{FeeRate, Network, Satoshis};
+use sensora_chain::{Network, Satoshis};
 use sensora_node::clock::Clock;
+use sensora_node::fees::FeeLimits;
 use sensora_node::home::{Home, HomePaths};
 use sensora_node::keystore::{Key, KeystoreError, WordCount};
 use sensora_node::net::{Multiaddr, Transport};
 use sensora_node::store::Store;
 use sensora_node::supervisor::{ChainRole, Node, NodeOptions};
-use sensora_node::wallet::FeePolicy;
 use sensora_protocol::Identity;
 use tracing_subscriber::EnvFilter;
 
@@ -113,7 +113,7 @@ async fn serve(args: &Args) -> anyhow::Result<()> {
         mdns: args.mdns,
         transport: Transport::Real,
         chain,
-        fees: FeePolicy { rate: FeeRate::DEFAULT, max: MAX_FEE },
+        fees: FeeLimits { max: MAX_FEE, ..FeeLimits::default() },
         agent: None,
     })
     .await?;

@@ -17,6 +17,7 @@ mod dev;
 mod error;
 mod headers;
 mod memory;
+mod progress;
 mod quota;
 mod service;
 mod source;
@@ -38,8 +39,9 @@ use sensora_protocol::chain_access::message::{
 use tokio::sync::watch;
 
 pub use error::{Asked, BroadcastError, ChainError, Failure, HeaderStoreError, Tried};
-pub use headers::{HeaderSnapshot, HeaderStore, MemoryHeaderStore};
+pub use headers::{HeaderSnapshot, HeaderStore, MemoryHeaderStore, Restored, restore};
 pub use memory::{FIRST_REST, LONG_REST, LONGEST_REST, LONGEST_WAIT, MAX_REMEMBERED};
+pub use progress::SyncProgress;
 pub use quota::MAX_FAUCET_PEERS;
 pub use service::{ChainService, MAX_JOBS, MAX_JOBS_PER_PEER, refusal_frame};
 pub use source::{
@@ -122,6 +124,12 @@ impl ChainAccess {
     #[must_use]
     pub fn tip_watch(&self) -> watch::Receiver<Tip> {
         self.inner.headers.watch()
+    }
+
+    /// How far the headers are; changes with each run of them.
+    #[must_use]
+    pub fn sync_progress(&self) -> watch::Receiver<SyncProgress> {
+        self.inner.headers.progress()
     }
 
     /// The development chain, if this node runs it.

@@ -9,7 +9,7 @@
 //! A part that is down takes only its own function down: a node without chain access still records and answers, one without peers still
 //! records, one without an agent still buys.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -30,16 +30,18 @@ use tokio_util::sync::CancellationToken;
 use crate::agent::{Agent, AgentError, AgentOptions, AgentParts};
 use crate::buyer::{Buyer, BuyerParts};
 use crate::chain_access::{
-    self, ChainAccess, ChainError, ChainOptions, ChainPeer, ChainService, ChainTasks, ServicesOptions,
-    SourceOptions,
+    self, ChainAccess, ChainError, ChainOptions, ChainPeer, ChainService, ChainTasks, HeaderStore,
+    MemoryHeaderStore, ServicesOptions, SourceOptions,
 };
 use crate::clock::Clock;
 use crate::discovery::{AdBook, Discovery, Heard};
 use crate::fees::{FeeLimits, Fees};
+use crate::home::HomePaths;
 use crate::net::{
     self, Multiaddr, Net, NetConfig, NetError, NetEvent, NetEvents, Offence, PeerId, Protocol, Topic,
     Transport, public_key_of, split_peer_id,
 };
+use crate::store::headers::{FileHeaderStore, HeaderFileError};
 use crate::store::peers::{self, KnownPeer};
 use crate::store::{Store, StoreError};
 use crate::wallet::WalletHandle;
@@ -98,7 +100,8 @@ pub struct NodeOptions {
     pub network: Network,
     /// Its store.
     pub store: Store,
-    /// The directory of the store, to see how full the disk is.
+    /// The directory of the store: for the block headers beside it, and to see how full the disk is. Without one the headers are
+    /// kept in memory.
     pub home: Option<PathBuf>,
     /// The time.
     pub clock: Clock,
@@ -167,6 +170,9 @@ pub enum NodeError {
         /// Why.
         source: HeaderError,
     },
+    /// The file of block headers.
+    #[error(transparent)]
+    HeaderFile(#[from] HeaderFileError),
     /// A source or the ad.
     #[error(transparent)]
     Agent(#[from] AgentError),
@@ -232,6 +238,7 @@ impl Node {
         config.known_peers = known_peers(store)?;
         let base = HeaderChain::checkpoint(*network)
             .map_err(|source| NodeError::Headers { network: *network, source })?;
+        let headers = header_store(home.as_deref(), &base)?;
         let dev_chain = dev_chain(chain, *network)?;
         let (net, runner, events) = Net::new(config)?;
 
@@ -259,13 +266,7 @@ impl Node {
         let poll_interval = if *network == Network::Regtest { POLL_DEV } else { POLL_PUBLIC };
         let serves = matches!(chain, ChainRole::Services(role) if role.serve);
         let has_services = matches!(chain, ChainRole::Services(_));
-        let chain = ChainOptions {
-            base,
-            source,
-            store: Box::new(store.clone()),
-            clock: clock.clone(),
-            poll_interval,
-        };
+        let chain = ChainOptions { base, source, store: headers, clock: clock.clone(), poll_interval };
         let (chain, chain_tasks) = chain_access::start(chain, cancel.clone()).await?;
         let fees = Fees::restored(*fees, store)?;
         let wallet = WalletHandle::open(
@@ -431,6 +432,14 @@ impl Node {
     pub fn agent(&self) -> Option<&Agent> {
         self.inner.agent.as_ref()
     }
+}
+
+/// Where the headers survive a restart: in the home, if there is one.
+fn header_store(home: Option<&Path>, base: &HeaderChain) -> Result<Box<dyn HeaderStore>, HeaderFileError> {
+    Ok(match home {
+        Some(home) => Box::new(FileHeaderStore::open(HomePaths::new(home).headers(), base)?),
+        None => Box::new(MemoryHeaderStore::default()),
+    })
 }
 
 /// On regtest, the key that a faucet of this node's regtest node is paid to: coins worth nothing, under a key that nothing else uses.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use sensora_chain::header::HeaderView as _;
 use sensora_chain::wallet::{Balance, Wallet};
 use sensora_chain::{Network, Satoshis};
 use sensora_node::agent::AgentOptions;
@@ -19,14 +20,18 @@ use crate::failure::{Failure, Outcome};
 
 /// How long a command waits for its first peer before it says that it found none.
 const FIRST_PEER: Duration = Duration::from_secs(10);
+/// How long it waits for one where it may do without.
+const MAYBE_PEER: Duration = Duration::from_secs(2);
 /// How long a command waits for the chain to be brought up to date.
 const CHAIN_SYNC: Duration = Duration::from_secs(20);
 /// How long `wallet balance --refresh` waits for Merkle paths.
 const PROOFS: Duration = Duration::from_secs(3);
 /// Headers to catch up with from which on a bar is shown: fewer take a second.
 const MANY_HEADERS: u32 = 2_000;
+/// Seconds between two blocks of the public networks, on average.
+const SPACING_SECS: i64 = 600;
 /// How long it takes at most until somebody says how many headers there are.
-const SYNC_BEGINS: Duration = Duration::from_secs(2);
+const SYNC_BEGINS: Duration = Duration::from_secs(5);
 /// When no header has come for so long, they are not waited for any more.
 const SYNC_STALLS: Duration = Duration::from_secs(20);
 /// How often it looks.
@@ -100,7 +105,12 @@ impl Session {
     }
 
     async fn ready(&self, context: &Context) -> Outcome {
-        self.meet().await?;
+        if self.config.chain.source == ChainSource::Services && self.config.net.bootstrap.is_empty() {
+            // What only needs the chain needs no peer; whoever does need one says so.
+            let _ = tokio::time::timeout(MAYBE_PEER, self.met()).await;
+        } else {
+            self.meet().await?;
+        }
         self.catch_up(context).await;
         Ok(())
     }
@@ -109,6 +119,9 @@ impl Session {
     /// what goes on is waited for: when no header has come for a while, the command goes on with what is there.
     pub(super) async fn catch_up(&self, context: &Context) {
         let mut watch = self.node.chain().sync_progress();
+        if !self.is_old(context) && !is_far(*watch.borrow()) {
+            return;
+        }
         let begun = tokio::time::timeout(SYNC_BEGINS, watch.wait_for(|progress| is_far(*progress))).await;
         let Ok(Ok(progress)) = begun.map(|seen| seen.map(|progress| *progress)) else { return };
         let total = u64::from(progress.target.saturating_sub(progress.from));
@@ -123,18 +136,28 @@ impl Session {
         }
     }
 
+    /// Whether the last header is so old that many must have come since.
+    fn is_old(&self, context: &Context) -> bool {
+        let headers = self.node.chain().headers();
+        let last = headers.header_at(headers.tip_height()).map_or(0, |header| i64::from(header.time()));
+        let behind_secs = context.clock.now_ms().div_euclid(1000).saturating_sub(last);
+        self.network != Network::Regtest && behind_secs > i64::from(MANY_HEADERS) * SPACING_SECS
+    }
+
     /// The names of the home's files.
     pub(super) fn paths(&self) -> &HomePaths {
         self.home.paths()
     }
 
+    async fn met(&self) {
+        while self.node.net().peer_count() == 0 {
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
     /// Waits for the first peer.
     pub(super) async fn meet(&self) -> Outcome {
-        let met = tokio::time::timeout(FIRST_PEER, async {
-            while self.node.net().peer_count() == 0 {
-                tokio::time::sleep(LOOK).await;
-            }
-        });
+        let met = tokio::time::timeout(FIRST_PEER, self.met());
         met.await.map_err(|_| {
             let known = self.config.net.bootstrap.len();
             let failure = Failure::new(

@@ -6,17 +6,17 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use sensora_chain::{FeeRate, Network, Satoshis};
+use sensora_chain::{Network, Satoshis};
 use sensora_node::agent::anchorer::AnchorPolicy;
 use sensora_node::agent::source::{CsvSpec, HostSpec, SourceSpec};
 use sensora_node::agent::{AgentOptions, SourceOptions, Terms};
 use sensora_node::clock::Clock;
+use sensora_node::fees::FeeLimits;
 use sensora_node::home::{Home, HomePaths};
 use sensora_node::keystore::{Key, WordCount};
 use sensora_node::net::{Multiaddr, Transport};
 use sensora_node::store::Store;
 use sensora_node::supervisor::{ChainRole, Node, NodeOptions};
-use sensora_node::wallet::FeePolicy;
 use sensora_protocol::Identity;
 use sensora_protocol::market::price::Price;
 
@@ -84,7 +84,7 @@ impl Place {
             mdns: false,
             transport: Transport::Real,
             chain,
-            fees: FeePolicy { rate: FeeRate::DEFAULT, max: MAX_FEE },
+            fees: FeeLimits { max: MAX_FEE, ..FeeLimits::default() },
             agent,
         };
         Ok(Node::start(options).await?)
