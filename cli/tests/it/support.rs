@@ -58,7 +58,9 @@ impl Ran {
 /// The binary with a clean environment.
 pub(crate) fn sensora() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sensora"));
-    for variable in ["SENSORA_HOME", "SENSORA_PASSPHRASE", "SENSORA_BOOTSTRAP", "SENSORA_LOG"] {
+    for variable in
+        ["SENSORA_HOME", "SENSORA_PASSPHRASE", "SENSORA_BOOTSTRAP", "SENSORA_CHAIN", "SENSORA_LOG"]
+    {
         command.env_remove(variable);
     }
     command.stdin(Stdio::null());
