@@ -240,7 +240,8 @@ async fn seen_is_nothing_to_believe_when_it_is_never_mined() {
 #[tokio::test(flavor = "multi_thread")]
 async fn services_that_disagree_are_named() {
     let (dev, other) = (new_chain(), new_chain());
-    // A chain of its own from the first block on, with less work.
+    // It leaves the common chain two blocks before its end, and has less work.
+    other.reorg(2, NOW_MS, OnReorg::Requeue).unwrap();
     while other.tip().unwrap().height + 5 > dev.tip().unwrap().height {
         dev.mine_empty(NOW_MS).unwrap();
     }
