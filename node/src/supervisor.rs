@@ -137,7 +137,7 @@ pub enum NodeError {
     )]
     DevChainNetwork(Network),
     /// No header to start from.
-    #[error("network {network} cannot be followed yet: {source}")]
+    #[error("network {network} cannot be followed: {source}")]
     Headers {
         /// The network.
         network: Network,
