@@ -13,7 +13,7 @@ use sensora_chain::contract::verify_p2pkh;
 use sensora_chain::header::{Header, HeaderView};
 use sensora_chain::merkle_path::{MerklePath, merkle_root};
 use sensora_chain::{
-    BlockHash, Network, OutPoint, PrivateKey, Satoshis, SighashCache, Transaction, TxIn, TxOut, Txid, spv,
+    BlockHash, OutPoint, PrivateKey, Satoshis, SighashCache, Transaction, TxIn, TxOut, Txid, spv,
 };
 
 fn main() {

@@ -163,7 +163,7 @@ pub enum NodeError {
         network: Network,
     },
     /// No header to start from.
-    #[error("network {network} cannot be followed yet: {source}")]
+    #[error("network {network} cannot be followed: {source}")]
     Headers {
         /// The network.
         network: Network,

@@ -78,8 +78,9 @@ impl Progress {
         self.watched.send_if_modified(|progress| {
             let was_done = progress.is_done();
             let target = claimed.max(height);
-            // A bar begins where something new is to be caught up, and does not jump while it runs.
-            let from = if was_done { progress.height.min(height) } else { progress.from.min(height) };
+            // A bar begins where something new is to be caught up, and does not jump while it runs or when it is through.
+            let begins = was_done && target > height;
+            let from = if begins { height } else { progress.from.min(height) };
             let next = SyncProgress { height, target, from };
             let changed = *progress != next;
             *progress = next;

@@ -81,7 +81,7 @@ mod tests {
 
     fn open(store: Box<dyn HeaderStore>, network: Network, now_secs: i64) -> Arc<Headers> {
         let base = HeaderChain::checkpoint(network).unwrap();
-        Arc::new(Headers::open(base, store, Clock::fixed(now_secs * 1000)).unwrap())
+        Arc::new(Headers::open(base, store, Clock::fixed(now_secs * 1_000_000_000)).unwrap())
     }
 
     /// A source that has this chain, and claims what it likes about its end.

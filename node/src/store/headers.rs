@@ -144,11 +144,12 @@ impl FileHeaderStore {
             }
             None => return Ok(Vec::new()),
         }
-        let mut bytes = Vec::new();
-        file.take(MAX_READ.saturating_mul(SIZE)).read_to_end(&mut bytes).map_err(self.io("read"))?;
         // What follows the last whole header was being written when the machine stopped.
-        let (headers, _) = bytes.as_chunks::<{ Header::SIZE }>();
-        Ok(headers.to_vec())
+        let length = file.metadata().map_err(self.io("read"))?.len();
+        let count = (length / SIZE).saturating_sub(1).min(MAX_READ);
+        let mut headers = vec![[0; Header::SIZE]; usize::try_from(count).unwrap_or(0)];
+        file.read_exact(headers.as_flattened_mut()).map_err(self.io("read"))?;
+        Ok(headers)
     }
 
     fn write(&self, height: u32, headers: &[[u8; Header::SIZE]]) -> Result<(), HeaderFileError> {

@@ -7,7 +7,7 @@
 //! A peer with less work than we have is not at fault: it may be behind, or on a branch that loses. A peer whose headers
 //! do not follow the locator, do not follow each other or lack the work they claim is ([`Fault::is_hostile`]).
 
-use sensora_chain::header::{Connected, Header, HeaderChain, HeaderError, HeaderView, MAX_SIDE_HEADERS};
+use sensora_chain::header::{Connected, Header, HeaderChain, HeaderError, MAX_SIDE_HEADERS};
 use sensora_chain::{BlockHash, Network};
 
 use crate::chain_access::Request;

@@ -152,8 +152,10 @@ proptest! {
         if let Some((from, count)) = zeros {
             for byte in bytes.iter_mut().skip(from).take(count) { *byte = 0 }
         }
-        if let Some((at, bit)) = flipped {
-            if let Some(byte) = bytes.get_mut(at) { *byte ^= 1 << bit }
+        if let Some((at, bit)) = flipped
+            && let Some(byte) = bytes.get_mut(at)
+        {
+            *byte ^= 1 << bit;
         }
         bytes.truncate(length.max(1));
         fs::write(place.path(), &bytes).unwrap();

@@ -1,5 +1,5 @@
 use super::*;
-use sensora_chain::header::HeaderChain;
+use sensora_chain::header::{HeaderChain, HeaderView};
 
 fn mine(previous: &Header, salt: u8) -> Header {
     let root = [salt; 32];
