@@ -15,6 +15,7 @@ mod status;
 mod submit;
 mod zmtp;
 
+use std::collections::HashSet;
 use std::fmt;
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -70,11 +71,12 @@ const SAT_PER_BSV: f64 = 1e8;
 /// The JSON-RPC of a BSV node; see the [module](self).
 pub struct NodeRpc {
     config: ServiceConfig,
-    client: Client,
+    /// Boxed, as is the index: a service of any kind is to take about the same room.
+    client: Box<Client>,
     zmq: Option<Endpoint>,
     /// Whether the node has said that it is on our network, since it was last out of reach.
     known_network: AtomicBool,
-    recent: Mutex<Recent>,
+    recent: Box<Mutex<Recent>>,
 }
 
 impl fmt::Debug for NodeRpc {
@@ -102,14 +104,14 @@ impl NodeRpc {
     /// # Errors
     /// [`SourceError::Config`].
     pub fn new(config: ServiceConfig) -> Result<Self, SourceError> {
-        let client = Client::new(&config)?;
+        let client = Box::new(Client::new(&config)?);
         let zmq = config.zmq.as_deref().map(str::parse).transpose();
         let zmq = zmq.map_err(|_| SourceError::Config {
             service: config.name.clone(),
             reason: "chain.services.zmq has to be tcp://HOST:PORT, as in the node's -zmqpubhashblock"
                 .to_owned(),
         })?;
-        let (known_network, recent) = (AtomicBool::new(false), Mutex::new(Recent::default()));
+        let (known_network, recent) = (AtomicBool::new(false), Box::default());
         Ok(Self { config, client, zmq, known_network, recent })
     }
 
@@ -319,17 +321,13 @@ impl NodeRpc {
     async fn read_block(&self, hash: &BlockHash) -> Result<Block, CallError> {
         let limit = MAX_BLOCK_BYTES * 2 + FRAME;
         let bytes = self.client.call_hex("getblock", json!([hash, 0]), limit).await?;
-        let block = parse_block(&bytes).map_err(|e| self.client.malformed(format!("block {hash}: {e}")))?;
-        if block.header.hash() != *hash {
-            let reason = format!("asked for block {hash}, it gives {}", block.header.hash());
-            return Err(self.client.malformed(reason).into());
+        // Reading tens of megabytes and hashing them twice must not keep others from running.
+        let wanted = *hash;
+        let checked = tokio::task::spawn_blocking(move || check_block(&bytes, &wanted)).await;
+        match checked {
+            Ok(block) => Ok(block.map_err(|e| self.client.malformed(format!("block {hash}: {e}")))?),
+            Err(_) => Err(self.client.malformed(format!("block {hash} cannot be read")).into()),
         }
-        let txids: Vec<Txid> = block.txs.iter().map(Transaction::txid).collect();
-        if merkle_root(&txids) != block.header.merkle_root() {
-            let reason = format!("the transactions of block {hash} do not have the root in its header");
-            return Err(self.client.malformed(reason).into());
-        }
-        Ok(block)
     }
 
     /// What the node itself finds by id.
@@ -350,6 +348,23 @@ impl NodeRpc {
             id => Err(self.client.malformed(format!("asked for transaction {txid}, it gives {id}"))),
         }
     }
+}
+
+fn check_block(bytes: &[u8], hash: &BlockHash) -> Result<Block, String> {
+    let block = parse_block(bytes).map_err(|e| e.to_string())?;
+    if block.header.hash() != *hash {
+        return Err(format!("it has the header of {}", block.header.hash()));
+    }
+    let txids: Vec<Txid> = block.txs.iter().map(Transaction::txid).collect();
+    // A tree with its last transactions written twice has the same root.
+    let different: HashSet<&Txid> = txids.iter().collect();
+    if different.len() != txids.len() {
+        return Err("it holds a transaction twice".to_owned());
+    }
+    if merkle_root(&txids) != block.header.merkle_root() {
+        return Err("its transactions do not have the root in its header".to_owned());
+    }
+    Ok(block)
 }
 
 fn parse_block(bytes: &[u8]) -> Result<Block, DecodeError> {

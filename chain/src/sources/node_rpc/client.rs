@@ -19,6 +19,10 @@ use crate::sources::service::{MAX_REASON, ServiceConfig, SourceError};
 /// How long to wait where the node says that its queue of questions is full. Its queue is of milliseconds.
 const BUSY: Duration = Duration::from_secs(1);
 
+/// How long a connection is kept for the next question. The node ends those that are idle for 30 s
+/// (`-rpcservertimeout`), and a question must not meet that end.
+const IDLE: Duration = Duration::from_secs(10);
+
 /// The codes of errors that mean something here (`rpc/protocol.h` of the node).
 pub(super) mod code {
     /// No such block or transaction.
@@ -134,6 +138,7 @@ impl Client {
         let http = reqwest::Client::builder()
             .no_proxy()
             .redirect(redirect::Policy::none())
+            .pool_idle_timeout(IDLE)
             .build()
             .map_err(|e| refuse(format!("no HTTP client can be made: {}", cause(&e))))?;
         let pace = match config.requests_per_second {

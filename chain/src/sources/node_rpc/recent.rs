@@ -31,7 +31,7 @@ const MAX_POOL_SPENDS: usize = 500_000;
 
 /// The most bytes of the list of what waits: 67 characters for each, with five times [`MAX_POOL`] as reserve, since
 /// the list comes whole or not at all.
-const POOL_ANSWER: usize = 5 * MAX_POOL * 67 + FRAME;
+pub(super) const POOL_ANSWER: usize = 5 * MAX_POOL * 67 + FRAME;
 
 /// How many waiting transactions are fetched in one request …
 const POOL_BATCH: usize = 100;
@@ -69,9 +69,10 @@ impl Found {
 
 /// The index. Ids and outpoints are kept as 64-bit hashes with a key of this process, so nobody can choose them to
 /// collide; and a hit is held against the block itself before it is one.
-#[derive(Default)]
 pub(super) struct Recent {
     keys: RandomState,
+    /// [`MAX_BYTES`], except in tests.
+    max_bytes: usize,
     blocks: HashMap<BlockHash, Indexed>,
     bytes: usize,
     /// What each waiting transaction spends.
@@ -79,7 +80,7 @@ pub(super) struct Recent {
     pool_spends: usize,
 }
 
-/// What a block holds, sorted; empty for a block that is too large to be read.
+/// What a block holds, sorted; empty for a block that cannot be read.
 struct Indexed {
     height: u32,
     previous: BlockHash,
@@ -91,6 +92,19 @@ impl Indexed {
     fn bytes(&self) -> usize {
         let entries = self.txs.len().saturating_add(self.spends.len());
         entries.saturating_mul(size_of::<(u64, u32)>())
+    }
+}
+
+impl Default for Recent {
+    fn default() -> Self {
+        Self {
+            keys: RandomState::new(),
+            max_bytes: MAX_BYTES,
+            blocks: HashMap::new(),
+            bytes: 0,
+            pool: HashMap::new(),
+            pool_spends: 0,
+        }
     }
 }
 
@@ -110,7 +124,7 @@ impl Recent {
     /// Takes a block in, if there is room beside those of the walk that goes on.
     fn take(&mut self, hash: BlockHash, indexed: Indexed, walked: &HashSet<BlockHash>) -> bool {
         let needed = indexed.bytes();
-        while self.blocks.len() >= MAX_BLOCKS || self.bytes.saturating_add(needed) > MAX_BYTES {
+        while self.blocks.len() >= MAX_BLOCKS || self.bytes.saturating_add(needed) > self.max_bytes {
             let others = self.blocks.iter().filter(|(hash, _)| !walked.contains(*hash));
             let Some(lowest) = others.min_by_key(|(_, block)| block.height).map(|(hash, _)| *hash) else {
                 return false;
@@ -194,6 +208,10 @@ impl NodeRpc {
                     Err(CallError::Source(SourceError::TooLarge { .. })) => {
                         self.unreadable(height, &hash).await?
                     }
+                    // A node that keeps only the newest blocks has the header still.
+                    Err(CallError::Fault(fault)) if fault.message.contains("pruned") => {
+                        self.unreadable(height, &hash).await?
+                    }
                     Err(error) => return Err(error),
                 };
                 if !recent.take(hash, indexed, &walked) {
@@ -227,7 +245,7 @@ impl NodeRpc {
         Ok(None)
     }
 
-    /// The place of a block that is larger than what is read: the walk goes on below it.
+    /// The place of a block that is too large to be read, or not there any more: the walk goes on below it.
     async fn unreadable(&self, height: u32, hash: &BlockHash) -> Result<Indexed, CallError> {
         let header: Header = self.client.call("getblockheader", json!([hash, false]), SMALL).await?;
         let (txs, spends) = (Box::default(), Box::default());
@@ -320,12 +338,13 @@ mod tests {
         let (one, two) = (spend_of(1, 3), spend_of(2, 1));
         let both = Block { header: Header::regtest_genesis(), txs: vec![one.clone(), two.clone()] };
         let indexed = recent.index(7, &both);
-        let at = |wanted| recent.candidates(&indexed, wanted);
-        assert_eq!(at(Wanted::Transaction(&two.txid())), [1]);
-        assert_eq!(at(Wanted::SpendOf(&one.inputs[2].previous)), [0]);
-        assert_eq!(at(Wanted::SpendOf(&two.inputs[0].previous)), [1]);
-        assert!(at(Wanted::Transaction(&Txid([9; 32]))).is_empty());
-        assert!(at(Wanted::SpendOf(&OutPoint { txid: Txid([1; 32]), vout: 3 })).is_empty());
+        let made = |txid: Txid| recent.candidates(&indexed, Wanted::Transaction(&txid));
+        let spent = |outpoint: OutPoint| recent.candidates(&indexed, Wanted::SpendOf(&outpoint));
+        assert_eq!(made(two.txid()), [1]);
+        assert_eq!(spent(one.inputs[2].previous), [0]);
+        assert_eq!(spent(two.inputs[0].previous), [1]);
+        assert!(made(Txid([9; 32])).is_empty());
+        assert!(spent(OutPoint { txid: Txid([1; 32]), vout: 3 }).is_empty());
     }
 
     #[test]
@@ -347,15 +366,16 @@ mod tests {
 
     #[test]
     fn the_index_holds_no_more_bytes_than_its_bound() {
-        let mut recent = Recent::default();
-        let half = block(1, MAX_BYTES / 16 / 2);
+        let mut recent = Recent { max_bytes: 1_600, ..Recent::default() };
+        // 16 bytes for each of its 49 inputs and for the transaction.
+        let half = block(1, 49);
         for n in 1..=3u8 {
             let indexed = recent.index(n.into(), &half);
             assert!(recent.take(hash(n), indexed, &HashSet::new()));
-            assert!(recent.bytes <= MAX_BYTES);
+            assert!(recent.bytes <= 1_600);
         }
-        assert_eq!(recent.blocks.len(), 1);
-        let huge = recent.index(9, &block(1, MAX_BYTES / 16 + 1));
+        assert_eq!(recent.blocks.len(), 2);
+        let huge = recent.index(9, &block(1, 100));
         assert!(!recent.take(hash(9), huge, &HashSet::new()));
     }
 

@@ -213,3 +213,22 @@ impl Regtest {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Futures of the miner and of a service may be spawned.
+    #[allow(dead_code, reason = "that it compiles is the test")]
+    fn futures_are_send(miner: &Regtest, service: &crate::sources::service::Service, tx: &Transaction) {
+        fn send<T: Send>(_: T) {}
+        send(miner.mine(1));
+        send(miner.ensure_funded(Satoshis::ZERO));
+        send(miner.faucet(&tx.outputs[0].locking, Satoshis::ZERO));
+        send(miner.reorg(1, &[]));
+        send(service.tip());
+        send(service.block(1));
+        send(service.submit(&[]));
+        send(service.spender(&crate::OutPoint::NULL));
+    }
+}

@@ -1,12 +1,14 @@
 //! Where a transaction stands, with the path of a mined one, and transactions by id.
 
+use std::fmt::Display;
+
 use serde::Deserialize;
 use serde_json::json;
 
-use super::client::{CallError, code};
+use super::client::{CallError, clip, code};
 use super::recent::{self, Wanted};
 use super::{FRAME, MAX_BLOCK_BYTES, NodeRpc, SMALL};
-use crate::merkle_path::{MAX_TREE_HEIGHT, MerklePath};
+use crate::merkle_path::{MAX_TREE_HEIGHT, MerklePath, TscProof};
 use crate::sources::service::{Report, SourceError};
 use crate::{BlockHash, Transaction, Txid};
 
@@ -20,16 +22,6 @@ const BLOCK_IDS_ANSWER: usize = MAX_BLOCK_BYTES / super::MIN_TX_BYTES * 67 + FRA
 /// The most bytes of a transaction that is written out in JSON, where only its block is wanted. A script stands in it
 /// twice, as hex and as words.
 const VERBOSE_ANSWER: usize = 5 * super::MAX_TX_BYTES;
-
-/// What `getmerkleproof2` answers (the form of "TSC").
-#[derive(Deserialize)]
-struct Proof {
-    index: u64,
-    #[serde(rename = "txOrId")]
-    txid: Txid,
-    target: BlockHash,
-    nodes: Vec<String>,
-}
 
 /// Where the node says a transaction is.
 enum Known {
@@ -55,7 +47,14 @@ impl NodeRpc {
                 return Ok(report);
             }
         }
-        Ok(Report::Unknown)
+        // What is not final yet is kept apart, and sent to nobody.
+        let early: Vec<Txid> =
+            match self.client.call("getrawnonfinalmempool", json!([]), recent::POOL_ANSWER).await {
+                Err(CallError::Source(SourceError::TooLarge { .. })) => Vec::new(),
+                Err(CallError::Fault(fault)) if fault.code == code::NO_METHOD => Vec::new(),
+                other => other?,
+            };
+        Ok(if early.contains(txid) { Report::Pending } else { Report::Unknown })
     }
 
     /// Whether a transaction waits for a block.
@@ -96,29 +95,20 @@ impl NodeRpc {
     /// The node's own proof; `None` where it has none on its best chain.
     async fn proof(&self, txid: &Txid) -> Result<Option<MerklePath>, CallError> {
         // Without a block's hash the node looks for the block itself.
-        let proof: Proof = match self.client.call("getmerkleproof2", json!(["", txid]), PROOF_ANSWER).await {
+        let proof: TscProof = match self.client.call("getmerkleproof2", json!(["", txid]), PROOF_ANSWER).await
+        {
             Err(CallError::Fault(fault)) if fault.code == code::NOT_FOUND => return Ok(None),
             other => other?,
         };
-        let placed = self.placed(&proof.target).await?;
+        let wrong = |what: &dyn Display| self.client.malformed(clip(&format!("the proof of {txid}: {what}")));
+        let block: BlockHash = proof.target.parse().map_err(|e| wrong(&e))?;
+        let placed = self.placed(&block).await?;
         if placed.confirmations < 0 {
             return Ok(None);
         }
-        let wrong = |what: String| self.client.malformed(format!("the proof of {txid}: {what}"));
-        if proof.txid != *txid {
-            return Err(wrong(format!("it is one of {}", proof.txid)).into());
-        }
-        let mut nodes = Vec::with_capacity(proof.nodes.len());
-        for node in &proof.nodes {
-            nodes.push(match node.as_str() {
-                "*" => None,
-                hash => Some(hash.parse::<Txid>().map_err(|e| wrong(e.to_string()))?.0),
-            });
-        }
-        let path = MerklePath::from_tsc(placed.height, *txid, proof.index, &nodes)
-            .map_err(|e| wrong(e.to_string()))?;
+        let path = proof.path(placed.height, txid).map_err(|e| wrong(&e))?;
         if *path.root() != placed.merkleroot.0 {
-            return Err(wrong(format!("its root is not that of block {}", proof.target)).into());
+            return Err(wrong(&format_args!("its root is not that of block {block}")).into());
         }
         Ok(Some(path))
     }

@@ -21,11 +21,15 @@ const MAX_REQUEST_BYTES: usize = 8 * 1024 * 1024;
 /// the answer is asked for again in a form that leaves them out.
 const ANSWER: usize = 4 * 1024 * 1024;
 
-/// How many of the newest blocks are searched for what spent an input that the node does not have any more.
-const CONFLICT_DEPTH: usize = 6;
+/// How many of the newest blocks are searched for what spent an input that the node does not have any more: twice the
+/// depth at which a payment counts as buried.
+const CONFLICT_DEPTH: usize = 12;
 
 /// The most inputs of a refused transaction that are looked at to say why it is refused.
 const MAX_EXAMINED: usize = 50;
+
+/// The code of a node's error for a transaction that it does not take (`RPC_VERIFY_REJECTED`).
+const REFUSED: i64 = -26;
 
 /// What the node says to `sendrawtransactions`. What is in none of the lists was taken.
 #[derive(Deserialize, Default)]
@@ -80,11 +84,7 @@ impl NodeRpc {
         }
         let Some((tx, known)) = last else { return Ok(Report::Unknown) };
         if known {
-            match self.report_now(&tx.txid()).await? {
-                // Known and nowhere to be found: it waits for its time.
-                Report::Unknown => Ok(Report::Pending),
-                report => Ok(report),
-            }
+            self.report_now(&tx.txid()).await
         } else if tx.is_final() || self.waits(&tx.txid()).await? {
             Ok(Report::Seen)
         } else {
@@ -143,11 +143,15 @@ impl NodeRpc {
         if is_known(&lower) {
             return self.report_now(&tx.txid()).await;
         }
-        if lower.contains("missing inputs") || lower.contains("missing-inputs") {
+        if ["missing inputs", "missing-inputs", "missingorspent"].iter().any(|text| lower.contains(text)) {
             return self.missing_inputs(tx).await;
         }
         if is_conflict(&lower) {
             return Ok(Report::DoubleSpent { competing });
+        }
+        if is_passing(&lower) {
+            let service = self.config.name.clone();
+            return Err(SourceError::Server { service, status: REFUSED, reason: clip(reason) }.into());
         }
         Ok(Report::Rejected { txid: tx.txid(), code: arc_code(&lower), reason: clip(reason) })
     }
@@ -213,6 +217,22 @@ fn is_conflict(reason: &str) -> bool {
     ["txn-mempool-conflict", "txn-double-spend-detected", "double-spend"].iter().any(|t| reason.contains(t))
 }
 
+/// The node cannot take it now; nothing is wrong with it.
+fn is_passing(reason: &str) -> bool {
+    // A script took longer than the few milliseconds it may on a busy machine; too much waits already.
+    [
+        "too-long-validation-time",
+        "too-long-mempool-chain",
+        "too-long-non-final-chain",
+        "mempool full",
+        "mempool-sizelimit-exceeded",
+        "non-final-pool-full",
+        "non-final-txn-replacement-rate",
+    ]
+    .iter()
+    .any(|text| reason.contains(text))
+}
+
 /// The status that ARC gives for what the node gives a reason for. The texts are those of `validation.cpp`,
 /// `tx_verify.cpp` and `policy.cpp`; the first that occurs decides.
 fn arc_code(reason: &str) -> u16 {
@@ -225,12 +245,13 @@ fn arc_code(reason: &str) -> u16 {
         ("insufficient fee", 465),
         ("insufficient priority", 465),
         ("min fee not met", 465),
-        ("mempool full", 465),
         // 474: the size.
         ("oversize", 474),
         ("undersize", 474),
         ("tx-size", 474),
         ("too-big", 474),
+        // 471: the inputs are frozen.
+        ("inputs-frozen", 471),
         // 462: the inputs.
         ("bad-txns-inputs", 462),
         ("bad-txns-inputvalues", 462),
@@ -273,6 +294,7 @@ mod tests {
             ("64: bad-txns-nonfinal", 476),
             ("66: mempool min fee not met", 465),
             ("64: tx-size", 474),
+            ("16: bad-txns-inputs-frozen", 471),
             ("256: absurdly-high-fee", 467),
         ] {
             assert_eq!(arc_code(reason), code, "{reason}");
@@ -286,6 +308,7 @@ mod tests {
     #[test]
     fn what_is_known_already_and_what_was_outdone_is_told_apart() {
         assert!(is_known("257: txn-already-known") && is_known("Transaction already in the mempool"));
+        assert!(is_passing("64: too-long-mempool-chain") && !is_passing("64: dust"));
         assert!(is_known("257: txn-already-in-mempool") && is_known("transaction already in block chain"));
         assert!(!is_known("258: txn-mempool-conflict") && is_conflict("258: txn-mempool-conflict"));
     }

@@ -11,8 +11,10 @@ use crate::sources::dev::COINBASE_MATURITY;
 use crate::sources::service::SourceError;
 use crate::{BlockHash, OutPoint, Satoshis, Script, Transaction, TxIn, TxOut};
 
-/// How many of the newest blocks are searched for the faucet's coins. What lies deeper is left: new blocks bring more.
-const SEARCHED: u32 = 1_000;
+/// How many of the newest blocks are searched for the faucet's coins, about 1 ms each. What lies deeper is left: up to
+/// this height new blocks bring more, and above it regtest brings nothing any more, so that the coins which are still
+/// used are in newer blocks.
+const SEARCHED: u32 = 5_000;
 
 /// The most coins kept in memory, smallest of them forgotten first.
 const MAX_COINS: usize = 20_000;
