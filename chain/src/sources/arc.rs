@@ -94,10 +94,13 @@ impl ArcClient {
         let body = ("application/octet-stream", bytes);
         let answer = self.http.post("/tx", body, headers, MAX_STATUS, by).await?;
         if answer.is_success() {
-            return self.http.read(&answer, |body| answer::status(body, txid));
+            return self
+                .http
+                .read(&answer, |body| answer::status(body, txid))
+                .map(|said| self.http.quoted(said));
         }
         match self.http.read(&answer, |body| answer::refusal(answer.status, body, txid))? {
-            Some(report) => Ok(report),
+            Some(report) => Ok(self.http.quoted(report)),
             None => Err(self.http.failed(&answer)),
         }
     }
@@ -106,7 +109,9 @@ impl ArcClient {
         let path = format!("/tx/{txid}");
         let answer = self.http.get(&path, MAX_STATUS, self.http.deadline()).await?;
         match answer.status {
-            200..=299 => self.http.read(&answer, |body| answer::status(body, txid)),
+            200..=299 => {
+                self.http.read(&answer, |body| answer::status(body, txid)).map(|said| self.http.quoted(said))
+            }
             404 => Ok(Report::Unknown),
             _ => Err(self.http.failed(&answer)),
         }

@@ -12,6 +12,8 @@ mod text;
 
 use std::error::Error as _;
 use std::fmt;
+use std::net::IpAddr;
+use std::time::Duration;
 
 use reqwest::header::{
     ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue,
@@ -21,7 +23,7 @@ use reqwest::{Client, RequestBuilder, Response, Url, redirect};
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, timeout_at};
 
-use super::service::{ServiceConfig, ServiceKind, SourceError};
+use super::service::{Report, ServiceConfig, ServiceKind, SourceError};
 use pace::Pace;
 
 pub(super) use text::tame;
@@ -48,6 +50,8 @@ pub(super) struct Http {
     /// With name and password if they were given; `reqwest` makes a header of them.
     base: Url,
     authorization: Option<HeaderValue>,
+    /// What must not be repeated, in every form in which it is sent.
+    secrets: Vec<String>,
     pace: Pace,
 }
 
@@ -90,28 +94,33 @@ impl Http {
         config: ServiceConfig,
         base: impl FnOnce(&ServiceConfig, &str) -> Result<String, String>,
     ) -> Result<Self, SourceError> {
-        match Self::parts(&config, base) {
-            Ok((client, base, authorization, pace)) => Ok(Http { config, client, base, authorization, pace }),
-            Err(reason) => Err(SourceError::Config { service: config.name, reason }),
-        }
+        let service = config.name.clone();
+        Self::checked(config, base).map_err(|reason| SourceError::Config { service, reason })
     }
 
-    fn parts(
-        config: &ServiceConfig,
+    fn checked(
+        config: ServiceConfig,
         base: impl FnOnce(&ServiceConfig, &str) -> Result<String, String>,
-    ) -> Result<(Client, Url, Option<HeaderValue>, Pace), String> {
+    ) -> Result<Self, String> {
         if config.timeout.is_zero() {
             return Err("chain.services.timeout_s must be more than 0".into());
         }
         let mut url = address::parse(&config.url)?;
-        let path = base(config, url.path().trim_end_matches('/'))?;
+        let path = base(&config, url.path().trim_end_matches('/'))?;
         url.set_path(&path);
-        let authorization = authorization(config, &url)?;
-        let pace = Pace::new(per_second(config)?);
-        let client = client(config, &url).map_err(|e| {
+        let authorization = authorization(&config, &url)?;
+        let pace = Pace::new(per_second(&config)?);
+        if (authorization.is_some() || url.password().is_some()) && is_overheard(&url) {
+            tracing::warn!(
+                service = config.name,
+                "what opens this service goes over the network in the clear; write https:// in chain.services.url"
+            );
+        }
+        let client = client(&config, &url).map_err(|e| {
             format!("no HTTP client can be made for chain.services.url: {}", tame(&innermost(&e)))
         })?;
-        Ok((client, url, authorization, pace))
+        let secrets = secrets(&config, &client, &url);
+        Ok(Http { config, client, base: url, authorization, secrets, pace })
     }
 
     pub(super) fn config(&self) -> &ServiceConfig {
@@ -219,12 +228,10 @@ impl Http {
             401 | 403 => Err(SourceError::Unauthorized { service: self.name(), status }),
             300..=399 => {
                 let to = header(headers, &LOCATION).unwrap_or_else(|| "nowhere".into());
-                Err(self.server(
-                    status,
-                    tame(&format!(
-                        "it redirects, which is not followed; correct chain.services.url, it points to {to}"
-                    )),
-                ))
+                let reason = format!(
+                    "it redirects, which is not followed; correct chain.services.url, it points to {to}"
+                );
+                Err(self.server(status, &reason))
             }
             _ => Ok(()),
         }
@@ -250,12 +257,32 @@ impl Http {
 
     /// The error for an answer with a status that the caller has no use for.
     pub(super) fn failed(&self, answer: &Answer) -> SourceError {
-        self.server(answer.status, answer.text())
+        self.server(answer.status, &String::from_utf8_lossy(&answer.body))
     }
 
     /// The error for an answer that is not of the protocol.
     pub(super) fn misfit(&self, reason: &str) -> SourceError {
-        SourceError::Malformed { service: self.name(), reason: tame(reason) }
+        SourceError::Malformed { service: self.name(), reason: self.quote(reason) }
+    }
+
+    /// What can be repeated of a service's words: some servers send back what they were sent, the key with it.
+    fn quote(&self, text: &str) -> String {
+        let without = |text: String| {
+            self.secrets.iter().fold(text, |text, secret| text.replace(secret.as_str(), "(secret)"))
+        };
+        // Before, so that no part of a secret is left where the text is cut; after, for one that was hidden among
+        // characters that are not seen.
+        without(tame(&without(text.to_owned())))
+    }
+
+    /// The same for the reason in a report.
+    pub(super) fn quoted(&self, report: Report) -> Report {
+        match report {
+            Report::Rejected { txid, code, reason } => {
+                Report::Rejected { txid, code, reason: self.quote(&reason) }
+            }
+            other => other,
+        }
     }
 
     /// The error for a configuration that turned out wrong.
@@ -272,7 +299,7 @@ impl Http {
         self.config.name.clone()
     }
 
-    fn limited(&self, retry_after: std::time::Duration) -> SourceError {
+    fn limited(&self, retry_after: Duration) -> SourceError {
         SourceError::Limited { service: self.name(), retry_after }
     }
 
@@ -280,8 +307,8 @@ impl Http {
         SourceError::Timeout { service: self.name(), after: self.config.timeout }
     }
 
-    fn server(&self, status: u16, reason: String) -> SourceError {
-        SourceError::Server { service: self.name(), status: status.into(), reason }
+    fn server(&self, status: u16, reason: &str) -> SourceError {
+        SourceError::Server { service: self.name(), status: status.into(), reason: self.quote(reason) }
     }
 
     /// A request that failed on its way.
@@ -329,6 +356,19 @@ fn authorization(config: &ServiceConfig, url: &Url) -> Result<Option<HeaderValue
     Ok(Some(value))
 }
 
+/// The key, the password, and the two together with the name as they travel.
+fn secrets(config: &ServiceConfig, client: &Client, url: &Url) -> Vec<String> {
+    let key = config.key.as_deref().map(|key| key.trim().to_owned());
+    let password = url.password().map(ToOwned::to_owned);
+    let decoded = password.as_deref().map(address::percent_decoded);
+    // The client makes a header of name and password; what it looks like, it says itself.
+    let request = client.get(url.clone()).build().ok();
+    let basic = request.as_ref().and_then(|request| header(request.headers(), &AUTHORIZATION));
+    let basic = basic.and_then(|text| text.split(' ').next_back().map(ToOwned::to_owned));
+    // What is shorter is in every text by chance.
+    [key, password, decoded, basic].into_iter().flatten().filter(|secret| secret.len() > 2).collect()
+}
+
 /// The limit on our side, if there is one.
 fn per_second(config: &ServiceConfig) -> Result<Option<f64>, String> {
     match config.requests_per_second {
@@ -363,6 +403,13 @@ fn client(config: &ServiceConfig, url: &Url) -> reqwest::Result<Client> {
     }
 }
 
+/// Whether others can read what is sent there.
+fn is_overheard(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default();
+    let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
+    url.scheme() == "http" && host != "localhost" && !address.is_ok_and(|address| address.is_loopback())
+}
+
 fn header(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
     Some(tame(&String::from_utf8_lossy(headers.get(name)?.as_bytes())))
 }
@@ -376,4 +423,21 @@ fn innermost(error: &reqwest::Error) -> String {
         source = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_this_machine_and_https_cannot_be_overheard() {
+        let overheard = |text| is_overheard(&Url::parse(text).unwrap());
+        for text in ["https://arc.example/", "http://localhost:9090", "http://127.0.0.1/", "http://[::1]:1/"]
+        {
+            assert!(!overheard(text), "{text}");
+        }
+        for text in ["http://arc.example/", "http://192.168.1.2/", "http://localhost.example/"] {
+            assert!(overheard(text), "{text}");
+        }
+    }
 }

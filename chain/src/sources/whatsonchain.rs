@@ -125,7 +125,7 @@ impl WhatsOnChain {
                 Report::Unknown => Ok(Report::Orphan),
                 known => Ok(known),
             },
-            Some(report) => Ok(report),
+            Some(report) => Ok(self.http.quoted(report)),
             None => Err(self.http.failed(&answer)),
         }
     }

@@ -8,6 +8,8 @@ mod dev_chain;
 mod headers;
 #[cfg(feature = "sources")]
 mod node_rpc;
+#[cfg(feature = "sources")]
+mod http;
 mod oracle;
 #[cfg(feature = "sources")]
 mod real_node;

@@ -68,18 +68,19 @@ impl Body {
         others.filter(|other| other != txid).take(MAX_COMPETING).collect()
     }
 
-    /// The transaction is refused, with this code if it has one.
+    /// The transaction is refused, with this code if there is one; else by what the node says, which may mean less.
     fn refused(&self, code: Option<u16>, txid: &Txid) -> Report {
         let reason = self.reason();
-        let code = code.unwrap_or_else(|| match reject::meaning(&reason) {
-            Some(Meaning::Refused(code)) => code,
-            Some(Meaning::Conflict) => CONFLICT,
-            Some(Meaning::MissingInputs) => 462,
-            _ => GENERIC,
-        });
-        match code {
-            CONFLICT => Report::DoubleSpent { competing: self.competing(txid) },
-            code => Report::Rejected { txid: *txid, code, reason },
+        match (code, reject::meaning(&reason)) {
+            (Some(CONFLICT), _) | (None, Some(Meaning::Conflict)) => {
+                Report::DoubleSpent { competing: self.competing(txid) }
+            }
+            (Some(code), _) => Report::Rejected { txid: *txid, code, reason },
+            (None, _) => reject::report(txid, &reason).unwrap_or(Report::Rejected {
+                txid: *txid,
+                code: GENERIC,
+                reason,
+            }),
         }
     }
 
@@ -111,7 +112,11 @@ pub(in crate::sources) fn status(bytes: &[u8], txid: &Txid) -> Read<Report> {
     if body.txid.as_deref().is_none_or(str::is_empty) {
         return Err("it does not say which transaction it is about (txid)".into());
     }
-    let status = body.tx_status.as_deref().ok_or("it has no txStatus")?;
+    let Some(status) = body.tx_status.as_deref() else {
+        // A refusal inside a good answer is a refusal.
+        let code = body.code().ok_or("it has neither txStatus nor a reason's code")?;
+        return Ok(body.refused(Some(code), txid));
+    };
     Ok(match status {
         "UNKNOWN"
         | "QUEUED"

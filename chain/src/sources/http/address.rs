@@ -28,9 +28,38 @@ pub(super) fn parse(text: &str) -> Result<Url, String> {
     Ok(url)
 }
 
+/// A part of an address as it was before it was written there.
+pub(super) fn percent_decoded(text: &str) -> String {
+    let mut out = Vec::new();
+    let mut rest = text.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        let coded = after.get(..2).filter(|_| *first == b'%').and_then(|digits| hex::decode(digits).ok());
+        match coded.as_deref() {
+            Some([byte]) => {
+                out.push(*byte);
+                rest = after.get(2..).unwrap_or_default();
+            }
+            _ => {
+                out.push(*first);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_written_with_percent_signs_is_read() {
+        for (coded, plain) in
+            [("a%40b%c3%A9", "a@b\u{e9}"), ("", ""), ("%", "%"), ("%4", "%4"), ("100%!!", "100%!!")]
+        {
+            assert_eq!(percent_decoded(coded), plain);
+        }
+    }
 
     #[test]
     fn addresses_of_services_are_read() {

@@ -92,8 +92,21 @@ fn a_refusal_has_a_code_and_a_reason() {
     assert_eq!(of(r#""status":999,"extraInfo":"Script\u0000 \u001b[31mfailed\n""#).1, "Script [31mfailed");
     assert_eq!(of(r#""extraInfo":"arc error 9""#).0, GENERIC, "cut short");
     assert_eq!(of(&format!(r#""extraInfo":"{}""#, "x".repeat(9000))).1.len(), 256);
+    // What a node says may mean less than that the transaction is bad.
+    let said = |words: &str| with(&format!(r#""txStatus":"REJECTED","extraInfo":"{words}""#)).unwrap();
+    assert_eq!(said("16: missing-inputs"), Report::Orphan);
+    assert_eq!(said("257: txn-already-known"), Report::Seen);
     let conflict = with(r#""txStatus":"REJECTED","extraInfo":"258: txn-mempool-conflict""#).unwrap();
     assert_eq!(conflict, Report::DoubleSpent { competing: vec![] });
+}
+
+/// As in an example of `arc.yaml`.
+#[test]
+fn a_refusal_inside_a_good_answer_is_one() {
+    let report =
+        with(r#""status":463,"title":"Invalid outputs","detail":"d","extraInfo":"e","instance":null"#);
+    let reason = "Invalid outputs: e".to_owned();
+    assert_eq!(report, Ok(Report::Rejected { txid: txid(), code: 463, reason }));
 }
 
 #[test]
