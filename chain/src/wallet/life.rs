@@ -131,13 +131,14 @@ impl Ledger {
         }
         for (txid, cause) in &falling {
             let Some(record) = self.get(txid) else { continue };
-            let (had, reclaims) = (record.status.is_settled(), record.reclaims);
+            let (had, reclaims, ours) = (record.status.is_settled(), record.reclaims, record.entry.is_some());
             let status = match cause {
                 Cause::Outdone(by) if had => Status::Conflicted { by: *by },
                 Cause::Outdone(by) => Status::Rejected { reason: format!("its coins were spent by {by}") },
                 Cause::Refused(reason) => Status::Rejected { reason: reason.clone() },
             };
-            if let Status::Conflicted { by } = status {
+            if let (Status::Conflicted { by }, true) = (&status, ours) {
+                let by = *by;
                 self.outdone.insert_mut(*txid, by);
             }
             self.change(txid, |record| (record.status, record.since) = (status, None));

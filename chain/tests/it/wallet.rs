@@ -1,5 +1,10 @@
 //! The wallet from outside: payments that verify, and the rules about money in any order of events.
 
+mod life;
+mod model;
+mod records;
+mod tidy;
+
 use proptest::prelude::*;
 use sensora_chain::beef::{Beef, BeefLimits};
 use sensora_chain::contract::{data_output, verify_p2pkh};
