@@ -32,8 +32,8 @@ use tokio::sync::Notify;
 pub use self::audit::ChainAudit;
 pub use self::outbox::{FIRST_AGAIN, LONGEST_AGAIN};
 pub use self::tidy::SweepPolicy;
-pub use self::watch::{Fate, Stuck};
 use self::watch::Watch;
+pub use self::watch::{Fate, Stuck};
 use crate::chain_access::{BroadcastError, ChainAccess, ChainError};
 use crate::clock::Clock;
 pub use crate::fees::FeePolicy;
@@ -303,6 +303,12 @@ impl WalletHandle {
         })?;
         self.deliver(&built.txid, &built.beef).await?;
         Ok(built)
+    }
+
+    /// Our transactions that the network had and that another one, the second, has outdone.
+    #[must_use]
+    pub fn conflicted(&self) -> Vec<(Txid, Txid)> {
+        self.read(Wallet::conflicted)
     }
 
     /// Where one of the wallet's transactions stands.

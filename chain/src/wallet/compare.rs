@@ -145,7 +145,12 @@ impl Wallet {
             OnChain::Spent { by, mined } => {
                 // A payment of ours that its payee has brought to the chain: the wallet learns of it by its proof.
                 let ours = self.status(&by).is_some_and(|status| !status.is_dead());
-                (mined || !ours).then_some(Difference::SpentElsewhere { outpoint: *outpoint, value, by, mined })
+                (mined || !ours).then_some(Difference::SpentElsewhere {
+                    outpoint: *outpoint,
+                    value,
+                    by,
+                    mined,
+                })
             }
         }
     }

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use super::history::Status;
 use super::ledger::Ledger;
 use super::{WalletError, bounded};
-use crate::merkle_path::MerklePath;
 use crate::Txid;
+use crate::merkle_path::MerklePath;
 
 /// Why a transaction falls.
 #[derive(Debug, Clone)]

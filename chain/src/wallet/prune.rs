@@ -61,7 +61,8 @@ impl Wallet {
     /// Forgets the coins that a buried transaction spends.
     fn seal(&mut self, txid: &Txid) {
         self.ledger.change(txid, |record| record.sealed = true);
-        let spent: Vec<OutPoint> = self.ledger.get(txid).into_iter().flat_map(Record::inputs).copied().collect();
+        let spent: Vec<OutPoint> =
+            self.ledger.get(txid).into_iter().flat_map(Record::inputs).copied().collect();
         for outpoint in spent {
             if self.ledger.owned(&outpoint).is_some() {
                 self.ledger.change(&outpoint.txid, |parent| {
@@ -131,7 +132,9 @@ impl Wallet {
             .collect();
         let mut archived = Vec::with_capacity(oldest.len());
         for txid in oldest {
-            let Some(Record { entry: Some(entry), status, .. }) = self.ledger.get(&txid).cloned() else { continue };
+            let Some(Record { entry: Some(entry), status, .. }) = self.ledger.get(&txid).cloned() else {
+                continue;
+            };
             self.ledger.put(&txid, None);
             if status.is_settled() {
                 self.carried_sat =

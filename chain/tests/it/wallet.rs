@@ -11,8 +11,8 @@ use sensora_chain::contract::{data_output, verify_p2pkh};
 use sensora_chain::header::{Header, HeaderView};
 use sensora_chain::merkle_path::MerklePath;
 use sensora_chain::wallet::{
-    AuditError, Built, CoinState, HISTORY_KEPT, KeySource, MAX_BEEF_DEPTH, MAX_CHANGE, MIN_SPLIT, OwnedOutput, PRUNE_DEPTH,
-    PaymentSpec, Purpose, Received, Status, TARGET_COINS, Wallet, WalletError,
+    AuditError, Built, CoinState, HISTORY_KEPT, KeySource, MAX_BEEF_DEPTH, MAX_CHANGE, MIN_SPLIT,
+    OwnedOutput, PRUNE_DEPTH, PaymentSpec, Purpose, Received, Status, TARGET_COINS, Wallet, WalletError,
 };
 use sensora_chain::{
     FeeRate, Network, OutPoint, PrivateKey, Satoshis, Script, SighashCache, Transaction, TxIn, TxOut, Txid,
@@ -268,7 +268,10 @@ fn a_refused_payment_is_taken_back_for_good() {
     wallet.mark_mined(&payment.txid, path, &blocks).unwrap();
     let outdone = Status::Conflicted { by: payment.txid };
     assert_eq!(accepted.status(&reclaim.txid), Some(&outdone), "the network had it");
-    assert!(matches!(wallet.status(&reclaim.txid), Some(Status::Rejected { .. })), "the network never had it");
+    assert!(
+        matches!(wallet.status(&reclaim.txid), Some(Status::Rejected { .. })),
+        "the network never had it"
+    );
     for wallet in [&accepted, &wallet] {
         assert_eq!(wallet.audit().unwrap().total.as_u64(), 30_000 - payment.fee.as_u64());
     }

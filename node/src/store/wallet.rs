@@ -63,8 +63,9 @@ pub fn get(tx: &ReadTransaction) -> Result<Wallet, StoreError> {
     let rows = TRANSACTIONS.scan(tx, &[], &[], usize::MAX)?;
     let rows = rows.into_iter().map(|(key, record)| {
         let txid = key.try_into().map(Txid);
-        txid.map(|txid| (txid, record))
-            .map_err(|_| StoreError::Damaged("a key of table `wallet_transactions` has not 32 bytes".to_owned()))
+        txid.map(|txid| (txid, record)).map_err(|_| {
+            StoreError::Damaged("a key of table `wallet_transactions` has not 32 bytes".to_owned())
+        })
     });
     let rows = rows.collect::<Result<Vec<_>, _>>()?;
     Wallet::from_records(head.as_deref(), funding.as_deref(), rows).map_err(|error| damaged(&error))

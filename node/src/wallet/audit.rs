@@ -36,7 +36,9 @@ impl WalletHandle {
                 let word = match spent {
                     SpentBy::Unknown => OnChain::Unknown,
                     SpentBy::Nothing => OnChain::Unspent,
-                    SpentBy::Transaction { tx, mined } => OnChain::Spent { by: tx.txid(), mined: mined.is_some() },
+                    SpentBy::Transaction { tx, mined } => {
+                        OnChain::Spent { by: tx.txid(), mined: mined.is_some() }
+                    }
                 };
                 words.push((outpoint, word));
             }

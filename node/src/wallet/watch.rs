@@ -66,7 +66,11 @@ pub struct Stuck {
 impl fmt::Display for Stuck {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { tx, policy } = self;
-        write!(f, "{} ({}) is in no block {} blocks after it was {}", tx.txid, tx.label, tx.blocks, tx.status)?;
+        write!(
+            f,
+            "{} ({}) is in no block {} blocks after it was {}",
+            tx.txid, tx.label, tx.blocks, tx.status
+        )?;
         let asked = policy.sat_per_kb;
         match tx.rate_with_ancestors.or(tx.rate).map(|rate| rate.sat_per_kb) {
             Some(rate) if rate < asked => write!(
@@ -153,7 +157,8 @@ impl WalletHandle {
         }
         self.note_unknown(&unknown)?;
         self.read(|wallet| {
-            let waits = |txid: &Txid| wallet.status(txid).is_some_and(|s| !matches!(s, Status::Mined { .. }));
+            let over = |status: &Status| matches!(status, Status::Mined { .. } | Status::Rejected { .. });
+            let waits = |txid: &Txid| wallet.status(txid).is_some_and(|status| !over(status));
             self.pace(|pace| pace.keep(waits));
         });
         self.send_again(&unknown).await

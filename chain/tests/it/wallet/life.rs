@@ -114,7 +114,10 @@ fn a_payment_to_us_that_was_spent_twice_comes_back_when_its_rival_is_thrown_out(
     assert_eq!(status(&wallet, &paid), Status::Conflicted { by: double.txid() });
     assert_eq!(wallet.audit().unwrap().total, sat(1_000));
     wallet.prune(blocks.tip()).unwrap();
-    assert!(wallet.transaction(&paid).is_some() && wallet.transaction(&double.txid()).is_some(), "both are kept");
+    assert!(
+        wallet.transaction(&paid).is_some() && wallet.transaction(&double.txid()).is_some(),
+        "both are kept"
+    );
     assert!(wallet.may_come_back().is_empty());
 
     blocks.0.truncate(1);
@@ -237,6 +240,9 @@ fn two_hundred_payments_between_two_blocks_stay_small_or_are_told_to_wait() {
     let built = pay(&mut wallet, 500).unwrap();
     assert_eq!(Beef::parse(&built.beef, &BeefLimits::DEFAULT).unwrap().txs().len(), 2);
     let last = last.unwrap();
-    assert!(wallet.beef_for(&last.txid).unwrap().len() < last.beef.len() / 2, "a proof replaces the ancestors");
+    assert!(
+        wallet.beef_for(&last.txid).unwrap().len() < last.beef.len() / 2,
+        "a proof replaces the ancestors"
+    );
     wallet.audit().unwrap();
 }

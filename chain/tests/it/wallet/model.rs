@@ -19,7 +19,10 @@ enum Event {
     Refuse(Index),
     Reclaim(Index),
     /// Somebody, perhaps another copy of this wallet, signs another use of the same coin.
-    Rival { of: Index, back_to_us: bool },
+    Rival {
+        of: Index,
+        back_to_us: bool,
+    },
     Mine(Index),
     Empty(u32),
     Reorganise(u32),
@@ -214,8 +217,9 @@ impl Model {
             Event::Sweep(keep) => {
                 let spec = self.tidy();
                 let cold = Script::p2pkh(&[0xc0; 20]);
-                let built =
-                    self.step(crash, |wallet| wallet.sweep(&root(), cold, sat(keep), "sweep", &spec)).flatten();
+                let built = self
+                    .step(crash, |wallet| wallet.sweep(&root(), cold, sat(keep), "sweep", &spec))
+                    .flatten();
                 self.left(built);
             }
             Event::Prune => {

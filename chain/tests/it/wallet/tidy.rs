@@ -58,7 +58,11 @@ fn coins_are_left_alone_that_are_few_worthless_claimed_or_too_dear_to_gather() {
     let (mut wallet, blocks) = funded(&[40; CONSOLIDATE_ABOVE]);
     assert_eq!(wallet.consolidate(&root(), &deep(&blocks)).unwrap(), None, "few");
     let (mut wallet, blocks) = funded(&[15; CONSOLIDATE_ABOVE + 50]);
-    assert_eq!(wallet.consolidate(&root(), &deep(&blocks)).unwrap(), None, "worth no more than an input costs");
+    assert_eq!(
+        wallet.consolidate(&root(), &deep(&blocks)).unwrap(),
+        None,
+        "worth no more than an input costs"
+    );
     let (mut wallet, blocks) = funded(&[20; CONSOLIDATE_ABOVE + 50]);
     assert_eq!(wallet.consolidate(&root(), &deep(&blocks)).unwrap(), None, "costs more than it brings");
     let (mut wallet, blocks) = funded(&[40; CONSOLIDATE_ABOVE + 1]);
@@ -117,7 +121,11 @@ fn every_disagreement_with_the_chain_is_named() {
     let coins: Vec<OutPoint> = wallet.coins_on_chain().iter().map(|coin| coin.outpoint).collect();
     assert_eq!(coins.len(), 2, "what is not on the network is not asked for");
     let unspent: Vec<_> = coins.iter().map(|coin| (*coin, OnChain::Unspent)).collect();
-    let places: Vec<_> = wallet.settled().iter().map(|txid| (*txid, Place::Mined(blocks.path(txid).unwrap().block_height()))).collect();
+    let places: Vec<_> = wallet
+        .settled()
+        .iter()
+        .map(|txid| (*txid, Place::Mined(blocks.path(txid).unwrap().block_height())))
+        .collect();
     assert_eq!(wallet.compare(&unspent, &places, &blocks), vec![]);
     let claimed = built.tx.inputs[0].previous;
     let free = *coins.iter().find(|coin| **coin != claimed).unwrap();
@@ -134,7 +142,9 @@ fn every_disagreement_with_the_chain_is_named() {
     assert_eq!(unknown, vec![Difference::UnknownCoin { outpoint: free, value: sat(50_000) }]);
     let moved = wallet.compare(&[], &[(free.txid, Place::Mined(9)), (claimed.txid, Place::Unknown)], &blocks);
     assert_eq!(moved.len(), 2);
-    assert!(matches!(&moved[0], Difference::Misplaced { txid, place: Place::Mined(9), .. } if *txid == free.txid));
+    assert!(
+        matches!(&moved[0], Difference::Misplaced { txid, place: Place::Mined(9), .. } if *txid == free.txid)
+    );
     let before = wallet.clone();
     blocks.0[1] = Txid([6; 32]);
     assert!(matches!(wallet.compare(&[], &[], &blocks)[..], [Difference::StaleProof { height: 1, .. }]));
