@@ -13,4 +13,5 @@ mod market;
 mod money;
 mod net;
 mod source;
+mod wallet;
 mod world;
