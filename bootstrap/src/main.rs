@@ -19,6 +19,7 @@ use sensora_node::keystore::{Key, KeystoreError, WordCount};
 use sensora_node::net::{Multiaddr, Transport};
 use sensora_node::store::Store;
 use sensora_node::supervisor::{ChainRole, Node, NodeOptions, ServicesRole};
+use sensora_node::wallet::SweepPolicy;
 use sensora_protocol::Identity;
 use tracing_subscriber::EnvFilter;
 
@@ -149,6 +150,7 @@ async fn serve(args: &Args) -> anyhow::Result<()> {
         transport: Transport::Real,
         chain,
         fees: FeeLimits { max: MAX_FEE, ..FeeLimits::default() },
+        sweep: SweepPolicy::default(),
         agent: None,
     })
     .await?;

@@ -22,6 +22,7 @@ use sensora_node::fees::FeeLimits;
 use sensora_node::net::Transport;
 use sensora_node::store::Store;
 use sensora_node::supervisor::{ChainRole, Node, NodeOptions};
+use sensora_node::wallet::SweepPolicy;
 use sensora_protocol::ad::StreamAd;
 use sensora_protocol::market::message::Request;
 use sensora_protocol::market::offer::{BuyerLimits, Range};
@@ -120,6 +121,7 @@ fn node(seed: u8, folder: &Path) -> NodeOptions {
         transport: Transport::Real,
         chain: ChainRole::Peers(Vec::new()),
         fees: FeeLimits::fixed(FeeRate::DEFAULT, Satoshis::from_sat(100_000)),
+        sweep: SweepPolicy::default(),
         agent: None,
     }
 }

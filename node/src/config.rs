@@ -26,6 +26,7 @@ pub use streams::{PlaceText, StreamConfig};
 use crate::agent::anchorer::AnchorPolicy;
 use crate::agent::{AgentOptions, SourceOptions, Terms};
 use crate::net::Multiaddr;
+use crate::wallet::SweepPolicy;
 
 /// The configuration that `sensora init` writes: every key with its explanation, each commented out.
 pub const DEFAULT_TEXT: &str = include_str!("config/default.toml");
@@ -323,6 +324,14 @@ impl Config {
             anchors: self.anchor.policy(),
             sources: self.streams.iter().map(source).collect(),
         }
+    }
+
+    /// Where the wallet's excess goes.
+    ///
+    /// # Errors
+    /// [`ConfigError::Invalid`] for an address of another network.
+    pub fn sweep_policy(&self) -> Result<SweepPolicy, ConfigError> {
+        Ok(SweepPolicy { to: self.wallet.sweep_to(self.network)?, keep: self.wallet.keep_sat })
     }
 
     /// The terms of a stream that says nothing else.

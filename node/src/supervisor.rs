@@ -44,7 +44,7 @@ use crate::net::{
 use crate::store::headers::{FileHeaderStore, HeaderFileError};
 use crate::store::peers::{self, KnownPeer};
 use crate::store::{Store, StoreError};
-use crate::wallet::WalletHandle;
+use crate::wallet::{SweepPolicy, WalletHandle, WalletHandleError};
 
 /// Market requests that are worked on at the same time: each takes some milliseconds of a core and up to two frames of memory.
 const MAX_MARKET_REQUESTS: usize = 32;
@@ -119,6 +119,8 @@ pub struct NodeOptions {
     pub chain: ChainRole,
     /// What it may pay to miners.
     pub fees: FeeLimits,
+    /// Where its excess money goes.
+    pub sweep: SweepPolicy,
     /// What it sells, if it sells.
     pub agent: Option<AgentOptions>,
 }
@@ -173,6 +175,9 @@ pub enum NodeError {
     /// The file of block headers.
     #[error(transparent)]
     HeaderFile(#[from] HeaderFileError),
+    /// The wallet.
+    #[error(transparent)]
+    Wallet(#[from] WalletHandleError),
     /// A source or the ad.
     #[error(transparent)]
     Agent(#[from] AgentError),
@@ -290,6 +295,7 @@ impl Node {
             clock: clock.clone(),
         });
         let mut parts = JoinSet::new();
+        wallet.set_sweep(options.sweep)?;
         parts.spawn(wallet.clone().run(cancel.clone()));
         if has_services {
             let following = fees.clone().follow(chain.clone(), store.clone(), clock.clone(), cancel.clone());

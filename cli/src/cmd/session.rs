@@ -97,6 +97,7 @@ impl Session {
             transport: Transport::Real,
             chain,
             fees: config.chain.fees(),
+            sweep: config.sweep_policy().map_err(|error| Failure::from_error(Exit::Usage, &error))?,
             agent,
         };
         let node = Node::start(options).await?;

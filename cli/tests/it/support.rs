@@ -12,6 +12,7 @@ use sensora_node::fees::FeeLimits;
 use sensora_node::net::Transport;
 use sensora_node::store::Store;
 use sensora_node::supervisor::{ChainRole, Node, NodeOptions};
+use sensora_node::wallet::SweepPolicy;
 use sensora_protocol::Identity;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -109,6 +110,7 @@ impl World {
             transport: Transport::Real,
             chain: ChainRole::DevChain { path: None, block_interval: Duration::from_secs(1) },
             fees: FeeLimits::fixed(FeeRate::DEFAULT, Satoshis::from_sat(10_000)),
+            sweep: SweepPolicy::default(),
             agent: None,
         };
         let node = runtime.block_on(Node::start(options)).unwrap();

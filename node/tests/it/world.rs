@@ -14,6 +14,7 @@ use sensora_node::fees::FeeLimits;
 use sensora_node::net::{Multiaddr, Transport};
 use sensora_node::store::{Store, StoreError};
 use sensora_node::supervisor::{ChainRole, Node, NodeOptions};
+use sensora_node::wallet::SweepPolicy;
 use sensora_protocol::Identity;
 use sensora_protocol::ad::StreamAd;
 use sensora_protocol::market::offer::{BuyerLimits, Range};
@@ -80,6 +81,7 @@ pub(crate) fn try_options(
         transport: Transport::Memory,
         chain: ChainRole::Peers(Vec::new()),
         fees: FeeLimits::fixed(FeeRate::DEFAULT, Satoshis::from_sat(100_000)),
+        sweep: SweepPolicy::default(),
         agent: None,
     })
 }

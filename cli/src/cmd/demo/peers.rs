@@ -17,6 +17,7 @@ use sensora_node::keystore::{Key, WordCount};
 use sensora_node::net::{Multiaddr, Transport};
 use sensora_node::store::Store;
 use sensora_node::supervisor::{ChainRole, Node, NodeOptions};
+use sensora_node::wallet::SweepPolicy;
 use sensora_protocol::Identity;
 use sensora_protocol::market::price::Price;
 
@@ -84,6 +85,7 @@ impl Place {
             transport: Transport::Real,
             chain,
             fees,
+            sweep: SweepPolicy::default(),
             agent,
         };
         Ok(Node::start(options).await?)
