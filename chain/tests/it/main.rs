@@ -7,9 +7,9 @@ mod bad_input;
 mod dev_chain;
 mod headers;
 #[cfg(feature = "sources")]
-mod node_rpc;
-#[cfg(feature = "sources")]
 mod http;
+#[cfg(feature = "sources")]
+mod node_rpc;
 mod oracle;
 #[cfg(feature = "sources")]
 mod real_node;

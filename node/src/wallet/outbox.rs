@@ -57,7 +57,12 @@ impl WalletHandle {
         let reason = match self.inner.chain.broadcast(beef).await {
             Ok(()) => return self.delivered(txid),
             Err(BroadcastError::Rejected { reason, .. }) => reason,
-            Err(error) => return Err(WalletHandleError::Broadcast(error)),
+            // Whoever misses what it spends says neither yes nor no; the chain may say that another one has spent it.
+            Err(error) => match self.fate(txid).await {
+                Ok(Fate::Taken) => return self.delivered(txid),
+                Ok(Fate::Impossible) => error.to_string(),
+                Ok(Fate::Open) | Err(_) => return Err(WalletHandleError::Broadcast(error)),
+            },
         };
         // Somebody who refuses it may do so because it is in a block already, before a crash perhaps, and spends what it has spent itself. And
         // whose coin is gone elsewhere must not be tried with the next transaction again. The chain says what became of it.
@@ -149,7 +154,11 @@ impl WalletHandle {
                     tracing::warn!(%txid, %reason, "a transaction that the network had taken is refused now");
                     self.fate(&txid).await?;
                 }
-                Err(error) => return Err(WalletHandleError::Broadcast(error)),
+                Err(error) => {
+                    if self.fate(&txid).await? == Fate::Open {
+                        return Err(WalletHandleError::Broadcast(error));
+                    }
+                }
             }
         }
         Ok(())

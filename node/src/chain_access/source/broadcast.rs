@@ -55,7 +55,7 @@ impl Taker {
                 outcome
             }
             Self::Service(services, index) => {
-                let sending = services.send(*index, &cargo.beef);
+                let sending = services.send(headers, *index, &cargo.beef);
                 let outcome =
                     timeout_at(deadline, sending).await.unwrap_or_else(|_| Err(services.too_late(*index)));
                 services.note(*index, &outcome);

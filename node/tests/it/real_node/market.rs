@@ -125,9 +125,8 @@ async fn whole_job(layout: Layout, zmq: bool) {
         let stands = lines.iter().filter(|line| line.status.is_settled());
         fees.push(stands.filter_map(|line| line.fee).map(Satoshis::as_u64).sum::<u64>().cast_signed());
     }
-    let total = |node: &sensora_node::supervisor::Node| {
-        node.wallet().balance().unwrap().total.as_u64().cast_signed()
-    };
+    let total =
+        |node: &sensora_node::supervisor::Node| node.wallet().balance().unwrap().total.as_u64().cast_signed();
     let given = |node| sum(&settled(node, "faucet"));
     assert_eq!(given(&stage.buyer), 1_000_000);
     assert_eq!(total(&stage.buyer), given(&stage.buyer) - price - fees[1], "what the buyer had left");

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use sensora_chain::contract::payment::{pay_to_hash, sign_input};
+use sensora_chain::sources::service::Report;
 use sensora_chain::wallet::{Coin, CoinState, Status};
 use sensora_chain::{Address, Network, OutPoint, Satoshis, Transaction, TxIn, TxOut, Txid};
 use sensora_node::store::anchors::AnchorRecord;
@@ -118,13 +119,19 @@ impl Walk {
     }
 
     /// A transaction that spends a coin of the victim's to a stranger, if that coin is deeper in the chain than the branch goes.
-    fn rival(
+    async fn rival(
         &self,
         victim: &Victim<'_>,
         coins: &BTreeMap<OutPoint, Coin>,
         fork: u32,
     ) -> Option<Transaction> {
-        let tx = victim.owner.wallet().read(|wallet| wallet.transaction(&victim.txid).cloned())?;
+        let wallet = victim.owner.wallet();
+        // What the branch does not reach it cannot contradict.
+        let report = self.stage.real.service().report(&victim.txid).await.unwrap();
+        if matches!(&report, Report::Mined(path) if path.block_height() <= fork) {
+            return None;
+        }
+        let tx = wallet.read(|wallet| wallet.transaction(&victim.txid).cloned())?;
         let coin = tx.inputs.iter().find_map(|input| coins.get(&input.previous))?;
         let CoinState::Confirmed(height) = coin.state else { return None };
         if height > fork || coin.value.as_u64() < 200 {
@@ -147,10 +154,13 @@ impl Walk {
         coins: &BTreeMap<OutPoint, Coin>,
     ) -> Option<(Txid, Txid)> {
         let tip = self.stage.real.service().tip().await.unwrap();
-        let rival = victim.and_then(|victim| {
-            let rival = self.rival(&victim, coins, tip.height - depth)?;
-            Some((victim.txid, rival))
-        });
+        let rival = match victim {
+            Some(victim) => {
+                let rival = self.rival(&victim, coins, tip.height - depth).await;
+                rival.map(|rival| (victim.txid, rival))
+            }
+            None => None,
+        };
         let first: Vec<Transaction> = rival.iter().map(|(_, rival)| rival.clone()).collect();
         self.stage.miner.reorg(depth, &first).await.unwrap();
         self.seen.reorgs += 1;
@@ -212,8 +222,7 @@ impl Walk {
                 let task = tokio::spawn(async move { buying.buy(&wanted, |_| {}).await });
                 self.dice.pause(120).await;
                 let paying = buyer.buyer().orders().unwrap().pop().and_then(|order| order.txid);
-                let victim =
-                    paying.filter(|_| contradict).map(|txid| Victim { owner: &buyer, txid });
+                let victim = paying.filter(|_| contradict).map(|txid| Victim { owner: &buyer, txid });
                 let lost = self.reorg(depth, victim, &buyers).await;
                 if let Err(error) = task.await.unwrap() {
                     eprintln!("a purchase in a reorganisation: {error}");
@@ -232,7 +241,8 @@ impl Walk {
                     drop(agent.chain().refresh().await);
                     let history = agent.wallet().history().unwrap();
                     let swept = history.iter().rev().find(|line| line.label.starts_with("sweep"));
-                    swept.filter(|line| !agents.is_empty() && !self.seen.outdone.contains_key(&line.txid))
+                    swept
+                        .filter(|line| !agents.is_empty() && !self.seen.outdone.contains_key(&line.txid))
                         .filter(|line| !matches!(line.status, Status::Mined { .. }))
                         .map(|line| line.txid)
                 })
@@ -260,7 +270,9 @@ impl Walk {
         })
         .await;
         self.next += COUNT;
-        self.stage.quiet(&format!("quiet after {moment:?}, depth {depth}, contradicted {}", lost.is_some())).await;
+        self.stage
+            .quiet(&format!("quiet after {moment:?}, depth {depth}, contradicted {}", lost.is_some()))
+            .await;
         self.check().await;
     }
 
@@ -296,7 +308,9 @@ impl Walk {
             }
             assert!(matches!(status, None | Some(Status::Mined { .. })), "{number} is {status:?}");
             let of = anchor.checkpoints.iter().filter_map(|checkpoint| {
-                let checkpoint = checkpoint.clone().verify::<sensora_protocol::stream::checkpoint::Checkpoint>(Network::Regtest);
+                let checkpoint = checkpoint
+                    .clone()
+                    .verify::<sensora_protocol::stream::checkpoint::Checkpoint>(Network::Regtest);
                 let checkpoint = checkpoint.unwrap();
                 let holds = checkpoint.value();
                 (holds.stream == self.stage.stream_id()).then_some(holds.size)
@@ -334,7 +348,7 @@ impl Walk {
     }
 }
 
-/// Rounds of one walk: each moment once, in an order and with depths that the seed gives; every third branch contradicts.
+/// Rounds of one walk: each moment once, in an order and with depths that the seed gives; every other branch contradicts where it can.
 async fn walk(layout: Layout, zmq: bool, seed: u64) {
     let Some(stage) = Stage::new(layout, zmq, 400).await else { return };
     let mut walk = Walk { stage, dice: Dice(seed), seen: Seen::default(), next: 0 };
@@ -346,7 +360,7 @@ async fn walk(layout: Layout, zmq: bool, seed: u64) {
     let shift = u32::try_from(walk.dice.below(6)).unwrap();
     for (number, moment) in (0u32..).zip(moments) {
         let depth = 1 + (number + shift) % 6;
-        let contradict = walk.dice.below(3) == 0;
+        let contradict = walk.dice.below(2) == 0;
         eprintln!("seed {seed}, round {number}: {moment:?}, depth {depth}, contradict {contradict}");
         walk.round(moment, depth, contradict).await;
     }
@@ -356,13 +370,23 @@ async fn walk(layout: Layout, zmq: bool, seed: u64) {
     walk.stage.shutdown().await;
 }
 
+/// The seed of a walk: `SENSORA_SEED` shifts all of them, to go where nobody has been.
+fn seed(number: u64) -> u64 {
+    let shift = std::env::var("SENSORA_SEED").ok().and_then(|shift| shift.parse().ok());
+    number + 1000 * shift.unwrap_or(0)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn everything_is_right_after_reorganisations_at_random_moments_where_one_serves_the_others() {
-    Box::pin(walk(Layout::Served, true, 1)).await;
+    Box::pin(walk(Layout::Served, true, seed(1))).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn everything_is_right_after_reorganisations_at_random_moments_where_each_asks_the_node() {
-    Box::pin(walk(Layout::Each, true, 2)).await;
-    Box::pin(walk(Layout::Each, false, 3)).await;
+    Box::pin(walk(Layout::Each, true, seed(2))).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn everything_is_right_after_reorganisations_at_random_moments_without_zmq() {
+    Box::pin(walk(Layout::Each, false, seed(3))).await;
 }

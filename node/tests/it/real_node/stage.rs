@@ -141,7 +141,10 @@ impl Stage {
     pub(super) async fn quiet(&self, what: &str) {
         let rounds = std::cell::Cell::new(0);
         until(what, || async {
-            self.mine(1).await;
+            // A few blocks at once; then not so many that what happened is long ago for the node.
+            if rounds.get() < 3 || rounds.get() % 10 == 0 {
+                self.mine(1).await;
+            }
             self.look().await;
             tokio::time::sleep(Duration::from_millis(60)).await;
             let Some(restless) = self.restless() else { return Some(()) };

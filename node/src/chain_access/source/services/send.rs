@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
-use sensora_chain::TxOut;
 use sensora_chain::beef::{Beef, Proof};
-use sensora_chain::sources::service::{Need, Report, SourceError, Submission};
+use sensora_chain::header::HeaderView as _;
+use sensora_chain::merkle_path::MerklePath;
+use sensora_chain::sources::service::{Need, Report, Service, SourceError, Submission};
+use sensora_chain::{TxOut, spv};
 use sensora_protocol::chain_access::Refusal;
 use tokio::time::Instant;
 
@@ -53,6 +55,7 @@ impl ServicesSource {
     /// Sends it to one service. That it was taken is its word.
     pub(in crate::chain_access::source) async fn send(
         &self,
+        headers: &Arc<Headers>,
         index: usize,
         beef: &Beef,
     ) -> Result<(), Failure> {
@@ -63,7 +66,15 @@ impl ServicesSource {
             let subject = beef.subject().unwrap_or_default();
             return self.verdict(index, service.report(&subject).await?);
         }
-        let report = service.submit(&submissions).await?;
+        let mut report = service.submit(&submissions).await?;
+        if report == Report::Orphan && knows_all_parents(headers, service, beef).await {
+            // It may have learned of them only now.
+            report = service.submit(&submissions).await?;
+            if report == Report::Orphan && knows_all_parents(headers, service, beef).await {
+                // What made the coin is in its chain, and the coin is not there. It does not say what has spent it: that is too long ago.
+                report = Report::DoubleSpent { competing: Vec::new() };
+            }
+        }
         self.verdict(index, report)
     }
 
@@ -89,6 +100,20 @@ impl ServicesSource {
             }))),
         }
     }
+}
+
+/// Whether everything that the transactions of the BEEF rest on is proven to be in the service's own chain: it follows our best chain, and
+/// at least as far as the highest of the proofs.
+async fn knows_all_parents(headers: &Arc<Headers>, service: &Service, beef: &Beef) -> bool {
+    if !service.config().kind.can(Need::Headers) {
+        return false;
+    }
+    let Ok(tip) = service.tip().await else { return false };
+    let headers = headers.snapshot();
+    let follows = headers.header_at(tip.height).is_some_and(|header| header.hash() == tip.hash);
+    let highest = beef.bumps().iter().map(MerklePath::block_height).max();
+    let proven = || beef.subject().is_some_and(|subject| spv::verify(beef, &subject, &headers).is_ok());
+    follows && highest.is_some_and(|highest| highest <= tip.height) && proven()
 }
 
 /// Every transaction of the BEEF that has no Merkle path, parents first, each with the outputs that it spends.
