@@ -1,5 +1,7 @@
 //! Killed at every step: whatever is on disk is enough to go on from, an order is charged once, and a log has no hole and no repeat.
 
+mod life;
+
 use std::time::Duration;
 
 use sensora_chain::sources::dev::{OnReorg, TxStatus};
@@ -516,7 +518,7 @@ impl Spender {
 
     fn is_mined(node: &Node) -> bool {
         let history = node.wallet().history().unwrap();
-        history.iter().all(|line| matches!(line.status, Status::Mined { .. } | Status::Rejected { .. }))
+        history.iter().all(|line| matches!(line.status, Status::Mined { .. }) || line.status.is_dead())
     }
 
     /// A payment from the first step to the last: built, out, seen, mined, thrown out by a reorganisation, and mined again.
@@ -555,10 +557,18 @@ impl Spender {
 
     /// Everything goes on by itself after the last crash, and chain and wallet agree to the satoshi.
     async fn check(&mut self, died: bool, kept: Kept) {
+        self.back(died, kept).await;
+        self.settled().await;
+    }
+
+    async fn back(&mut self, died: bool, kept: Kept) {
         self.mortal.disk.disarm();
         if died {
             self.mortal.revive(kept).await;
         }
+    }
+
+    async fn settled(&self) {
         until("everything to be mined after the crash", || async {
             self.block().await;
             let node = self.mortal.node();
