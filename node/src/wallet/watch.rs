@@ -323,6 +323,10 @@ impl WalletHandle {
     fn follow_reorganisation(&self) {
         let headers = self.inner.chain.headers();
         let Some(height) = self.read(|wallet| wallet.lowest_stale_proof(&headers)) else { return };
+        // Headers that do not go so far yet, after a restart or where their file was lost, contradict nothing.
+        if height > headers.tip_height() {
+            return;
+        }
         match self.update(|wallet, _| Ok::<_, store::StoreError>(wallet.unmined(height))) {
             Ok(txids) => tracing::warn!(height, transactions = txids.len(), "the chain was reorganised"),
             Err(error) => tracing::error!(%error, "the wallet could not follow a reorganisation"),

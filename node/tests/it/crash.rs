@@ -499,8 +499,9 @@ impl Spender {
 
     async fn block(&self) {
         self.bootstrap.chain().mine().await.unwrap();
-        // A node whose disk has stopped need not follow.
+        // A node whose disk has stopped need not follow. And nobody asks so often that it is taken for an attack.
         drop(self.mortal.node().chain().refresh().await);
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
 
     /// Waits for something, or for the disk to stop. Whether the node is alive.
@@ -509,6 +510,7 @@ impl Spender {
             let done = self.mortal.disk.is_frozen() || check(self.mortal.node());
             if !done {
                 drop(self.mortal.node().chain().refresh().await);
+                tokio::time::sleep(Duration::from_millis(50)).await;
             }
             done.then_some(())
         })

@@ -30,6 +30,14 @@ pub(crate) fn identity(seed: u8) -> Identity {
     Identity::new(PrivateKey::from_bytes([seed; 32]).unwrap())
 }
 
+/// Shows the log where `RUST_LOG` says which.
+pub(crate) fn show_log() {
+    if let Ok(filter) = std::env::var("RUST_LOG") {
+        let _ =
+            tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_test_writer().try_init();
+    }
+}
+
 /// Waits until `check` gives something.
 pub(crate) async fn until<T, F: Future<Output = Option<T>>>(what: &str, mut check: impl FnMut() -> F) -> T {
     let deadline = tokio::time::Instant::now() + PATIENCE;
@@ -63,6 +71,7 @@ pub(crate) fn try_options(
     place: &Place<'_>,
     address: Multiaddr,
 ) -> Result<NodeOptions, StoreError> {
+    show_log();
     let identity = identity(seed);
     let store = match place {
         Place::Memory => Store::in_memory(Network::Regtest, identity.public())?,

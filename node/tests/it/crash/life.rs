@@ -8,17 +8,20 @@ use sensora_chain::beef::{Beef, BeefLimits};
 use sensora_chain::contract::payment::sign_input;
 use sensora_chain::sources::dev::{DevChain, OnReorg};
 use sensora_chain::wallet::{CONSOLIDATE_ABOVE, Status, TIDY_DEPTH};
-use sensora_chain::{Network, OutPoint, PrivateKey, Satoshis, Script, Transaction, TxIn, TxOut, Txid};
+use sensora_chain::{
+    Address, Network, OutPoint, PrivateKey, Satoshis, Script, Transaction, TxIn, TxOut, Txid,
+};
 use sensora_node::agent::advertiser::Listing;
 use sensora_node::agent::source::RawReading;
 use sensora_node::clock::Clock;
-use sensora_node::store::orders;
+use sensora_node::store::{orders, outbox};
 use sensora_node::supervisor::Node;
 use sensora_node::wallet::WalletHandleError;
 use sensora_protocol::market::purchase::PurchaseState;
 use sensora_protocol::stream::checkpoint::Checkpoint;
+use tokio_util::sync::CancellationToken;
 
-use super::{AGENT, COUNT, KEEP, KEPT, Market, Mortal, PRICE, Spender, lines};
+use super::{AGENT, COUNT, KEEP, KEPT, Kept, Market, Mortal, PRICE, Spender, lines};
 use crate::world::{bootstrap_mining, fund, sim, until};
 
 /// What a small coin is worth.
@@ -277,6 +280,28 @@ async fn a_wallet_killed_at_any_step_of_taking_back_a_payment_has_its_coins_back
         assert_eq!(wallet.audit().unwrap().reserved, Satoshis::ZERO);
     };
     spender.at_every_step("taking back", 5, async |_| {}, begin, check).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wallet_whose_headers_are_gone_keeps_its_proofs() {
+    let mut spender = Spender::new().await;
+    let funded = spender.mortal.node().wallet().history().unwrap()[0].txid;
+    assert!(spender.reaches("the money to be mined", Spender::is_mined).await);
+    // Its headers are in memory, and nobody is there to give them again.
+    spender.bootstrap.shutdown().await;
+    spender.mortal.revive(Kept::Written).await;
+    let node = spender.mortal.node();
+    assert_eq!(node.chain().headers().tip().height, 0);
+    // The first thing of each look is whether proofs have become stale.
+    let looking = node.wallet().clone().run(CancellationToken::new());
+    let _ = tokio::time::timeout(Duration::from_millis(50), looking).await;
+    assert!(matches!(node.wallet().status(&funded), Some(Status::Mined { .. })));
+    let address = Address::new(Network::Regtest, [9; 20]);
+    assert!(node.wallet().send(&address, Satoshis::from_sat(1_000)).await.is_err(), "nobody takes it");
+    let waiting = node.store().read(outbox::all).unwrap();
+    assert_eq!(waiting.len(), 1, "but it is built, with its proofs, and waits");
+    node.wallet().audit().unwrap();
+    spender.mortal.stop().await;
 }
 
 /// A purchase from its order to the second time its payment is mined.
