@@ -79,9 +79,14 @@ impl RealNode {
             && answer.contains("\"result\":0")
     }
 
+    /// Where it is asked.
+    pub(crate) fn url(&self) -> String {
+        format!("http://u:p@127.0.0.1:{}", self.rpc)
+    }
+
     /// What `--chain` takes.
     pub(crate) fn chain(&self) -> String {
-        format!("node-rpc=http://u:p@127.0.0.1:{}", self.rpc)
+        format!("node-rpc={}", self.url())
     }
 }
 
