@@ -31,9 +31,9 @@ const COUNT: u64 = 20;
 const PRICE: i64 = 40;
 
 /// A node that can be killed and started again: same key, same address, whatever its disk has kept.
-struct Mortal {
+pub(crate) struct Mortal {
     seed: u8,
-    disk: Disk,
+    pub(crate) disk: Disk,
     address: Multiaddr,
     bootstrap: Vec<Multiaddr>,
     sources: Vec<SourceOptions>,
@@ -41,7 +41,7 @@ struct Mortal {
 }
 
 impl Mortal {
-    async fn new(seed: u8, bootstrap: &[Multiaddr], sources: Vec<SourceOptions>) -> Self {
+    pub(crate) async fn new(seed: u8, bootstrap: &[Multiaddr], sources: Vec<SourceOptions>) -> Self {
         let (disk, address, bootstrap) = (Disk::new(), address(), bootstrap.to_vec());
         let mut mortal = Self { seed, disk, address, bootstrap, sources, node: None };
         mortal.start().await.unwrap();
@@ -58,18 +58,18 @@ impl Mortal {
         Ok(())
     }
 
-    fn node(&self) -> &Node {
+    pub(crate) fn node(&self) -> &Node {
         self.node.as_ref().unwrap()
     }
 
-    async fn stop(&mut self) {
+    pub(crate) async fn stop(&mut self) {
         if let Some(node) = self.node.take() {
             node.shutdown().await;
         }
     }
 
     /// Ends the process where its disk stopped, and starts it again.
-    async fn revive(&mut self, kept: Kept) {
+    pub(crate) async fn revive(&mut self, kept: Kept) {
         self.stop().await;
         self.disk = self.disk.after_crash(kept);
         // The address of a node that did not get to start is free a moment later.
@@ -300,7 +300,8 @@ fn lines(node: &Node, label: &str) -> Vec<i64> {
         .collect()
 }
 
-const KEPT: [Kept; 3] = [Kept::Written, Kept::Synced, Kept::Torn(0x5a5a_a5a5_3c3c_c3c3)];
+/// What is left of a disk, in turn.
+pub(crate) const KEPT: [Kept; 3] = [Kept::Written, Kept::Synced, Kept::Torn(0x5a5a_a5a5_3c3c_c3c3)];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_buyer_killed_at_any_step_is_charged_once() {

@@ -165,7 +165,7 @@ impl Stage {
                     return Some(format!("{name}: {} is {}", line.label, line.status));
                 }
             }
-            if node.store().read(outbox::all).unwrap().first().is_some() {
+            if !node.store().read(outbox::all).unwrap().is_empty() {
                 return Some(format!("{name}: something waits in the outbox"));
             }
             if node.chain().headers().tip() != self.bootstrap.chain().headers().tip() {
