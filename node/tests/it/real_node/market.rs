@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use sensora_chain::Satoshis;
 use sensora_chain::header::HeaderView as _;
+use sensora_chain::{Satoshis, Transaction, Txid};
+use sensora_node::agent::advertiser::Listing;
 use sensora_node::discovery::{Query, Way};
 use sensora_node::store::orders;
 use sensora_protocol::OrderId;
@@ -82,6 +83,54 @@ async fn sent_again(stage: &Stage, order: &OrderId) {
         }
     }
     assert_eq!(settled(&stage.agent, &format!("sale {order}")).len(), 1);
+}
+
+/// The ad with another price, as a transaction that waits.
+async fn offered_for(stage: &Stage, price: &str) -> Transaction {
+    let agent = stage.agent.agent().unwrap();
+    let listing = Listing {
+        stream: stage.stream.id,
+        kinds: vec!["temperature".into()],
+        place: None,
+        cadence_ms: None,
+        price: price.parse().unwrap(),
+        licence: "CC-BY-4.0".into(),
+        sample: 10,
+        max_readings: 1000,
+    };
+    agent.advertiser().offer(vec![listing]).await.unwrap();
+    let wallet = stage.agent.wallet();
+    let lines = wallet.history().unwrap();
+    let ad = lines.iter().rev().find(|line| line.label == "ad").unwrap();
+    wallet.read(|wallet| wallet.transaction(&ad.txid).cloned()).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_ad_that_a_reorganisation_put_below_the_last_search_is_found() {
+    let Some(stage) = Stage::new(Layout::Each, true, 100).await else { return };
+    stage.quiet("the first ad in a block").await;
+    found_on_chain(&stage).await;
+    stage.mine(3).await;
+    let higher = offered_for(&stage, "3").await;
+    stage.quiet("the second ad in a block").await;
+    let anchored = async || {
+        let seller = *stage.agent.identity().public();
+        let query = Query { seller: Some(seller), ..Query::default() };
+        let only = BTreeSet::from([Way::Chain]);
+        stage.look().await;
+        let found = stage.buyer.discovery().search(&query, &only, Duration::from_secs(5)).await.unwrap();
+        found.into_iter().find_map(|found| found.anchored)
+    };
+    let at = async |wanted: Txid| {
+        until("the ad on the chain", || async { anchored().await.filter(|(txid, _)| *txid == wanted) }).await
+    };
+    let (_, last) = at(higher.txid()).await;
+    let lower = offered_for(&stage, "4").await;
+    let tip = stage.real.service().tip().await.unwrap().height;
+    stage.miner.reorg(tip - last + 3, &[higher, lower.clone()]).await.unwrap();
+    let (_, now) = at(lower.txid()).await;
+    assert!(now < last, "at {now}, below the {last} where the search had ended");
+    stage.shutdown().await;
 }
 
 fn sum<'a>(values: impl IntoIterator<Item = &'a i64>) -> i64 {
