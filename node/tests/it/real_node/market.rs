@@ -4,20 +4,23 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use sensora_chain::header::HeaderView as _;
-use sensora_chain::{Satoshis, Transaction, Txid};
+use sensora_chain::{Address, Network, Satoshis, Transaction, Txid};
 use sensora_node::agent::advertiser::Listing;
+use sensora_node::buyer::BuyError;
 use sensora_node::discovery::{Query, Way};
 use sensora_node::store::orders;
+use sensora_node::wallet::WalletHandleError;
 use sensora_protocol::OrderId;
 use sensora_protocol::anchor::Standing;
 use sensora_protocol::evidence::Evidence;
 use sensora_protocol::market::message::{Answer, Request, Response};
 use sensora_protocol::market::offer::Range;
+use sensora_protocol::market::refusal::Refusal;
 use sensora_protocol::market::sale::PurchaseRequest;
 use serde_json::json;
 
 use super::stage::{Layout, Stage, settled};
-use crate::world::until;
+use crate::world::{fund, until};
 
 /// Steps of the simulated sensors; some give no reading.
 const STEPS: u64 = 2000;
@@ -130,6 +133,32 @@ async fn an_ad_that_a_reorganisation_put_below_the_last_search_is_found() {
     stage.miner.reorg(tip - last + 3, &[higher, lower.clone()]).await.unwrap();
     let (_, now) = at(lower.txid()).await;
     assert!(now < last, "at {now}, below the {last} where the search had ended");
+    stage.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_done_while_the_node_was_away_goes_out_when_it_is_back() {
+    let Some(mut stage) = Stage::new(Layout::Each, true, 200).await else { return };
+    // A coin for the order, and one for the payment.
+    fund(&stage.buyer, 50_000).await;
+    stage.quiet("the start in a block").await;
+    let request = stage.request(Range::Seq { first: 0, count: 20 });
+    let offer = stage.buyer.buyer().quote(&request).await.unwrap();
+    let order = stage.buyer.buyer().order(&offer).unwrap().id;
+    stage.real.stop().await;
+    let to = Address::new(Network::Regtest, [9; 20]);
+    let error = stage.buyer.wallet().send(&to, Satoshis::from_sat(1_000)).await.unwrap_err();
+    assert!(matches!(error, WalletHandleError::Broadcast(_)), "{error}");
+    stage.append(10);
+    let kept = stage.buyer.buyer().resume_order(&order, |_| {}).await.unwrap_err();
+    assert!(matches!(kept, BuyError::Refused(Refusal::ChainUnavailable)), "{kept}");
+
+    assert!(stage.real.run().await);
+    until("the order", || async { stage.buyer.buyer().resume_order(&order, |_| {}).await.ok() }).await;
+    stage.quiet("everything in a block after the node was away").await;
+    assert_eq!(settled(&stage.buyer, &format!("send to {to}")).len(), 1, "sent once");
+    stage.charged_once();
+    stage.audit().await;
     stage.shutdown().await;
 }
 
