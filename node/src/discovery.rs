@@ -12,6 +12,7 @@ use bytes::Bytes;
 use sensora_chain::keys::PublicKey;
 use sensora_chain::{Network, Txid};
 use sensora_protocol::ad::{self, ADV_PREFIX, Ad, AdError, StreamAd};
+use sensora_protocol::chain_access::message::ScanPosition;
 use sensora_protocol::codec;
 use sensora_protocol::identity::peer_id;
 use sensora_protocol::market::message::{Answer, Request, Response};
@@ -34,6 +35,8 @@ const MAX_ADS: u64 = 10_000;
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 /// Most outputs of the chain that are looked at in one search.
 const MAX_SCANNED: usize = 10_000;
+/// Blocks that are searched again each time: twice the six whose reorganisation changes no conclusion.
+const LOOK_BACK: u32 = 12;
 /// How long one seller may take to answer with its ad.
 const ASK_TIMEOUT: Duration = Duration::from_secs(5);
 /// Providers of one key that are asked. The DHT keeps at most twenty.
@@ -481,15 +484,26 @@ impl Discovery {
 
     async fn by_chain(&self) -> Result<(), DiscoveryError> {
         let from = *self.inner.scanned.lock().unwrap_or_else(PoisonError::into_inner);
-        for output in self.inner.chain.scan(ADV_PREFIX, from, MAX_SCANNED).await? {
-            let [_, _, bytes] = output.pushes.as_slice() else { continue };
-            let at = (output.txid, output.height);
-            if let Err(error) = self.inner.book.take(bytes, Way::Chain, Some(at))? {
-                tracing::debug!(txid = %output.txid, %error, "an output that is no ad on offer");
-                continue;
+        // A reorganisation may have put an ad below where the last search ended.
+        let mut next = Some(ScanPosition::at_height(from.saturating_sub(LOOK_BACK)));
+        let mut left = MAX_SCANNED;
+        while let Some(from) = next
+            && left > 0
+        {
+            let (page, then) = self.inner.chain.scan_page(ADV_PREFIX, from, left).await?;
+            left = left.saturating_sub(page.len().max(1));
+            // What is no ad is passed as well: outputs that only look like one must not hide what comes after them.
+            let reached = page.iter().map(|output| output.height).chain(then.map(|then| then.height)).max();
+            for output in page {
+                let [_, _, bytes] = output.pushes.as_slice() else { continue };
+                let at = (output.txid, output.height);
+                if let Err(error) = self.inner.book.take(bytes, Way::Chain, Some(at))? {
+                    tracing::debug!(txid = %output.txid, %error, "an output that is no ad on offer");
+                }
             }
             let mut scanned = self.inner.scanned.lock().unwrap_or_else(PoisonError::into_inner);
-            *scanned = output.height.max(*scanned);
+            *scanned = reached.unwrap_or_default().max(*scanned);
+            next = then;
         }
         Ok(())
     }

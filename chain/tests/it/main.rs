@@ -5,6 +5,7 @@
 mod bad_input;
 #[cfg(feature = "sources")]
 mod dev_chain;
+mod headers;
 #[cfg(feature = "sources")]
 mod http;
 #[cfg(feature = "sources")]

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::real_node::RealNode;
 use crate::support::{Home, World};
 
 /// Asserts that the buyer's orders cover the readings once, and that what it paid is what the seller was paid.
@@ -81,6 +82,44 @@ fn a_seller_killed_at_any_moment_charges_once_and_forgets_nothing() {
         let ran = buying.finish();
         // It went on by itself, or it says that the order is kept.
         assert!([0, 3, 9].contains(&ran.code), "{ran:#?}");
+    }
+    buyer.run("orders --resume --json").ends_with(0);
+    let line = format!("buy machine --seller {peer} --seq 0..{ROWS} --out all.csv --json");
+    buyer.run(&line).ends_with(0);
+    assert_same_rows(&world, "all.csv", &recording);
+    assert_eq!(agent.interrupt(), 0);
+    assert_charged_once(&buyer, &seller, ROWS);
+}
+
+#[test]
+fn both_sides_killed_ten_times_on_a_real_node_agree_with_it() {
+    const ROWS: u64 = 6000;
+    const ROUNDS: u64 = 10;
+    let Some(node) = RealNode::start() else { return };
+    let world = World::on_node(&node);
+    let recording = world.recording("machine.csv", 6000);
+    let (seller, buyer) = (world.home("seller"), world.funded("buyer"));
+    let mut agent = seller.sell(&recording, ROWS);
+    let peer = peer_of(&buyer);
+    for round in 0..ROUNDS {
+        let (first, end) = (round * ROWS / ROUNDS, (round + 1) * ROWS / ROUNDS);
+        let buying = buyer.spawn(&format!("buy machine --seller {peer} --seq {first}..{end} --json"));
+        // From before the order to behind the delivery, in an order without a pattern.
+        sleep(Duration::from_millis(40 + (round * 7 + 3) % ROUNDS * 70));
+        // In turn the buyer, the seller, and both.
+        if round % 3 != 1 {
+            buying.kill();
+        } else {
+            agent.kill();
+            agent = seller.sell(&recording, ROWS);
+            let ran = buying.finish();
+            assert!([0, 3, 9].contains(&ran.code), "{ran:#?}");
+            continue;
+        }
+        if round % 3 == 2 {
+            agent.kill();
+            agent = seller.sell(&recording, ROWS);
+        }
     }
     buyer.run("orders --resume --json").ends_with(0);
     let line = format!("buy machine --seller {peer} --seq 0..{ROWS} --out all.csv --json");

@@ -7,4 +7,5 @@ mod demo;
 mod home;
 mod journey;
 mod kill;
+mod real_node;
 mod support;

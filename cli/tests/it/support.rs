@@ -6,16 +6,21 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use sensora_chain::keys::PrivateKey;
+use sensora_chain::sources::service::{ServiceConfig, ServiceKind};
 use sensora_chain::{FeeRate, Network, Satoshis};
+use sensora_node::chain_access::ServicesOptions;
 use sensora_node::clock::Clock;
+use sensora_node::fees::FeeLimits;
 use sensora_node::net::Transport;
 use sensora_node::store::Store;
-use sensora_node::supervisor::{ChainRole, Node, NodeOptions};
-use sensora_node::wallet::FeePolicy;
+use sensora_node::supervisor::{ChainRole, Node, NodeOptions, ServicesRole};
+use sensora_node::wallet::SweepPolicy;
 use sensora_protocol::Identity;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
+
+use crate::real_node::RealNode;
 
 /// A run of the binary that has ended.
 #[derive(Debug)]
@@ -58,7 +63,9 @@ impl Ran {
 /// The binary with a clean environment.
 pub(crate) fn sensora() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sensora"));
-    for variable in ["SENSORA_HOME", "SENSORA_PASSPHRASE", "SENSORA_BOOTSTRAP", "SENSORA_LOG"] {
+    for variable in
+        ["SENSORA_HOME", "SENSORA_PASSPHRASE", "SENSORA_BOOTSTRAP", "SENSORA_CHAIN", "SENSORA_LOG"]
+    {
         command.env_remove(variable);
     }
     command.stdin(Stdio::null());
@@ -89,6 +96,27 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new() -> Self {
+        Self::on(ChainRole::DevChain { path: None, block_interval: Duration::from_secs(1) })
+    }
+
+    /// A world whose chain is a real node in regtest; the bootstrap node mines there and answers the others from it.
+    pub(crate) fn on_node(node: &RealNode) -> Self {
+        let config = ServiceConfig {
+            name: "node".to_owned(),
+            kind: ServiceKind::NodeRpc,
+            network: Network::Regtest,
+            url: node.url(),
+            key: None,
+            requests_per_second: None,
+            zmq: None,
+            timeout: ServiceConfig::TIMEOUT,
+        };
+        let services = ServicesOptions { services: vec![config], ..ServicesOptions::default() };
+        let mine = Some(Duration::from_secs(1));
+        Self::on(ChainRole::Services(ServicesRole { services, peers: Vec::new(), serve: true, mine }))
+    }
+
+    fn on(chain: ChainRole) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let runtime = Runtime::new().unwrap();
         let mut secret = [0x42; 32];
@@ -105,8 +133,9 @@ impl World {
             bootstrap: Vec::new(),
             mdns: false,
             transport: Transport::Real,
-            chain: ChainRole::DevChain { path: None, block_interval: Duration::from_secs(1) },
-            fees: FeePolicy { rate: FeeRate::DEFAULT, max: Satoshis::from_sat(10_000) },
+            chain,
+            fees: FeeLimits::fixed(FeeRate::DEFAULT, Satoshis::from_sat(10_000)),
+            sweep: SweepPolicy::default(),
             agent: None,
         };
         let node = runtime.block_on(Node::start(options)).unwrap();

@@ -12,5 +12,7 @@ mod keystore;
 mod market;
 mod money;
 mod net;
+mod real_node;
 mod source;
+mod wallet;
 mod world;

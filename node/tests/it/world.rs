@@ -10,10 +10,11 @@ use sensora_node::agent::source::{Replay, SimSpec, SourceSpec};
 use sensora_node::agent::{AgentOptions, SourceOptions, Terms};
 use sensora_node::buyer::BuyRequest;
 use sensora_node::clock::Clock;
+use sensora_node::fees::FeeLimits;
 use sensora_node::net::{Multiaddr, Transport};
 use sensora_node::store::{Store, StoreError};
 use sensora_node::supervisor::{ChainRole, Node, NodeOptions};
-use sensora_node::wallet::FeePolicy;
+use sensora_node::wallet::SweepPolicy;
 use sensora_protocol::Identity;
 use sensora_protocol::ad::StreamAd;
 use sensora_protocol::market::offer::{BuyerLimits, Range};
@@ -27,6 +28,14 @@ static PORT: AtomicU64 = AtomicU64::new(10_000);
 
 pub(crate) fn identity(seed: u8) -> Identity {
     Identity::new(PrivateKey::from_bytes([seed; 32]).unwrap())
+}
+
+/// Shows the log where `RUST_LOG` says which.
+pub(crate) fn show_log() {
+    if let Ok(filter) = std::env::var("RUST_LOG") {
+        let _ =
+            tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_test_writer().try_init();
+    }
 }
 
 /// Waits until `check` gives something.
@@ -62,6 +71,7 @@ pub(crate) fn try_options(
     place: &Place<'_>,
     address: Multiaddr,
 ) -> Result<NodeOptions, StoreError> {
+    show_log();
     let identity = identity(seed);
     let store = match place {
         Place::Memory => Store::in_memory(Network::Regtest, identity.public())?,
@@ -79,7 +89,8 @@ pub(crate) fn try_options(
         mdns: false,
         transport: Transport::Memory,
         chain: ChainRole::Peers(Vec::new()),
-        fees: FeePolicy { rate: FeeRate::DEFAULT, max: Satoshis::from_sat(100_000) },
+        fees: FeeLimits::fixed(FeeRate::DEFAULT, Satoshis::from_sat(100_000)),
+        sweep: SweepPolicy::default(),
         agent: None,
     })
 }

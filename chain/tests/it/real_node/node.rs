@@ -1,4 +1,4 @@
-//! A node of its own for each test, on free ports of the loopback, gone when the test ends.
+//! A node of its own for each test, on free ports of the loopback, gone when the test ends. The tests of other crates include this file.
 
 use std::net::TcpListener;
 use std::path::PathBuf;
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use sensora_chain::sources::node_rpc::{NodeRpc, Regtest};
 use sensora_chain::sources::service::{Report, Service, ServiceConfig, ServiceKind, SourceError, Submission};
-use sensora_chain::{Network, PrivateKey, Transaction};
+use sensora_chain::{Network, PrivateKey, Satoshis, Transaction};
 use serde_json::{Value, json};
 
 /// The fee rate of the node's miner, in satoshis for 1,000 bytes.
@@ -139,7 +139,7 @@ impl Node {
     pub(crate) async fn miner(&self) -> Regtest {
         let key = PrivateKey::from_bytes([0x51; 32]).unwrap();
         let miner = Regtest::new(self.client(), key).await.unwrap();
-        miner.ensure_funded(super::super::dev_chain::sat(1_000_000)).await.unwrap();
+        miner.ensure_funded(Satoshis::from_sat(1_000_000)).await.unwrap();
         miner
     }
 

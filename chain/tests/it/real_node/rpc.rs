@@ -230,7 +230,7 @@ async fn a_wrong_password_port_or_network_is_named() {
         other => panic!("{other:?}"),
     }
     let Service::NodeRpc(main) = main else { panic!("another kind") };
-    let refused = Regtest::new(main, PrivateKey::from_bytes([1; 32]).unwrap()).await;
+    let refused = Regtest::new(*main, PrivateKey::from_bytes([1; 32]).unwrap()).await;
     assert!(matches!(refused, Err(RegtestError::NotRegtest { .. })), "{refused:?}");
 }
 
