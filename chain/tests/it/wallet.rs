@@ -11,8 +11,8 @@ use sensora_chain::contract::{data_output, verify_p2pkh};
 use sensora_chain::header::{Header, HeaderView};
 use sensora_chain::merkle_path::MerklePath;
 use sensora_chain::wallet::{
-    AuditError, Built, CoinState, HISTORY_KEPT, KeySource, MAX_BEEF_DEPTH, MAX_CHANGE, MIN_SPLIT,
-    OwnedOutput, PRUNE_DEPTH, PaymentSpec, Purpose, Received, Status, TARGET_COINS, Wallet, WalletError,
+    AuditError, Built, CoinState, HISTORY_KEPT, KeySource, MAX_CHANGE, MIN_SPLIT, OwnedOutput, PRUNE_DEPTH,
+    PaymentSpec, Purpose, Received, Status, TARGET_COINS, Wallet, WalletError,
 };
 use sensora_chain::{
     FeeRate, Network, OutPoint, PrivateKey, Satoshis, Script, SighashCache, Transaction, TxIn, TxOut, Txid,
