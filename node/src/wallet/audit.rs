@@ -1,12 +1,18 @@
 //! The wallet beside the chain: whether every coin is unspent there and every transaction where the wallet believes it to be.
 
+use std::time::Duration;
+
 use sensora_chain::wallet::{Coin, Difference, OnChain, Place};
 
 use super::{WalletHandle, WalletHandleError};
-use crate::chain_access::{SpentBy, TxStanding};
+use crate::chain_access::{ChainError, SpentBy, TxStanding};
 
 /// Coins or transactions asked for at a time: their answers fit into one frame even with long proofs.
 const AT_A_TIME: usize = 32;
+/// How long to wait when nobody answers: whoever serves the chain counts questions, and a large wallet has many.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How often a question is asked in vain before the audit is given up.
+const TRIES: u32 = 5;
 
 /// What an audit against the chain has found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,7 +38,7 @@ impl WalletHandle {
         let outpoints: Vec<_> = coins.iter().map(|Coin { outpoint, .. }| *outpoint).collect();
         let mut words = Vec::with_capacity(outpoints.len());
         for some in outpoints.chunks(AT_A_TIME) {
-            for (outpoint, spent) in chain.spent(some).await? {
+            for (outpoint, spent) in patiently(|| chain.spent(some)).await? {
                 let word = match spent {
                     SpentBy::Unknown => OnChain::Unknown,
                     SpentBy::Nothing => OnChain::Unspent,
@@ -45,7 +51,7 @@ impl WalletHandle {
         }
         let mut places = Vec::with_capacity(transactions.len());
         for some in transactions.chunks(AT_A_TIME) {
-            for (txid, standing) in chain.proofs(some).await? {
+            for (txid, standing) in patiently(|| chain.proofs(some)).await? {
                 let place = match standing {
                     TxStanding::Unknown => Place::Unknown,
                     TxStanding::Mempool => Place::Waiting,
@@ -58,4 +64,16 @@ impl WalletHandle {
         let differences = self.read(|wallet| wallet.compare(&words, &places, &headers));
         Ok(ChainAudit { coins: words.len(), transactions: places.len(), differences })
     }
+}
+
+async fn patiently<T, F: Future<Output = Result<T, ChainError>>>(
+    ask: impl Fn() -> F,
+) -> Result<T, ChainError> {
+    for _ in 1..TRIES {
+        match ask().await {
+            Err(ChainError::Unavailable { .. }) => tokio::time::sleep(PATIENCE).await,
+            answer => return answer,
+        }
+    }
+    ask().await
 }

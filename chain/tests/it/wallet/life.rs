@@ -1,7 +1,7 @@
 //! The life of a transaction: seen, stuck, outdone, and turned round again by a reorganisation.
 
 use super::*;
-use sensora_chain::wallet::{MAX_BEEF_BYTES, STUCK_BLOCKS, Stuck};
+use sensora_chain::wallet::{MAX_BEEF_BYTES, MAX_BEEF_DEPTH, STUCK_BLOCKS, Stuck};
 
 /// A stranger's transaction that spends what `tx` spends first.
 fn rival(tx: &Transaction, tag: u8) -> Transaction {
@@ -245,4 +245,26 @@ fn two_hundred_payments_between_two_blocks_stay_small_or_are_told_to_wait() {
         "a proof replaces the ancestors"
     );
     wallet.audit().unwrap();
+}
+
+#[test]
+fn a_coin_on_too_many_unproven_generations_is_refused_by_name() {
+    // Too little to be cut: each payment builds on the one before.
+    let (mut wallet, mut blocks) = funded(&[2 * MIN_SPLIT]);
+    for _ in 0..MAX_BEEF_DEPTH {
+        let built = pay(&mut wallet, 1).unwrap();
+        wallet.mark_broadcast(&built.txid).unwrap();
+    }
+    let before = wallet.clone();
+    let error = pay(&mut wallet, 1).unwrap_err();
+    assert_eq!(error, WalletError::AncestryTooDeep { limit: MAX_BEEF_DEPTH });
+    assert_eq!(wallet, before);
+    assert!(
+        matches!(pay(&mut wallet, 100_000), Err(WalletError::Funds { .. })),
+        "too little is something else"
+    );
+    let oldest = wallet.history()[1].txid;
+    let path = blocks.mine(oldest);
+    wallet.mark_mined(&oldest, path, &blocks).unwrap();
+    assert!(pay(&mut wallet, 1).is_ok(), "a block sets it back");
 }
