@@ -32,6 +32,7 @@ mod coin;
 mod history;
 mod ledger;
 mod prune;
+mod recover;
 mod selection;
 mod stored;
 
@@ -42,6 +43,7 @@ pub use build::{Built, MAX_CHANGE, MAX_OUTPUTS, MIN_SPLIT, PaymentSpec, TARGET_C
 pub use coin::{Balance, Coin, CoinState, Counterparty, KeySource, OwnedOutput, Purpose};
 pub use history::{AuditError, HistoryEntry, Status};
 pub use prune::{HISTORY_KEPT, PRUNE_DEPTH, Pruned};
+pub use recover::KeyRow;
 
 use crate::beef::{Beef, BeefError};
 use crate::header::HeaderView;
