@@ -3,7 +3,7 @@
 //! Four ways, from the cheapest to the one that needs most:
 //! - [`catch_up`] follows the coins of a wallet along the chain: what spent them, what came back from it, what spent that. It needs chain
 //!   access and nothing else, and brings an old backup up to date.
-//! - [`find_anchors`] finds a seller's own anchors by the key that is written in them, and with them the change that came back; then `catch_up` goes on.
+//! - [`find_signposts`] finds a seller's own anchors and ads, and with them the change that came back; then `catch_up` goes on.
 //! - [`Scan`] asks a service that knows scripts (WhatsOnChain) for one key after the other.
 //! - [`BlockScan`] reads blocks, of a node of one's own or of the development chain.
 //!
@@ -32,7 +32,7 @@ use sensora_chain::{OutPoint, Satoshis, Transaction, Txid};
 
 pub use blocks::BlockScan;
 pub use drive::{Progress, scan_blocks, scan_dev_chain, scan_scripts};
-pub use follow::{Followed, catch_up, find_anchors};
+pub use follow::{Followed, catch_up, find_signposts};
 pub use keys::{DEFAULT_GAP, KeyWindow, MAX_GAP};
 pub use scan::{Ask, Scan, Told};
 

@@ -9,8 +9,9 @@ use sensora_chain::merkle_path::MerklePath;
 use sensora_chain::wallet::{CoinState, KeyRow, Received, Wallet};
 use sensora_chain::{OutPoint, Satoshis, SighashCache, Transaction, TxOut, Txid};
 use sensora_protocol::Identity;
+use sensora_protocol::ad::ADV_PREFIX;
 use sensora_protocol::anchor::{PROOF_PREFIX, PROOF_VERSION};
-use sensora_protocol::chain_access::message::{MAX_OUTPOINTS, ScanPosition};
+use sensora_protocol::chain_access::message::{MAX_OUTPOINTS, MAX_SCANNED, ScanPosition};
 
 use super::{Found, KeyWindow, LABEL, MAX_FOUND, RecoveryError};
 use crate::chain_access::{ChainAccess, SpentBy};
@@ -18,8 +19,8 @@ use crate::clock::Clock;
 use crate::store;
 use crate::wallet::{WalletHandle, WalletHandleError};
 
-/// Data outputs asked for at a time.
-const PAGE: usize = 64;
+/// The longest beginning of a data output that can be asked for, in bytes.
+const LONGEST_PREFIX: usize = 32;
 
 /// What was found out by following coins.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -146,13 +147,13 @@ fn is_signed(tx: &Transaction, outpoint: &OutPoint, coin: &TxOut) -> bool {
     index.is_some_and(|index| verify_p2pkh(tx, &SighashCache::new(tx), index, coin).is_ok())
 }
 
-/// Finds the anchors that this key has made, from a height upwards, and what came back to us from each. Anchors carry the key's name, so peers
-/// that serve the chain find them; a wallet that is then brought up to date with [`catch_up`] has every coin that a chain of
-/// payments connects with one of them.
+/// Finds the anchors and ads that this key has made, from a height upwards, and what came back to us from each. Their data outputs are what peers
+/// that serve the chain can look for, so no index of scripts is needed. Some of what is found may be spent since: a wallet that is then
+/// brought up to date with [`catch_up`] has every coin to which payments lead from one of these transactions.
 ///
 /// # Errors
 /// [`RecoveryError`].
-pub async fn find_anchors(
+pub async fn find_signposts(
     chain: &ChainAccess,
     identity: &Identity,
     gap: u64,
@@ -160,24 +161,27 @@ pub async fn find_anchors(
 ) -> Result<Found, RecoveryError> {
     let mut window = KeyWindow::new(identity.key(), gap);
     let mut found = Found::default();
-    let name = identity.public().to_bytes();
-    // The longest prefix that can be asked for is 32 bytes: the tag, the version and 18 bytes of the key.
-    let mut prefix = PROOF_PREFIX.to_vec();
-    prefix.push(PROOF_VERSION);
-    prefix.extend(name.iter().take(32_usize.saturating_sub(prefix.len())));
-    let mut next = Some(ScanPosition::at_height(from_height));
-    while let Some(from) = next {
-        let (page, then) = chain.scan_page(&prefix, from, PAGE).await?;
-        for scanned in page {
-            let Some((tx, path)) = proven(&scanned.beef, &scanned.txid) else { continue };
-            for input in &tx.inputs {
-                found.remove(&input.previous);
+    // The longest prefix that can be asked for is 32 bytes: the tag, the version and 18 bytes of the key. An ad has its key further on, so
+    // all ads are looked through.
+    let mut anchors = PROOF_PREFIX.to_vec();
+    anchors.push(PROOF_VERSION);
+    let room = LONGEST_PREFIX.saturating_sub(anchors.len());
+    anchors.extend(identity.public().to_bytes().iter().take(room));
+    for prefix in [anchors.as_slice(), ADV_PREFIX] {
+        let mut next = Some(ScanPosition::at_height(from_height));
+        while let Some(from) = next {
+            let (page, then) = chain.scan_page(prefix, from, MAX_SCANNED).await?;
+            for scanned in page {
+                let Some((tx, path)) = proven(&scanned.beef, &scanned.txid) else { continue };
+                for input in &tx.inputs {
+                    found.remove(&input.previous);
+                }
+                for output in window.recognise(&tx) {
+                    found.add(tx.clone(), path.clone(), output)?;
+                }
             }
-            for output in window.recognise(&tx) {
-                found.add(tx.clone(), path.clone(), output)?;
-            }
+            next = then;
         }
-        next = then;
     }
     Ok(found.numbers(&window))
 }

@@ -6,7 +6,7 @@ use sensora_chain::sources::dev::DevChain;
 use sensora_chain::{OutPoint, Satoshis, Script, TxOut};
 use sensora_node::backup::{Backup, Keeper, KeeperParts, Lock, read_file};
 use sensora_node::clock::Clock;
-use sensora_node::recovery::{BlockScan, DEFAULT_GAP, catch_up, find_anchors, scan_dev_chain};
+use sensora_node::recovery::{BlockScan, DEFAULT_GAP, catch_up, find_signposts, scan_dev_chain};
 use sensora_node::store::{Store, orders};
 use sensora_node::supervisor::{Node, NodeOptions};
 use sensora_node::watch_only::{WatchError, WatchFile, WatchWallet};
@@ -154,7 +154,7 @@ async fn a_coin_that_an_old_backup_takes_for_its_own_is_refused_and_noticed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn words_alone_find_what_follows_from_a_number_and_anchors_lead_to_it() {
+async fn words_alone_find_what_follows_from_a_number_and_anchors_and_ads_lead_to_it() {
     let world = World::new(100).await;
     let dev = world.bootstrap.chain().dev_chain().unwrap().clone();
     let clock = Clock::system();
@@ -175,10 +175,10 @@ async fn words_alone_find_what_follows_from_a_number_and_anchors_lead_to_it() {
     equals_chain(&node, &dev);
     node.shutdown().await;
 
-    // The seller, over peers and without any index of scripts: its anchors are signposts. What the buyer paid is under a key that the words do not
+    // The seller, over peers and without any index of scripts: its anchors and ads are signposts. What the buyer paid is under a key that the words do not
     // give, and everything else is there.
     let node = second_home(&world, 2, empty(&world.agent)).await;
-    let found = find_anchors(node.chain(), node.identity(), DEFAULT_GAP, 0).await.unwrap();
+    let found = find_signposts(node.chain(), node.identity(), DEFAULT_GAP, 0).await.unwrap();
     assert!(found.coins().0 > 0);
     found.credit_to(node.wallet(), node.identity().key(), 0).unwrap();
     catch_up(node.wallet(), node.chain(), node.identity(), &clock, DEFAULT_GAP).await.unwrap();
@@ -194,8 +194,9 @@ async fn words_alone_find_what_follows_from_a_number_and_anchors_lead_to_it() {
     assert!(found.iter().all(|coin| had.get(coin.0) == Some(coin.1)));
     let (had, found): (u64, u64) =
         (had.values().map(|v| v.as_u64()).sum(), found.values().map(|v| v.as_u64()).sum());
+    // An anchor may have been paid with what the buyer paid: then that is change by now, and found.
     assert_eq!(had - found, sales);
-    assert_eq!(sales, 80);
+    assert!(found > 90_000 && sales <= 80, "{found} {sales}");
     equals_chain(&node, &dev);
     node.shutdown().await;
     world.bootstrap.shutdown().await;
