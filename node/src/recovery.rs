@@ -32,7 +32,7 @@ use sensora_chain::{OutPoint, Satoshis, Transaction, Txid};
 
 pub use blocks::BlockScan;
 pub use drive::{Progress, scan_blocks, scan_dev_chain, scan_scripts};
-pub use follow::{Followed, catch_up, find_signposts};
+pub use follow::{Followed, catch_up, find_signposts, follow_restored, mark_followed};
 pub use keys::{DEFAULT_GAP, KeyWindow, MAX_GAP};
 pub use scan::{Ask, Scan, Told};
 

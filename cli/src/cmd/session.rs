@@ -11,6 +11,8 @@ use sensora_node::home::{Home, HomePaths};
 use sensora_node::net::{Multiaddr, Transport};
 use sensora_node::supervisor::{ChainRole, Node, NodeOptions};
 
+use tokio::task::JoinHandle;
+
 use crate::args::NetworkArgs;
 use crate::context::{Context, OpenHome};
 use crate::exit::Exit;
@@ -37,6 +39,8 @@ pub(super) struct Session {
     pub(super) addresses: Vec<String>,
     /// The time.
     pub(super) clock: Clock,
+    /// Brings a restored wallet up to date.
+    follows: JoinHandle<()>,
     /// Held for its lock.
     home: Home,
 }
@@ -92,8 +96,16 @@ impl Session {
             agent,
         };
         let node = Node::start(options).await?;
+        // A restored wallet looks up what happened since, beside whatever else is done; what the command ends, the next one goes on with.
+        let follows = tokio::spawn(sensora_node::recovery::follow_restored(
+            node.store().clone(),
+            node.wallet().clone(),
+            node.chain().clone(),
+            node.identity().clone(),
+            context.clock.clone(),
+        ));
         let addresses = node.addresses().await.iter().map(ToString::to_string).collect();
-        Ok(Self { node, network, config, addresses, clock: context.clock.clone(), home })
+        Ok(Self { node, network, config, addresses, clock: context.clock.clone(), follows, home })
     }
 
     /// The names of the home's files.
@@ -155,6 +167,9 @@ impl Session {
 
     /// Stops the node, so that everything is on disk.
     pub(super) async fn stop(self) {
+        // It holds the store, which may be opened again at once.
+        self.follows.abort();
+        let _ = self.follows.await;
         self.node.shutdown().await;
     }
 }

@@ -1,6 +1,7 @@
 //! Following coins along the chain: what spent them, and what of it came back to us.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use sensora_chain::beef::{Beef, BeefLimits};
 use sensora_chain::contract::payment::verify_p2pkh;
@@ -13,12 +14,15 @@ use sensora_protocol::ad::ADV_PREFIX;
 use sensora_protocol::anchor::{PROOF_PREFIX, PROOF_VERSION};
 use sensora_protocol::chain_access::message::{MAX_OUTPOINTS, MAX_SCANNED, ScanPosition};
 
-use super::{Found, KeyWindow, LABEL, MAX_FOUND, RecoveryError};
+use super::{DEFAULT_GAP, Found, KeyWindow, LABEL, MAX_FOUND, RecoveryError};
 use crate::chain_access::{ChainAccess, SpentBy};
 use crate::clock::Clock;
-use crate::store;
+use crate::store::restored::{self, Restored};
+use crate::store::{self, Store, StoreError};
 use crate::wallet::{WalletHandle, WalletHandleError};
 
+/// How often a restored wallet tries to reach the chain.
+const TRY_AGAIN: Duration = Duration::from_secs(5);
 /// The longest beginning of a data output that can be asked for, in bytes.
 const LONGEST_PREFIX: usize = 32;
 
@@ -184,6 +188,53 @@ pub async fn find_signposts(
         }
     }
     Ok(found.numbers(&window))
+}
+
+/// Notes that what happened since a restore has been looked up, where there was one.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn mark_followed(store: &Store) -> Result<(), StoreError> {
+    match store.read(restored::get)? {
+        Some(note) if !note.followed => {
+            store.write(|tx| restored::put(tx, &Restored { followed: true, ..note }))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// After a restore: brings the wallet up to date as soon as the chain can be asked, and notes it. Nothing to do otherwise.
+/// Until it is done the wallet spends nothing twice, for the network refuses coins that are gone; it only has fewer coins than it could.
+pub async fn follow_restored(
+    store: Store,
+    wallet: WalletHandle,
+    chain: ChainAccess,
+    identity: Identity,
+    clock: Clock,
+) {
+    loop {
+        match store.read(restored::get) {
+            Ok(Some(Restored { followed: false, .. })) => {}
+            Ok(_) => return,
+            Err(error) => {
+                tracing::error!(%error, "it is not known whether this home was restored");
+                return;
+            }
+        }
+        let outcome = match catch_up(&wallet, &chain, &identity, &clock, DEFAULT_GAP).await {
+            Ok(followed) => mark_followed(&store).map(|()| followed).map_err(RecoveryError::from),
+            Err(error) => Err(error),
+        };
+        match outcome {
+            Ok(followed) => {
+                let Followed { spending, came_back, .. } = followed;
+                tracing::info!(spending, came_back, "the restored wallet is up to date with the chain");
+                return;
+            }
+            Err(error) => tracing::debug!(%error, "the restored wallet is not up to date with the chain yet"),
+        }
+        tokio::time::sleep(TRY_AGAIN).await;
+    }
 }
 
 fn proven(beef: &[u8], txid: &Txid) -> Option<(Transaction, MerklePath)> {
