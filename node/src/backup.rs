@@ -57,25 +57,37 @@ pub enum BackupError {
     #[error("the backup is damaged or incomplete ({0}): use another copy of it")]
     Damaged(String),
     /// It is opened with a passphrase.
-    #[error("the backup is locked with a passphrase: give it (SENSORA_BACKUP_PASSPHRASE, or type it when asked)")]
+    #[error(
+        "the backup is locked with a passphrase: give it (SENSORA_BACKUP_PASSPHRASE, or type it when asked)"
+    )]
     PassphraseNeeded,
     /// It is opened with the words.
-    #[error("the backup is locked with its node's words, not with a passphrase: give the words, or use the home with that key")]
+    #[error(
+        "the backup is locked with its node's words, not with a passphrase: give the words, or use the home with that key"
+    )]
     WordsNeeded,
     /// The passphrase does not open it.
-    #[error("the passphrase does not open the backup: try again (a backup whose first lines were changed gives the same answer)")]
+    #[error(
+        "the passphrase does not open the backup: try again (a backup whose first lines were changed gives the same answer)"
+    )]
     WrongPassphrase,
     /// The key does not open it.
-    #[error("the backup is locked with the words of another node than {of}: give those words, or name the home with that key")]
+    #[error(
+        "the backup is locked with the words of another node than {of}: give those words, or name the home with that key"
+    )]
     LockedForAnother {
         /// Peer id of the key that was tried.
         of: String,
     },
     /// An empty passphrase protects nothing.
-    #[error("an empty passphrase protects nothing: choose one, or leave it out to lock the backup with the words")]
+    #[error(
+        "an empty passphrase protects nothing: choose one, or leave it out to lock the backup with the words"
+    )]
     EmptyPassphrase,
     /// Opening it would take more memory and time than is sensible.
-    #[error("opening the backup would take scrypt with work factor {found}, at most {MAX_WORK_FACTOR} is done: it was not made by sensora")]
+    #[error(
+        "opening the backup would take scrypt with work factor {found}, at most {MAX_WORK_FACTOR} is done: it was not made by sensora"
+    )]
     TooHard {
         /// Its work factor.
         found: u8,
@@ -89,7 +101,9 @@ pub enum BackupError {
         known: u64,
     },
     /// It belongs to another network.
-    #[error("the backup is of network {found}, this home of {expected}: restore it with --network {found}, into a home of its own")]
+    #[error(
+        "the backup is of network {found}, this home of {expected}: restore it with --network {found}, into a home of its own"
+    )]
     Network {
         /// The backup's.
         found: Network,
@@ -97,7 +111,9 @@ pub enum BackupError {
         expected: Network,
     },
     /// It belongs to another key.
-    #[error("the backup is of node {found}, this home has the key of {expected}: restore it into a home of its own (--home)")]
+    #[error(
+        "the backup is of node {found}, this home has the key of {expected}: restore it into a home of its own (--home)"
+    )]
     Key {
         /// Peer id of the backup.
         found: String,
@@ -105,7 +121,9 @@ pub enum BackupError {
         expected: String,
     },
     /// There is money where it should go.
-    #[error("the home has a wallet already ({rows} records): nothing is overwritten; restore into an empty home (--home), or move its store.redb away first")]
+    #[error(
+        "the home has a wallet already ({rows} records): nothing is overwritten; restore into an empty home (--home), or move its store.redb away first"
+    )]
     Used {
         /// How many records stand in the way.
         rows: u64,

@@ -140,7 +140,12 @@ impl Found {
     ///
     /// # Errors
     /// [`WalletError`]; what was put in before the error stays only if the caller keeps the wallet.
-    pub fn credit(&self, wallet: &mut Wallet, root: &PrivateKey, now_ms: i64) -> Result<Satoshis, WalletError> {
+    pub fn credit(
+        &self,
+        wallet: &mut Wallet,
+        root: &PrivateKey,
+        now_ms: i64,
+    ) -> Result<Satoshis, WalletError> {
         let mut gained = Satoshis::ZERO;
         for found in self.transactions.values() {
             let received = Received {
@@ -158,12 +163,7 @@ impl Found {
         Ok(gained)
     }
 
-    fn add(
-        &mut self,
-        tx: Transaction,
-        path: MerklePath,
-        output: OwnedOutput,
-    ) -> Result<(), RecoveryError> {
+    fn add(&mut self, tx: Transaction, path: MerklePath, output: OwnedOutput) -> Result<(), RecoveryError> {
         let txid = tx.txid();
         if self.transactions.len() >= MAX_FOUND && !self.transactions.contains_key(&txid) {
             return Err(RecoveryError::TooMany);
@@ -191,11 +191,7 @@ impl Found {
 }
 
 /// Whether a path leads from the transaction to a header of ours.
-fn check_path(
-    txid: &Txid,
-    path: &MerklePath,
-    headers: &impl HeaderView,
-) -> Result<(), RecoveryError> {
+fn check_path(txid: &Txid, path: &MerklePath, headers: &impl HeaderView) -> Result<(), RecoveryError> {
     let height = path.block_height();
     let header = headers.header_at(height).ok_or(RecoveryError::NoHeader { height })?;
     if path.root_for(txid) == Some(header.merkle_root()) {

@@ -180,7 +180,9 @@ impl WatchWallet {
         let mut scripts: BTreeSet<Script> = BTreeSet::new();
         for address in &file.addresses {
             if !address.belongs_to(network) {
-                return Err(WatchError::NotAWatchFile(format!("{address} is of another network than {network}")));
+                return Err(WatchError::NotAWatchFile(format!(
+                    "{address} is of another network than {network}"
+                )));
             }
             scripts.insert(address.locking_script());
         }
@@ -188,7 +190,8 @@ impl WatchWallet {
         for (number, coin) in (1..).zip(&file.coins) {
             let damaged = |reason: &str| WatchError::Coin { number, reason: reason.to_owned() };
             let bytes = hex::decode(&coin.tx).map_err(|_| damaged("its transaction is not hexadecimal"))?;
-            let tx = Transaction::from_bytes(&bytes).map_err(|_| damaged("its transaction cannot be read"))?;
+            let tx =
+                Transaction::from_bytes(&bytes).map_err(|_| damaged("its transaction cannot be read"))?;
             let output = usize::try_from(coin.vout).ok().and_then(|vout| tx.outputs.get(vout)).cloned();
             let output = output.ok_or_else(|| damaged("its transaction has no such output"))?;
             scripts.insert(output.locking.clone());
@@ -267,7 +270,8 @@ impl WatchWallet {
             for (outpoint, spent) in chain.spent(&open).await? {
                 asked.insert(outpoint);
                 let SpentBy::Transaction { tx, mined } = spent else { continue };
-                let signed = || self.coins.get(&outpoint).is_some_and(|coin| is_signed(&tx, &outpoint, &coin.output));
+                let signed =
+                    || self.coins.get(&outpoint).is_some_and(|coin| is_signed(&tx, &outpoint, &coin.output));
                 if mined.is_some() || signed() {
                     self.see(&tx, mined.map(|path| path.block_height()))?;
                 }

@@ -74,10 +74,9 @@ mod tests {
         found.advance_counters(&root, 12, 5);
         assert_eq!((found.next_number(KeyRow::Change), found.next_number(KeyRow::Funding)), (12, 5));
         assert!(!given.contains(&found.funding_address(&root, Network::Main).unwrap()));
-        let pays = given.iter().map(|address| TxOut {
-            value: Satoshis::from_sat(1),
-            locking: address.locking_script(),
-        });
+        let pays = given
+            .iter()
+            .map(|address| TxOut { value: Satoshis::from_sat(1), locking: address.locking_script() });
         assert_eq!(found.recognise(&Transaction::new(Vec::new(), pays.collect())).len(), 5);
         found.advance_counters(&root, 3, 2);
         assert_eq!((found.next_number(KeyRow::Change), found.next_number(KeyRow::Funding)), (12, 6));

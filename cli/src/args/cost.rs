@@ -6,7 +6,9 @@ use clap::Args;
 ///
 /// The transactions are built by the very code that makes them when an agent runs, and measured; nothing is sent and no home is needed.
 #[derive(Args, Debug)]
-#[command(after_long_help = "Examples:\n  sensora cost --sensors 10 --every 1m --for 1y\n  sensora cost --sensors 3 --every 10s --sales-per-day 40 --price 50 --bsv-price 40")]
+#[command(
+    after_long_help = "Examples:\n  sensora cost --sensors 10 --every 1m --for 1y\n  sensora cost --sensors 3 --every 10s --sales-per-day 40 --price 50 --bsv-price 40"
+)]
 pub(crate) struct CostArgs {
     /// How many sensors, each a stream of its own
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=256))]

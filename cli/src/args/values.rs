@@ -62,7 +62,9 @@ pub(crate) fn parse_time(text: &str, now_ns: i64) -> Result<i64, String> {
 
 /// A length of time, such as `90s`, `10m`, `1h`, `30d` or `1y`: one number and one unit. A year has 365 days here.
 pub(crate) fn parse_span(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("`{text}` is not a length of time: write a number and a unit, such as 10s, 5m, 1h, 30d or 1y");
+    let wrong = || {
+        format!("`{text}` is not a length of time: write a number and a unit, such as 10s, 5m, 1h, 30d or 1y")
+    };
     let text = text.trim();
     let at = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
     let (number, unit) = text.split_at_checked(at).ok_or_else(wrong)?;
@@ -75,7 +77,8 @@ pub(crate) fn parse_span(text: &str) -> Result<Duration, String> {
         "y" => 365 * 86_400,
         _ => return Err(wrong()),
     };
-    let seconds = number.parse::<u64>().ok().and_then(|number| number.checked_mul(seconds)).ok_or_else(wrong)?;
+    let seconds =
+        number.parse::<u64>().ok().and_then(|number| number.checked_mul(seconds)).ok_or_else(wrong)?;
     // A hundred years: what is longer is a slip of the finger.
     if seconds == 0 || seconds > 100 * 365 * 86_400 {
         return Err(format!("`{text}` is out of range: it is one second to a hundred years"));
@@ -106,10 +109,14 @@ mod tests {
 
     #[test]
     fn spans_have_one_number_and_one_unit() {
-        for (text, seconds) in [("10s", 10), ("1m", 60), ("2min", 120), ("1h", 3_600), ("30d", 2_592_000), ("1y", 31_536_000)] {
+        for (text, seconds) in
+            [("10s", 10), ("1m", 60), ("2min", 120), ("1h", 3_600), ("30d", 2_592_000), ("1y", 31_536_000)]
+        {
             assert_eq!(parse_span(text), Ok(Duration::from_secs(seconds)), "{text}");
         }
-        for text in ["", "10", "m", "1.5h", "-1s", "0s", "1y2d", "101y", "99999999999999999999s", "1month", "1 h"] {
+        for text in
+            ["", "10", "m", "1.5h", "-1s", "0s", "1y2d", "101y", "99999999999999999999s", "1month", "1 h"]
+        {
             assert!(parse_span(text).is_err(), "{text}");
         }
         assert_eq!(parse_positive("42.5"), Ok(42.5));

@@ -35,8 +35,9 @@ pub(super) fn run(args: &CostArgs, context: &Context) -> Outcome<Exit> {
     if question.span_s < question.every_s {
         return Err(Failure::usage("--for is shorter than --every: there would be no reading"));
     }
-    let costs = sum(&question, &measures)
-        .ok_or_else(|| Failure::usage("the numbers are too large to be worked out: ask for a shorter time or fewer sensors"))?;
+    let costs = sum(&question, &measures).ok_or_else(|| {
+        Failure::usage("the numbers are too large to be worked out: ask for a shorter time or fewer sensors")
+    })?;
     let report = Report { args, rate, question, measures, costs };
     if context.out.is_json() {
         context.out.document(&report.json())?;
@@ -65,12 +66,23 @@ impl Report<'_> {
             number(costs.readings)
         ))?;
         if costs.nodes > 1 {
-            out.line(format!("{} nodes, for one ad holds {} streams like these", costs.nodes, measures.streams))?;
+            out.line(format!(
+                "{} nodes, for one ad holds {} streams like these",
+                costs.nodes, measures.streams
+            ))?;
         }
         out.line("")?;
-        let mut table = Table::new(["what goes on chain", "#times", "#bytes each", "#fee each", "#satoshis", "#USD"]);
+        let mut table =
+            Table::new(["what goes on chain", "#times", "#bytes each", "#fee each", "#satoshis", "#USD"]);
         let mut row = |name: String, times: u64, each: Measured, sat: u64| {
-            table.row([name, number(times), number(each.bytes), sat_text(each.fee), sat_text(sat), self.usd(sat)]);
+            table.row([
+                name,
+                number(times),
+                number(each.bytes),
+                sat_text(each.fee),
+                sat_text(sat),
+                self.usd(sat),
+            ]);
         };
         let interval = duration(std::time::Duration::from_secs(costs.anchor_interval_s));
         row(format!("anchors, one each {interval}"), costs.anchors, measures.anchor, costs.anchor_sat);
@@ -93,9 +105,19 @@ impl Report<'_> {
         wide("bytes on chain", number(costs.chain_bytes))?;
         wide("fee of one purchase, for the buyer", money(measures.payment.fee))?;
         wide("spending what one purchase brought", money(measures.per_coin.fee))?;
-        wide("readings on disk", format!("{} (digits as measured) to {} (noise)", bytes(costs.disk_tidy_bytes), bytes(costs.disk_noisy_bytes)))?;
+        wide(
+            "readings on disk",
+            format!(
+                "{} (digits as measured) to {} (noise)",
+                bytes(costs.disk_tidy_bytes),
+                bytes(costs.disk_noisy_bytes)
+            ),
+        )?;
         wide("anchors with their proofs on disk", bytes(costs.disk_anchor_bytes))?;
-        wide("price that pays, each sold once", format!("{} sat a reading", thousandths(costs.per_reading_msat)))?;
+        wide(
+            "price that pays, each sold once",
+            format!("{} sat a reading", thousandths(costs.per_reading_msat)),
+        )?;
         if self.question.sales_per_day > 0 {
             out.line("")?;
             wide("orders sold", number(costs.sales))?;
@@ -106,8 +128,13 @@ impl Report<'_> {
             wide("profit", format!("{sign}{}{}", sat_text(profit), self.usd_after(profit)))?;
         }
         let orders = match costs.break_even_per_day {
-            Some(orders) => format!("{} of {} a day", counted(orders, "order"), sat_text(self.question.price_sat)),
-            None => format!("never: an order of {} brings less than spending its coin takes", sat_text(self.question.price_sat)),
+            Some(orders) => {
+                format!("{} of {} a day", counted(orders, "order"), sat_text(self.question.price_sat))
+            }
+            None => format!(
+                "never: an order of {} brings less than spending its coin takes",
+                sat_text(self.question.price_sat)
+            ),
         };
         wide("orders that pay for all of it", orders)?;
         out.note(format!(
@@ -216,9 +243,15 @@ mod tests {
 
     #[test]
     fn numbers_read_well() {
-        assert_eq!((number(0), number(999), number(1_000), number(5_256_000)), ("0".into(), "999".into(), "1,000".into(), "5,256,000".into()));
+        assert_eq!(
+            (number(0), number(999), number(1_000), number(5_256_000)),
+            ("0".into(), "999".into(), "1,000".into(), "5,256,000".into())
+        );
         assert_eq!((thousandths(25), thousandths(1_250)), ("0.025".into(), "1.250".into()));
-        assert_eq!((bytes(12), bytes(1_990), bytes(22_758_480)), ("12 bytes".into(), "1.9 kB".into(), "22.7 MB".into()));
+        assert_eq!(
+            (bytes(12), bytes(1_990), bytes(22_758_480)),
+            ("12 bytes".into(), "1.9 kB".into(), "22.7 MB".into())
+        );
         assert!((usd(50_000_000, 40.0) - 20.0).abs() < 1e-9);
     }
 }

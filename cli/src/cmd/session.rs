@@ -40,7 +40,7 @@ pub(super) struct Session {
     /// The time.
     pub(super) clock: Clock,
     /// Brings a restored wallet up to date.
-    follows: JoinHandle<()>,
+    follows: Option<JoinHandle<()>>,
     /// Held for its lock.
     home: Home,
 }
@@ -63,8 +63,28 @@ impl Session {
         Self::start_as(context, open, flags, None).await
     }
 
-    /// Starts a node, one that sells where `agent` says what.
+    /// Starts a node, one that sells where `agent` says what. A restored wallet looks up on the chain what happened since, beside
+    /// whatever else is done; what the command's end cuts short, the next one goes on with.
     pub(super) async fn start_as(
+        context: &Context,
+        open: OpenHome,
+        flags: &NetworkArgs,
+        agent: Option<AgentOptions>,
+    ) -> Outcome<Self> {
+        let mut session = Self::start_still(context, open, flags, agent).await?;
+        let node = &session.node;
+        session.follows = Some(tokio::spawn(sensora_node::recovery::follow_restored(
+            node.store().clone(),
+            node.wallet().clone(),
+            node.chain().clone(),
+            node.identity().clone(),
+            context.clock.clone(),
+        )));
+        Ok(session)
+    }
+
+    /// As [`Session::start_as`], where the command itself looks up what happened since a restore.
+    pub(super) async fn start_still(
         context: &Context,
         open: OpenHome,
         flags: &NetworkArgs,
@@ -96,16 +116,8 @@ impl Session {
             agent,
         };
         let node = Node::start(options).await?;
-        // A restored wallet looks up what happened since, beside whatever else is done; what the command ends, the next one goes on with.
-        let follows = tokio::spawn(sensora_node::recovery::follow_restored(
-            node.store().clone(),
-            node.wallet().clone(),
-            node.chain().clone(),
-            node.identity().clone(),
-            context.clock.clone(),
-        ));
         let addresses = node.addresses().await.iter().map(ToString::to_string).collect();
-        Ok(Self { node, network, config, addresses, clock: context.clock.clone(), follows, home })
+        Ok(Self { node, network, config, addresses, clock: context.clock.clone(), follows: None, home })
     }
 
     /// The names of the home's files.
@@ -168,8 +180,10 @@ impl Session {
     /// Stops the node, so that everything is on disk.
     pub(super) async fn stop(self) {
         // It holds the store, which may be opened again at once.
-        self.follows.abort();
-        let _ = self.follows.await;
+        if let Some(follows) = self.follows {
+            follows.abort();
+            let _ = follows.await;
+        }
         self.node.shutdown().await;
     }
 }

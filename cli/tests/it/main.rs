@@ -8,3 +8,4 @@ mod home;
 mod journey;
 mod kill;
 mod support;
+mod wallet;

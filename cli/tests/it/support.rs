@@ -26,7 +26,7 @@ pub(crate) struct Ran {
 }
 
 impl Ran {
-    fn of(output: Output) -> Self {
+    pub(crate) fn of(output: Output) -> Self {
         let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
         Self {
             code: output.status.code().unwrap_or(-1),
@@ -58,7 +58,13 @@ impl Ran {
 /// The binary with a clean environment.
 pub(crate) fn sensora() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sensora"));
-    for variable in ["SENSORA_HOME", "SENSORA_PASSPHRASE", "SENSORA_BOOTSTRAP", "SENSORA_LOG"] {
+    for variable in [
+        "SENSORA_HOME",
+        "SENSORA_PASSPHRASE",
+        "SENSORA_BACKUP_PASSPHRASE",
+        "SENSORA_BOOTSTRAP",
+        "SENSORA_LOG",
+    ] {
         command.env_remove(variable);
     }
     command.stdin(Stdio::null());
@@ -167,6 +173,11 @@ impl Home<'_> {
         let mut command = sensora();
         command.arg("--home").arg(&self.path).args(line.split(' ')).current_dir(self.world.dir.path());
         command
+    }
+
+    /// The same world from another directory.
+    pub(crate) fn elsewhere(&self, path: &Path) -> Self {
+        Self { world: self.world, path: path.to_owned() }
     }
 
     pub(crate) fn run(&self, line: &str) -> Ran {

@@ -323,8 +323,7 @@ impl Backup {
             for Table { name, rows } in &self.tables {
                 tables::fill(tx, name, rows.iter().map(|(key, value)| (key.as_slice(), value.as_slice())))?;
             }
-            let note =
-                Restored { backup_ms: self.created_ms, restored_ms: now_ms, followed: false };
+            let note = Restored { backup_ms: self.created_ms, restored_ms: now_ms, followed: false };
             restored::put(tx, &note)?;
             Ok::<_, BackupError>(())
         })?;

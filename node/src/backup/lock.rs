@@ -96,8 +96,7 @@ pub(super) fn seal(plain: &[u8], lock: Lock<'_>, work_factor: u8) -> Result<Vec<
         }
         Lock::Key(key) => Box::new(identity(key)?.to_public()),
     };
-    let encryptor =
-        Encryptor::with_recipients(iter::once(&*recipient)).map_err(|error| failed(&error))?;
+    let encryptor = Encryptor::with_recipients(iter::once(&*recipient)).map_err(|error| failed(&error))?;
     let mut sealed = Vec::with_capacity(plain.len().saturating_add(1024));
     let mut writer = encryptor.wrap_output(&mut sealed).map_err(|error| failed(&error))?;
     writer.write_all(plain).map_err(|error| failed(&error))?;

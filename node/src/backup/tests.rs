@@ -33,7 +33,11 @@ fn wallet(root: &PrivateKey) -> Wallet {
     let pays = TxOut { value: Satoshis::from_sat(5_000), locking: address.locking_script() };
     let received = Received {
         tx: Transaction::new(vec![sensora_chain::TxIn::new(Default::default())], vec![pays]),
-        outputs: vec![OwnedOutput { vout: 0, key: KeyRow::Funding.key(1), purpose: KeyRow::Funding.purpose() }],
+        outputs: vec![OwnedOutput {
+            vout: 0,
+            key: KeyRow::Funding.key(1),
+            purpose: KeyRow::Funding.purpose(),
+        }],
         ancestors: None,
         path: None,
         broadcast: true,
@@ -110,10 +114,7 @@ fn a_file_cannot_ask_for_more_work_than_is_sensible() {
     let mut changed = file[..at].to_vec();
     changed.extend_from_slice(dear.as_bytes());
     changed.extend_from_slice(&file[at + line.len()..]);
-    assert!(matches!(
-        Backup::open(&changed, Lock::Passphrase("x")),
-        Err(BackupError::TooHard { found: 30 })
-    ));
+    assert!(matches!(Backup::open(&changed, Lock::Passphrase("x")), Err(BackupError::TooHard { found: 30 })));
 }
 
 #[test]
@@ -136,8 +137,7 @@ fn what_is_left_out_are_tables_that_exist_and_everything_else_is_kept() {
     for name in LEFT_OUT {
         assert!(names.iter().any(|known| known == name), "there is no table {name}");
     }
-    let kept: Vec<&str> =
-        names.iter().map(String::as_str).filter(|name| !LEFT_OUT.contains(name)).collect();
+    let kept: Vec<&str> = names.iter().map(String::as_str).filter(|name| !LEFT_OUT.contains(name)).collect();
     for money in ["outbox", "own_ad", "purchases", "purchases_open", "sales", "streams_closed", "wallet"] {
         assert!(kept.contains(&money), "{money} is not kept");
     }
@@ -150,7 +150,8 @@ fn only_the_newest_anchors_are_kept_and_streams_by_name_only() {
     let identity = Identity::new(key.private_key().clone());
     let field = sensora_protocol::stream::Field::new("t", sensora_protocol::stream::Kind::Float);
     let schema = sensora_protocol::stream::Schema::new(vec![field]).unwrap();
-    let id = sensora_protocol::StreamId::derive(Network::Regtest, identity.public(), "greenhouse", &schema).unwrap();
+    let id = sensora_protocol::StreamId::derive(Network::Regtest, identity.public(), "greenhouse", &schema)
+        .unwrap();
     let record = store::streams::StreamRecord {
         id,
         name: "greenhouse".into(),
@@ -184,7 +185,8 @@ fn only_the_newest_anchors_are_kept_and_streams_by_name_only() {
     assert_eq!(anchors[0].number, total - 1);
     // The salts' secret stays where the readings are.
     assert!(restored.read(store::streams::all).unwrap().is_empty());
-    let recorder = crate::agent::recorder::Recorder::open(restored, identity, Network::Regtest, Clock::fixed(0));
+    let recorder =
+        crate::agent::recorder::Recorder::open(restored, identity, Network::Regtest, Clock::fixed(0));
     let recorder = recorder.unwrap();
     assert!(recorder.stream("cellar", &schema, None).is_ok());
     let error = recorder.stream("greenhouse", &schema, None).unwrap_err();
@@ -283,10 +285,7 @@ fn every_kind_of_foreign_file_is_told_apart() {
     }
     let later = Later { format: "sensora-backup", version: 2, something: 1 };
     let later = sensora_protocol::codec::encode(&later).unwrap();
-    assert!(matches!(
-        Backup::open(&seal(&later), lock),
-        Err(BackupError::Newer { found: 2, known: 1 })
-    ));
+    assert!(matches!(Backup::open(&seal(&later), lock), Err(BackupError::Newer { found: 2, known: 1 })));
     let alien = Later { format: "other", version: 1, something: 1 };
     let alien = sensora_protocol::codec::encode(&alien).unwrap();
     assert!(matches!(Backup::open(&seal(&alien), lock), Err(BackupError::NotABackup(_))));

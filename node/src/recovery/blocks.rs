@@ -44,7 +44,8 @@ impl BlockScan {
             return Err(lie("it is not the block of our header chain at this height"));
         }
         let txids: Vec<Txid> = block.txs.iter().map(Transaction::txid).collect();
-        let path_of = |index| MerklePath::for_block(height, &txids, index).map_err(|_| lie("it has no transactions"));
+        let path_of =
+            |index| MerklePath::for_block(height, &txids, index).map_err(|_| lie("it has no transactions"));
         if *path_of(0)?.root() != header.merkle_root() {
             return Err(lie("its transactions have another Merkle root than its header"));
         }

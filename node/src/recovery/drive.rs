@@ -139,7 +139,9 @@ async fn in_turn(
                         wanted = wanted.max(*retry_after);
                     }
                     tracing::debug!(service = service.name(), %error, "a service gives no answer that holds");
-                    if !matches!(error, RecoveryError::Source(SourceError::Unsupported { .. })) || last.is_none() {
+                    if !matches!(error, RecoveryError::Source(SourceError::Unsupported { .. }))
+                        || last.is_none()
+                    {
                         last = Some(error);
                     }
                 }

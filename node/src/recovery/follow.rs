@@ -69,7 +69,16 @@ pub async fn catch_up(
                 asked.insert(outpoint);
                 followed.asked = followed.asked.saturating_add(1);
                 let SpentBy::Transaction { tx, mined } = spent else { continue };
-                take_spending(wallet, chain, root, clock, &mut window, &outpoint, (tx, mined), &mut followed)?;
+                take_spending(
+                    wallet,
+                    chain,
+                    root,
+                    clock,
+                    &mut window,
+                    &outpoint,
+                    (tx, mined),
+                    &mut followed,
+                )?;
             }
         }
         if asked.len() > MAX_FOUND {
@@ -109,7 +118,12 @@ fn take_spending(
     let known = wallet.status(&txid).is_some();
     let mut outputs = window.recognise(&tx);
     let given_out = wallet.read(|wallet| wallet.recognise(&tx));
-    outputs.extend(given_out.into_iter().filter(|new| outputs.iter().all(|old| old.vout != new.vout)).collect::<Vec<_>>());
+    outputs.extend(
+        given_out
+            .into_iter()
+            .filter(|new| outputs.iter().all(|old| old.vout != new.vout))
+            .collect::<Vec<_>>(),
+    );
     let (headers, now_ms) = (chain.headers(), clock.now_ms());
     let taken = wallet.update(|wallet, dbtx| {
         if known {
@@ -248,7 +262,12 @@ impl Found {
     ///
     /// # Errors
     /// [`RecoveryError`].
-    pub fn credit_to(&self, wallet: &WalletHandle, root: &PrivateKey, now_ms: i64) -> Result<Satoshis, RecoveryError> {
+    pub fn credit_to(
+        &self,
+        wallet: &WalletHandle,
+        root: &PrivateKey,
+        now_ms: i64,
+    ) -> Result<Satoshis, RecoveryError> {
         wallet.update(|wallet: &mut Wallet, tx| {
             let mut new = self.clone();
             for txid in self.transactions.keys() {

@@ -69,7 +69,14 @@ impl Scan {
     #[must_use]
     pub fn new(root: &PrivateKey, gap: u64) -> Self {
         let window = KeyWindow::new(root, gap);
-        Self { window, row: 0, number: 0, wants_unspent: false, leads: VecDeque::new(), found: Found::default() }
+        Self {
+            window,
+            row: 0,
+            number: 0,
+            wants_unspent: false,
+            leads: VecDeque::new(),
+            found: Found::default(),
+        }
     }
 
     /// The row and number that are looked at; `None` at the end.
@@ -138,7 +145,10 @@ impl Scan {
         let (row, number) = self.at().ok_or(RecoveryError::OutOfTurn)?;
         if unspent.len() > MAX_UNSPENT {
             let reason = "it has more unspent outputs than an address is believed to have";
-            return Err(RecoveryError::False { what: format!("script {}", hex::encode(script.as_bytes())), reason });
+            return Err(RecoveryError::False {
+                what: format!("script {}", hex::encode(script.as_bytes())),
+                reason,
+            });
         }
         let leads = unspent.into_iter().map(|coin| Lead { outpoint: coin.outpoint, row, number, tx: None });
         self.leads.extend(leads);

@@ -236,11 +236,9 @@ fn a_service_that_lies_is_refused_and_the_next_one_goes_on_from_there() {
                 let coin = Unspent { outpoint: OutPoint::default(), value: Satoshis::ZERO, height: None };
                 vec![Told::Unspent(vec![coin; 1_001]), Told::Used(true)]
             }
-            Ask::Transaction(_) => vec![
-                Told::Transaction(None),
-                Told::Transaction(Some(stranger.clone())),
-                Told::Path(None),
-            ],
+            Ask::Transaction(_) => {
+                vec![Told::Transaction(None), Told::Transaction(Some(stranger.clone())), Told::Path(None)]
+            }
             Ask::Path(_) => {
                 let other = life.chain.merkle_path(&stranger.txid()).unwrap();
                 vec![Told::Path(other), Told::Transaction(None)]

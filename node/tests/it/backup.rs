@@ -41,7 +41,8 @@ async fn second_home(world: &World, seed: u8, store: Store) -> Node {
     let node = Node::start(config).await.unwrap();
     until("the chain", || async {
         let tip = world.bootstrap.chain().headers().tip();
-        (node.chain().refresh().await.is_ok() && node.chain().headers().tip().height >= tip.height).then_some(())
+        (node.chain().refresh().await.is_ok() && node.chain().headers().tip().height >= tip.height)
+            .then_some(())
     })
     .await;
     node

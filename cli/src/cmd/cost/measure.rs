@@ -6,14 +6,16 @@ use sensora_chain::header::{Header, HeaderView};
 use sensora_chain::keys::PrivateKey;
 use sensora_chain::merkle_path::MerklePath;
 use sensora_chain::wallet::{Built, PaymentSpec, Received, TARGET_COINS, Wallet};
-use sensora_chain::{BlockHash, FeeRate, Network, OutPoint, Satoshis, Script, Transaction, TxIn, TxOut, Txid};
+use sensora_chain::{
+    BlockHash, FeeRate, Network, OutPoint, Satoshis, Script, Transaction, TxIn, TxOut, Txid,
+};
 use sensora_node::store::anchors::AnchorRecord;
 use sensora_protocol::ad::{self, Ad, AdError, Limits, MAX_STREAMS, PaymentMode, StreamAd};
 use sensora_protocol::anchor::AnchorTree;
-use sensora_protocol::stream::checkpoint::Checkpoint;
-use sensora_protocol::stream::{Field, Kind, Schema, Unit};
 use sensora_protocol::codec::{self, CodecError};
 use sensora_protocol::statement::StatementError;
+use sensora_protocol::stream::checkpoint::Checkpoint;
+use sensora_protocol::stream::{Field, Kind, Schema, Unit};
 use sensora_protocol::{Hash, Identity, Signed, StreamId};
 
 use crate::exit::Exit;
@@ -93,7 +95,8 @@ struct Bench {
 impl Bench {
     fn new(rate: FeeRate, coins: &[u64]) -> Outcome<Self> {
         let key = PrivateKey::from_bytes([0x5e; 32]).map_err(|error| wrong(&error))?;
-        let mut bench = Self { identity: Identity::new(key), wallet: Wallet::new(), chain: Mined::default(), rate };
+        let mut bench =
+            Self { identity: Identity::new(key), wallet: Wallet::new(), chain: Mined::default(), rate };
         for (number, sat) in (1_u32..).zip(coins) {
             let key = bench.identity.key().clone();
             let address = bench.wallet.funding_address(&key, NETWORK).map_err(|error| wrong(&error))?;
@@ -119,8 +122,7 @@ impl Bench {
 
     /// Builds a transaction, which is in a block when this returns.
     fn make(&mut self, outputs: Vec<TxOut>, txs: usize) -> Outcome<Built> {
-        let spec =
-            PaymentSpec { outputs, label: String::new(), fee: self.rate, max_fee: Satoshis::MAX };
+        let spec = PaymentSpec { outputs, label: String::new(), fee: self.rate, max_fee: Satoshis::MAX };
         let built = self.wallet.build(self.identity.key(), spec, 0).map_err(|error| wrong(&error))?;
         let path = self.chain.block(built.txid, txs)?;
         let mined = self.wallet.mark_mined(&built.txid, path, &self.chain);
@@ -230,7 +232,8 @@ fn signed_ad(identity: &Identity, streams: u32, every_ms: u64) -> Outcome<Option
     let mut listed = Vec::new();
     for number in 1..=streams {
         let name = format!("thermometer {number}");
-        let id = StreamId::derive(NETWORK, identity.public(), &name, &schema).map_err(|error| wrong(&error))?;
+        let id =
+            StreamId::derive(NETWORK, identity.public(), &name, &schema).map_err(|error| wrong(&error))?;
         listed.push(StreamAd {
             id,
             name,

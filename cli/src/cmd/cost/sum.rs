@@ -81,11 +81,13 @@ pub(super) fn sum(question: &Question, measures: &Measures) -> Option<Costs> {
     let per_year_sat = per_year(total_sat)?;
     let per_reading_msat = u128::from(total_sat).checked_mul(1_000)?.div_ceil(u128::from(readings.max(1)));
     let disk = |centibytes: u64| Some(readings.checked_mul(centibytes)?.div_ceil(100));
-    let sales = u128::from(question.sales_per_day).checked_mul(u128::from(span_s))?.checked_div(u128::from(DAY_S))?;
+    let sales =
+        u128::from(question.sales_per_day).checked_mul(u128::from(span_s))?.checked_div(u128::from(DAY_S))?;
     let sales = u64::try_from(sales).ok()?;
     let income_sat = sales.checked_mul(question.price_sat)?;
     let moving_sat = sales.checked_mul(measures.per_coin.fee)?;
-    let profit = i128::from(income_sat).checked_sub(i128::from(moving_sat))?.checked_sub(i128::from(total_sat))?;
+    let profit =
+        i128::from(income_sat).checked_sub(i128::from(moving_sat))?.checked_sub(i128::from(total_sat))?;
     let kept = question.price_sat.checked_sub(measures.per_coin.fee).filter(|kept| *kept > 0);
     let break_even_per_day = kept.and_then(|kept| {
         let a_day = u128::from(total_sat).checked_mul(u128::from(DAY_S))?;

@@ -49,7 +49,8 @@ pub(super) fn write(args: &BackupArgs, context: &Context) -> Outcome<Exit> {
         let mut document = summary_json(&summary);
         document["file"] = json!(args.file);
         document["bytes"] = json!(sealed.len());
-        document["locked_with"] = json!(locked_with(passphrase.as_ref().map_or(LockKind::Key, |_| LockKind::Passphrase)));
+        document["locked_with"] =
+            json!(locked_with(passphrase.as_ref().map_or(LockKind::Key, |_| LockKind::Passphrase)));
         out.document(&document)?;
         return Ok(Exit::Ok);
     }
@@ -87,15 +88,17 @@ pub(super) fn verify(args: &VerifyBackupArgs, context: &Context) -> Outcome<Exit
         document["file"] = json!(args.file);
         document["locked_with"] = json!(locked_with(kind));
         document["of_this_home"] = json!(same);
-        document["behind"] =
-            behind.map_or(json!(null), |behind| json!({"transactions": behind.transactions, "ms": behind.ms}));
+        document["behind"] = behind
+            .map_or(json!(null), |behind| json!({"transactions": behind.transactions, "ms": behind.ms}));
         out.document(&document)?;
         return Ok(Exit::Ok);
     }
     show_summary(&summary, context)?;
     out.field("opened by", locked_with(kind))?;
     match (same, home_key, behind) {
-        (_, None, _) => out.field("this home", "has no key: `sensora wallet restore` puts the backup there")?,
+        (_, None, _) => {
+            out.field("this home", "has no key: `sensora wallet restore` puts the backup there")?
+        }
         (false, Some(key), _) => {
             out.field("this home", out.paint().warn(&format!("has another key: {}", peer_id(&key))))?;
         }
@@ -104,7 +107,10 @@ pub(super) fn verify(args: &VerifyBackupArgs, context: &Context) -> Outcome<Exit
             let age = duration(std::time::Duration::from_millis(behind.ms));
             out.field("this home", format!("has the same key; the backup is {age} old"))?;
             let more = counted(behind.transactions, "transaction");
-            out.field("behind", if behind.transactions == 0 { "nothing: all is in it".to_owned() } else { more })?;
+            out.field(
+                "behind",
+                if behind.transactions == 0 { "nothing: all is in it".to_owned() } else { more },
+            )?;
         }
     }
     out.line(out.paint().good("the backup is whole and can be restored"))?;
@@ -157,8 +163,9 @@ fn new_passphrase(wanted: bool) -> Outcome<Option<Zeroizing<String>>> {
         Ok(given) => Zeroizing::new(given),
         Err(_) if !wanted => return Ok(None),
         Err(_) if !std::io::stdin().is_terminal() => {
-            return Err(Failure::usage("--passphrase needs a terminal to ask on")
-                .hint(format!("set {PASSPHRASE_VARIABLE}, or leave out --passphrase to lock the backup with the words")));
+            return Err(Failure::usage("--passphrase needs a terminal to ask on").hint(format!(
+                "set {PASSPHRASE_VARIABLE}, or leave out --passphrase to lock the backup with the words"
+            )));
         }
         Err(_) => {
             let first = ask_secret("Passphrase for the backup: ")?;
@@ -204,7 +211,10 @@ pub(super) fn show_summary(summary: &Summary, context: &Context) -> Outcome {
     out.field("made", format!("{} by sensora {}", time_ms(summary.created_ms), summary.program))?;
     out.field("balance", out.paint().bold(&sat(summary.balance.total)))?;
     let count = |count: usize, thing: &str| counted(u64::try_from(count).unwrap_or(u64::MAX), thing);
-    out.field("wallet", format!("{}, {}", count(summary.coins, "coin"), count(summary.transactions, "transaction")))?;
+    out.field(
+        "wallet",
+        format!("{}, {}", count(summary.coins, "coin"), count(summary.transactions, "transaction")),
+    )?;
     let orders = format!("{}, {}", count(summary.purchases, "purchase"), count(summary.sales, "sale"));
     out.field("orders", format!("{orders}, {} to go out", count(summary.waiting, "transaction")))?;
     if summary.streams > 0 {

@@ -55,7 +55,8 @@ pub(super) fn keys(args: &ExportKeysArgs, context: &Context) -> Outcome<Exit> {
         out.note("the wallet holds no coin");
         return Ok(Exit::Ok);
     }
-    let mut table = Table::new(["coin", "#value", "state", "address", "derived with", "invoice", "key (WIF)"]);
+    let mut table =
+        Table::new(["coin", "#value", "state", "address", "derived with", "invoice", "key (WIF)"]);
     for line in lines {
         table.row([
             line.outpoint.unwrap_or_default(),
@@ -119,7 +120,10 @@ pub(super) fn watch_file(args: &ExportWatchArgs, context: &Context) -> Outcome<E
     let out = &context.out;
     if args.file == Path::new("-") {
         let mut stdout = crate::output::Out::raw();
-        stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(|error| Failure::stdout(&error))?;
+        stdout
+            .write_all(text.as_bytes())
+            .and_then(|()| stdout.flush())
+            .map_err(|error| Failure::stdout(&error))?;
         return Ok(Exit::Ok);
     }
     let mut options = OpenOptions::new();
@@ -129,12 +133,16 @@ pub(super) fn watch_file(args: &ExportWatchArgs, context: &Context) -> Outcome<E
         to.sync_all()
     });
     written.map_err(|error| match error.kind() {
-        std::io::ErrorKind::AlreadyExists => Failure::usage(format!("{} is there already", args.file.display()))
-            .hint("name another file, or replace it with --force"),
+        std::io::ErrorKind::AlreadyExists => {
+            Failure::usage(format!("{} is there already", args.file.display()))
+                .hint("name another file, or replace it with --force")
+        }
         _ => Failure::file("write", &args.file, &error),
     })?;
     if out.is_json() {
-        out.document(&json!({"file": args.file, "coins": file.coins.len(), "addresses": file.addresses.len()}))?;
+        out.document(
+            &json!({"file": args.file, "coins": file.coins.len(), "addresses": file.addresses.len()}),
+        )?;
     } else {
         let count = |count: usize, thing: &str| counted(u64::try_from(count).unwrap_or(u64::MAX), thing);
         out.field("file", args.file.display())?;
@@ -150,12 +158,17 @@ pub(super) fn watch_file(args: &ExportWatchArgs, context: &Context) -> Outcome<E
 
 /// Shows what a watch file is worth.
 pub(super) fn watch(args: &WatchArgs, context: &Context) -> Outcome<Exit> {
-    let opened = std::fs::File::open(&args.file).map_err(|error| Failure::file("open", &args.file, &error))?;
+    let opened =
+        std::fs::File::open(&args.file).map_err(|error| Failure::file("open", &args.file, &error))?;
     let mut bytes = Vec::new();
     let read = opened.take(watch_only::MAX_FILE.saturating_add(1)).read_to_end(&mut bytes);
     read.map_err(|error| Failure::file("read", &args.file, &error))?;
     if u64::try_from(bytes.len()).is_ok_and(|len| len > watch_only::MAX_FILE) {
-        let text = format!("{} is longer than {} bytes: it is no watch file", args.file.display(), watch_only::MAX_FILE);
+        let text = format!(
+            "{} is longer than {} bytes: it is no watch file",
+            args.file.display(),
+            watch_only::MAX_FILE
+        );
         return Err(Failure::new(Exit::Unverified, text));
     }
     let file = WatchFile::parse(&bytes)?;
@@ -178,11 +191,8 @@ pub(super) fn watch(args: &WatchArgs, context: &Context) -> Outcome<Exit> {
     let out = &context.out;
     let total = balance.confirmed.checked_add(balance.unconfirmed).unwrap_or(Satoshis::MAX);
     if out.is_json() {
-        let spent: Vec<_> = watched
-            .spent()
-            .iter()
-            .map(|(coin, by)| json!({"coin": coin.to_string(), "by": by}))
-            .collect();
+        let spent: Vec<_> =
+            watched.spent().iter().map(|(coin, by)| json!({"coin": coin.to_string(), "by": by})).collect();
         out.document(&json!({
             "total_sat": total,
             "confirmed_sat": balance.confirmed,

@@ -5,8 +5,8 @@ use sensora_chain::header::HeaderView as _;
 use sensora_chain::sources::service::{Service, ServiceConfig, ServiceKind};
 use sensora_chain::wallet::KeyRow;
 use sensora_node::recovery::{
-    BlockScan, Found, Progress as At, Scan, catch_up, find_signposts, mark_followed, scan_blocks, scan_dev_chain,
-    scan_scripts,
+    BlockScan, Found, Progress as At, Scan, catch_up, find_signposts, mark_followed, scan_blocks,
+    scan_dev_chain, scan_scripts,
 };
 use serde_json::json;
 
@@ -46,7 +46,7 @@ pub(super) fn run(args: &RecoverArgs, context: &Context) -> Outcome<Exit> {
     let open = context.open_home()?;
     let services = services(args, open.network)?;
     context.block_on(async {
-        let session = Session::start_alone(context, open, &args.network).await?;
+        let session = Session::start_still(context, open, &args.network, None).await?;
         let done = look(args, context, &session, services).await;
         session.stop().await;
         done
@@ -125,12 +125,18 @@ async fn find(way: &Way, args: &RecoverArgs, context: &Context, session: &Sessio
     let root = identity.key();
     let needs_block = matches!(way, Way::Blocks(_) | Way::DevChain);
     if needs_block && headers.header_at(args.from_height).is_none() {
-        let text = format!("there is no header at height {}: the headers of this home end at {}", args.from_height, headers.tip_height());
+        let text = format!(
+            "there is no header at height {}: the headers of this home end at {}",
+            args.from_height,
+            headers.tip_height()
+        );
         return Err(Failure::usage(text).hint("give --from-height the height at which the wallet was made, or less, but not below the first header known"));
     }
     let scan = || BlockScan::new(root, args.gap, args.from_height);
     let bar = match way {
-        Way::Blocks(_) => context.out.progress(u64::from(headers.tip_height().saturating_sub(args.from_height)), "blocks"),
+        Way::Blocks(_) => {
+            context.out.progress(u64::from(headers.tip_height().saturating_sub(args.from_height)), "blocks")
+        }
         _ => context.out.progress(0, "keys"),
     };
     let progress = |at: At| {
@@ -140,7 +146,9 @@ async fn find(way: &Way, args: &RecoverArgs, context: &Context, session: &Sessio
         });
     };
     Ok(match way {
-        Way::Scripts(services) => scan_scripts(Scan::new(root, args.gap), services, &headers, progress).await?,
+        Way::Scripts(services) => {
+            scan_scripts(Scan::new(root, args.gap), services, &headers, progress).await?
+        }
         Way::Blocks(services) => scan_blocks(scan(), services, &headers, progress).await?,
         Way::DevChain => {
             let Some(dev) = chain.dev_chain().cloned() else {
@@ -172,12 +180,16 @@ fn services(args: &RecoverArgs, network: sensora_chain::Network) -> Outcome<Vec<
     let mut services = Vec::new();
     for text in &args.service {
         let (kind, url) = text.split_once('=').ok_or_else(|| {
-            Failure::usage("--service: there is no `=` in it").hint("write it like whatsonchain=https://api.whatsonchain.com")
+            Failure::usage("--service: there is no `=` in it")
+                .hint("write it like whatsonchain=https://api.whatsonchain.com")
         })?;
-        let kind: ServiceKind = kind.parse().map_err(|error| Failure::usage(format!("--service: {error}")))?;
+        let kind: ServiceKind =
+            kind.parse().map_err(|error| Failure::usage(format!("--service: {error}")))?;
         if !matches!(kind, ServiceKind::WhatsOnChain | ServiceKind::NodeRpc) {
             let text = format!("--service: {kind} knows neither scripts nor blocks");
-            return Err(Failure::usage(text).hint("use whatsonchain=URL, or node-rpc=URL for a node of your own"));
+            return Err(
+                Failure::usage(text).hint("use whatsonchain=URL, or node-rpc=URL for a node of your own")
+            );
         }
         let config = ServiceConfig {
             name: kind.name().to_owned(),

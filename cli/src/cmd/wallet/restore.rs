@@ -31,7 +31,9 @@ pub(super) fn run(args: &RestoreArgs, context: &Context) -> Outcome<Exit> {
     }
     let has_config = paths.config().exists();
     let configured = if has_config { Some(context.config(&paths)?.network) } else { None };
-    if let Some(expected) = context.global.network.or(configured).filter(|network| *network != backup.network()) {
+    if let Some(expected) =
+        context.global.network.or(configured).filter(|network| *network != backup.network())
+    {
         return Err(BackupError::Network { found: backup.network(), expected }.into());
     }
     let summary = backup.summary()?;
