@@ -1,14 +1,26 @@
 //! The wallet: which coins are ours, what they may be used for, and what became of every payment.
 //!
-//! It is pure: keys, time, proofs and the network's answers are handed in, and its whole state is one record
-//! ([`Wallet::to_bytes`]) that a node stores in the same database transaction as the order it pays for. It holds no
+//! It is pure: keys, time, proofs and the network's answers are handed in. It knows what has changed since it was last
+//! stored ([`Wallet::changes`]): a few small records, one for each transaction, that a node stores in the same database
+//! transaction as the order it pays for. A copy costs nothing, so a change that fails is simply dropped. It holds no
 //! secret; the root key is lent to the calls that derive or sign.
 //!
-//! A transaction goes [`Built`](Status::Built) → [`Broadcast`](Status::Broadcast) → [`Mined`](Status::Mined), or ends
-//! [`Rejected`](Status::Rejected); a reorganisation takes it back from `Mined` to `Broadcast`. Its state alone says
-//! what its inputs and outputs are worth (see [`Wallet::coins`]):
-//! - what it spends is *reserved* while it is built, gone once it is broadcast, free again if it is rejected;
+//! ```text
+//! Built ──▶ Broadcast ──▶ Seen ──▶ Mined ──▶ (buried: 6 deep, 12 deep its coins are forgotten)
+//!   │           ▲   a reorganisation   │
+//!   │           └──────────────────────┘
+//!   ├──▶ Reclaiming ──▶ Rejected        the payee refused it, and we took the coins back
+//!   ├──▶ Rejected                       the network never had it and never will
+//!   └ ─ ─ ─ Broadcast, Seen ──▶ Conflicted   another one was taken in its place; the proof of either turns it round
+//! ```
+//! A transaction's state alone says what its inputs and outputs are worth (see [`Wallet::coins`]):
+//! - what it spends is *reserved* while it is built, gone once it is broadcast, free again if it is rejected or conflicted;
 //! - what it creates for us can be spent once it is broadcast, not before.
+//!
+//! Change and funding addresses are numbered keys of the root key, so they are found again from the words alone. What a peer
+//! paid us is locked to a key that also follows from the peer's key and the invoice number: without the records it cannot be
+//! found. [`Wallet::consolidate`] and [`Wallet::sweep`] turn such coins into own change, or into a cold address's, as they
+//! gather; until then the records (a backup of them) are what a restore needs.
 //!
 //! Every call can be repeated: telling the wallet the same thing twice changes nothing.
 //!
@@ -29,21 +41,32 @@
 mod ancestry;
 mod build;
 mod coin;
+mod compare;
 mod history;
+mod index;
 mod ledger;
+mod life;
 mod prune;
 mod recover;
 mod selection;
 mod stored;
+mod tidy;
+mod waiting;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
+use std::sync::Arc;
 
 pub use ancestry::MAX_BEEF_BYTES;
 pub use build::{Built, MAX_CHANGE, MAX_OUTPUTS, MIN_SPLIT, PaymentSpec, TARGET_COINS};
 pub use coin::{Balance, Coin, CoinState, Counterparty, KeySource, OwnedOutput, Purpose};
+pub use compare::{Difference, OnChain, Place};
 pub use history::{AuditError, HistoryEntry, Status};
 pub use prune::{HISTORY_KEPT, PRUNE_DEPTH, Pruned};
 pub use recover::KeyRow;
+pub use selection::MAX_BEEF_DEPTH;
+pub use stored::Changes;
+pub use tidy::{CONSOLIDATE_ABOVE, MIN_SWEEP, TIDY_DEPTH, Task, TidySpec};
+pub use waiting::{STUCK_BLOCKS, Stuck};
 
 use crate::beef::{Beef, BeefError};
 use crate::header::HeaderView;
@@ -53,7 +76,7 @@ use crate::{AmountError, Network, OutPoint, Satoshis, Transaction, Txid};
 use history::Entry;
 use ledger::{Ledger, Owned, Record};
 
-/// The longest label and reason, in bytes: a line of text, since the whole wallet is written for each payment.
+/// The longest label and reason, in bytes: a line of text.
 pub const MAX_LABEL: usize = 256;
 
 /// How many of the newest funding addresses are recognised in transactions. Each costs a few dozen bytes of state;
@@ -179,9 +202,27 @@ pub enum WalletError {
         /// The limit in bytes.
         limit: usize,
     },
+    /// What a payment could be made of rests on too many unproven transactions.
+    #[error(
+        "the coins that are left rest on more than {limit} transactions in a row that are in no block; wait for a block"
+    )]
+    AncestryTooDeep {
+        /// The limit in generations, [`MAX_BEEF_DEPTH`].
+        limit: u32,
+    },
     /// The stored state is not a wallet, or not of a version this program reads.
     #[error("the stored wallet cannot be read: {0}")]
     Stored(String),
+    /// The stored record of one transaction is damaged or another one's.
+    #[error(
+        "the wallet's stored record of transaction {txid} cannot be read: {reason}; restore a backup of this home"
+    )]
+    StoredRecord {
+        /// The transaction under whose id the record stands.
+        txid: Txid,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A sum or counter leaves its range.
     #[error("an amount or a counter of the wallet leaves its range")]
     Overflow,
@@ -221,17 +262,29 @@ pub struct Received<'a> {
 }
 
 /// The wallet. See the [module](self) for what it is for.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 pub struct Wallet {
     next_change: u64,
     next_funding: u64,
     next_sequence: u64,
     /// The newest funding addresses, as (number, hash).
-    funding: VecDeque<(u64, [u8; 20])>,
+    funding: Arc<VecDeque<(u64, [u8; 20])>>,
     /// The sum of the archived history.
     carried_sat: i64,
     ledger: Ledger,
+    saved: stored::Saved,
 }
+
+/// What of it is stored already says nothing about the money.
+impl PartialEq for Wallet {
+    fn eq(&self, other: &Self) -> bool {
+        let counters =
+            |w: &Self| (w.next_change, w.next_funding, w.next_sequence, w.carried_sat, w.funding.clone());
+        counters(self) == counters(other) && self.ledger == other.ledger
+    }
+}
+
+impl Eq for Wallet {}
 
 impl Wallet {
     /// An empty wallet.
@@ -247,10 +300,12 @@ impl Wallet {
         let number = self.next_funding;
         self.next_funding = number.checked_add(1).ok_or(WalletError::Overflow)?;
         let hash = funding_key(number).private_key(root).public().hash160();
-        while self.funding.len() >= FUNDING_WATCHED {
-            self.funding.pop_front();
+        let funding = Arc::make_mut(&mut self.funding);
+        while funding.len() >= FUNDING_WATCHED {
+            funding.pop_front();
         }
-        self.funding.push_back((number, hash));
+        funding.push_back((number, hash));
+        self.saved.funding_changed = true;
         Ok(Address::new(network, hash))
     }
 
@@ -289,7 +344,7 @@ impl Wallet {
         }
         let mut next = self.clone();
         if rejected {
-            next.ledger.remove(&txid);
+            next.ledger.put(&txid, None);
         }
         let mut unseen = vec![txid];
         for (ancestor, ancestor_path) in ancestors.map(ancestry::parts).transpose()?.unwrap_or_default() {
@@ -324,7 +379,7 @@ impl Wallet {
     }
 
     /// Records that a transaction is in a block. The chain has the last word: a transaction that spends the same coin
-    /// and is in no block is rejected.
+    /// and is in no block is conflicted, or rejected if the network never had it.
     ///
     /// # Errors
     /// [`WalletError::WrongProof`], [`WalletError::NoHeader`], [`WalletError::UnknownTransaction`], and
@@ -352,27 +407,22 @@ impl Wallet {
     /// # Errors
     /// [`WalletError::AlreadyMined`] if it or something that builds on it is in a block.
     pub fn mark_rejected(&mut self, txid: &Txid, reason: &str) -> Result<(), WalletError> {
-        if matches!(self.ledger.require(txid)?.status, Status::Rejected { .. }) {
+        if self.ledger.require(txid)?.status.is_dead() {
             return Ok(());
         }
-        self.ledger.reject([*txid], reason)
+        self.ledger.reject(txid, reason)
     }
 
     /// Takes back every proof from a block at `height` or above, because a reorganisation replaced those blocks.
     /// Returns the transactions that are unproven now. Pruned ones stay: they were [`PRUNE_DEPTH`] deep, and what was
     /// that deep can be proven again but not rejected any more.
     pub fn unmined(&mut self, height: u32) -> Vec<Txid> {
-        let lost: Vec<Txid> = self
-            .ledger
-            .iter()
-            .filter(|(_, r)| r.tx.is_some() && matches!(r.status, Status::Mined { height: h } if h >= height))
-            .map(|(txid, _)| *txid)
-            .collect();
+        let proofs = self.ledger.index.proofs.range((height, Txid([0; 32]))..);
+        let lost: Vec<Txid> = proofs.map(|((_, txid), _)| *txid).collect();
         for txid in &lost {
-            if let Some(record) = self.ledger.get_mut(txid) {
-                record.status = Status::Broadcast;
-                record.path = None;
-            }
+            self.ledger.change(txid, |record| {
+                (record.status, record.path, record.since) = (Status::Broadcast, None, None);
+            });
         }
         lost
     }
@@ -380,24 +430,21 @@ impl Wallet {
     /// The lowest height at which a proof no longer leads to the Merkle root of the block: the blocks from there on
     /// were replaced, and [`Wallet::unmined`] is to be called with it. `None` when all proofs hold.
     pub fn lowest_stale_proof(&self, headers: &impl HeaderView) -> Option<u32> {
-        let proven = self.ledger.iter().filter_map(|(_, record)| record.path.as_ref());
-        let stale = proven.filter(|path| {
-            let header = headers.header_at(path.block_height());
-            header.is_none_or(|header| *path.root() != header.merkle_root())
+        let mut proofs = self.ledger.index.proofs.iter();
+        let stale = proofs.find(|((height, _), root)| {
+            headers.header_at(*height).is_none_or(|header| header.merkle_root() != **root)
         });
-        stale.map(MerklePath::block_height).min()
+        stale.map(|((height, _), _)| *height)
     }
 
     /// Every output of ours that is not spent, in the order of their outpoints.
     pub fn coins(&self) -> Vec<Coin> {
-        let coins = self.ledger.coins().map(|(outpoint, owned, state)| Coin {
-            outpoint,
-            value: owned.value,
-            key: owned.key.clone(),
-            purpose: owned.purpose.clone(),
-            state,
-        });
-        coins.collect()
+        self.ledger.coins().map(coin).collect()
+    }
+
+    /// The coin at this place, if it is ours and not spent.
+    pub fn coin(&self, outpoint: &OutPoint) -> Option<Coin> {
+        Some(coin((*outpoint, self.ledger.owned(outpoint)?, self.ledger.state(outpoint)?)))
     }
 
     /// Where a transaction stands; `None` when the wallet does not know it.
@@ -407,7 +454,7 @@ impl Wallet {
 
     /// A transaction the wallet keeps.
     pub fn transaction(&self, txid: &Txid) -> Option<&Transaction> {
-        self.ledger.get(txid).and_then(|record| record.tx.as_ref())
+        self.ledger.get(txid).and_then(|record| record.tx.as_deref())
     }
 
     /// Adds a transaction whose inputs may be ours. Known ones stay as they are.
@@ -430,16 +477,7 @@ impl Wallet {
         } else {
             None
         };
-        let record = Record {
-            tx: Some(tx),
-            path: None,
-            status: Status::Built,
-            entry,
-            outputs: BTreeMap::new(),
-            reclaims: None,
-            sealed: false,
-        };
-        self.ledger.insert(*txid, record);
+        self.ledger.put(txid, Some(Record::new(tx, entry)));
         Ok(())
     }
 
@@ -497,11 +535,10 @@ impl Wallet {
 
     /// A transaction the network may not have must not claim a coin that another one claims.
     fn refuse_conflicts(&self, txid: &Txid) -> Result<(), WalletError> {
-        for input in self.ledger.require(txid)?.tx.iter().flat_map(|tx| &tx.inputs) {
-            for (other, record) in self.ledger.spenders(&input.previous) {
-                if other != txid && !matches!(record.status, Status::Rejected { .. }) {
-                    let outpoint = input.previous;
-                    return Err(WalletError::Conflict { txid: *txid, other: *other, outpoint });
+        for input in self.ledger.require(txid)?.inputs() {
+            for (other, record) in self.ledger.spenders(input) {
+                if other != txid && !record.status.is_dead() {
+                    return Err(WalletError::Conflict { txid: *txid, other: *other, outpoint: *input });
                 }
             }
         }
@@ -518,6 +555,10 @@ impl Wallet {
         self.next_sequence = sequence.checked_add(1).ok_or(WalletError::Overflow)?;
         Ok(sequence)
     }
+}
+
+fn coin((outpoint, owned, state): (OutPoint, &Owned, CoinState)) -> Coin {
+    Coin { outpoint, value: owned.value, key: owned.key.clone(), purpose: owned.purpose.clone(), state }
 }
 
 fn change_key(number: u64) -> KeySource {

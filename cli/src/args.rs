@@ -25,8 +25,8 @@ pub(crate) use upkeep::{
 };
 pub(crate) use values::{SeqRange, parse_time};
 pub(crate) use wallet::{
-    BackupArgs, BalanceArgs, ExportKeysArgs, ExportWatchArgs, FundArgs, RecoverArgs, RestoreArgs, SendArgs,
-    VerifyBackupArgs, WalletAction, WalletArgs, WatchArgs,
+    AuditArgs, BackupArgs, BalanceArgs, ExportKeysArgs, ExportWatchArgs, FundArgs, RecoverArgs, RestoreArgs,
+    SendArgs, SweepArgs, VerifyBackupArgs, WalletAction, WalletArgs, WatchArgs,
 };
 
 /// Sell and buy sensor readings between peers, paid in BSV and proven on chain.

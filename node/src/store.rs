@@ -42,7 +42,7 @@ use self::backend::{Health, Watched};
 /// Version of the tables' layout. A file of a later version is refused, one of an earlier version is brought up to date here.
 pub const SCHEMA_VERSION: u64 = 1;
 
-/// Longest record that is read back. A wallet with its history is the longest.
+/// Longest record that is read back: far above any that is written, so that a damaged length allocates nothing absurd.
 pub const MAX_RECORD: usize = 256 << 20;
 
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");

@@ -1,9 +1,19 @@
 //! The node's money: the wallet, its durable record, and what keeps it in step with the chain.
 //!
-//! [`WalletHandle::update`] is the only way in: it changes a copy, stores it in one transaction together with whatever the caller stores
-//! (an order, a sale, an anchor), and only then shows it to others. A transaction of our own that the network has to take goes into the outbox in
-//! the same step and stays there until the network has taken or refused it, across restarts. `watch` follows what the chain makes of it all.
+//! [`WalletHandle::update`] is the only way in: it changes a copy, stores what has changed of it in one transaction together with whatever the
+//! caller stores (an order, a sale, an anchor), and only then shows it to others. A copy shares everything with the original, and only the records
+//! of changed transactions are written, so a change costs the same in a wallet of ten coins and in one of ten thousand.
+//!
+//! A transaction of our own that the network has to take goes into the outbox in the same step and stays there until the network is known to have
+//! it or has refused it, across restarts (`outbox`). `watch` follows what the chain makes of it all; `tidy` gathers small coins and sweeps what
+//! exceeds a bound to a cold address; `audit` lays the wallet beside the chain.
+//!
+//! What peers paid us is locked to keys that the words alone do not find. Gathering turns such coins into change, which they do find; see
+//! [`sensora_chain::wallet`].
 
+mod audit;
+mod outbox;
+mod tidy;
 mod watch;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,8 +29,11 @@ use sensora_chain::{Network, Satoshis, TxOut, Txid};
 use sensora_protocol::Identity;
 use tokio::sync::Notify;
 
-pub use self::watch::Fate;
+pub use self::audit::ChainAudit;
+pub use self::outbox::{FIRST_AGAIN, LONGEST_AGAIN};
+pub use self::tidy::SweepPolicy;
 use self::watch::Watch;
+pub use self::watch::{Fate, Stuck};
 use crate::chain_access::{BroadcastError, ChainAccess, ChainError};
 use crate::clock::Clock;
 pub use crate::fees::FeePolicy;
@@ -61,6 +74,17 @@ pub enum WalletHandleError {
     /// The BEEF has no transaction in it.
     #[error("the BEEF has no transaction in it")]
     NoTransaction,
+    /// The address that the excess is to go to is one of another network.
+    #[error("{address} is not an address of network {network}: set wallet.sweep_to to one that is")]
+    ForeignAddress {
+        /// The address.
+        address: Address,
+        /// The network of this node.
+        network: Network,
+    },
+    /// No address to sweep to is set.
+    #[error("there is no address to sweep to: set wallet.sweep_to")]
+    NoSweepAddress,
     /// An answer pays nobody here.
     #[error("transaction {0} pays no address of this wallet")]
     NotOurs(Txid),
@@ -81,6 +105,7 @@ struct Inner {
     clock: Clock,
     fees: Fees,
     outbox: Notify,
+    sweep: Mutex<SweepPolicy>,
     watch: Mutex<Watch>,
 }
 
@@ -98,12 +123,12 @@ impl WalletHandle {
         fees: Fees,
     ) -> Result<Self, StoreError> {
         let wallet = Mutex::new(store.read(store::wallet::get)?);
-        let (outbox, watch) = (Notify::new(), Mutex::default());
-        let inner = Inner { wallet, store, identity, network, chain, clock, fees, outbox, watch };
+        let (outbox, sweep, watch) = (Notify::new(), Mutex::default(), Mutex::default());
+        let inner = Inner { wallet, store, identity, network, chain, clock, fees, outbox, sweep, watch };
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Changes the wallet and the store together, or neither. On disk when this returns.
+    /// Changes the wallet and the store together, or neither. On disk when this returns. It costs as much as the change, not as the wallet.
     ///
     /// # Errors
     /// The closure's; [`StoreError`].
@@ -113,14 +138,20 @@ impl WalletHandle {
     ) -> Result<T, E> {
         let mut wallet = self.inner.wallet.lock().unwrap_or_else(PoisonError::into_inner);
         let mut next = wallet.clone();
-        let value = self.inner.store.write(|tx| {
+        let (value, outdone) = self.inner.store.write(|tx| {
             let value = f(&mut next, tx)?;
-            if next != *wallet {
-                store::wallet::put(tx, &next)?;
-            }
-            Ok::<_, E>(value)
+            let changes = next.take_changes().map_err(|error| StoreError::Damaged(error.to_string()))?;
+            store::wallet::put_changes(tx, &changes)?;
+            Ok::<_, E>((value, changes.outdone))
         })?;
         *wallet = next;
+        drop(wallet);
+        for (txid, by) in outdone {
+            tracing::error!(
+                %txid, %by,
+                "a transaction that the network had is conflicted: another one that spends the same coin was taken in its place; see `sensora wallet history`"
+            );
+        }
         Ok(value)
     }
 
@@ -272,35 +303,6 @@ impl WalletHandle {
         })?;
         self.deliver(&built.txid, &built.beef).await?;
         Ok(built)
-    }
-
-    /// Brings a stored transaction to the network and notes the outcome.
-    ///
-    /// # Errors
-    /// [`WalletHandleError::Rejected`] (it is out of the outbox then), [`WalletHandleError::Broadcast`] (it stays there).
-    pub async fn deliver(&self, txid: &Txid, beef: &[u8]) -> Result<(), WalletHandleError> {
-        let (double_spent, reason) = match self.inner.chain.broadcast(beef).await {
-            Ok(()) => return self.delivered(txid),
-            Err(BroadcastError::Rejected { double_spent, reason, .. }) => (double_spent, reason),
-            Err(error) => return Err(WalletHandleError::Broadcast(error)),
-        };
-        // Whose coin is gone elsewhere must not be tried with the next transaction again: the chain says what became of it.
-        if double_spent && self.fate(txid).await? == Fate::Taken {
-            return self.delivered(txid);
-        }
-        tracing::warn!(%txid, %reason, "the network refuses our transaction");
-        self.update(|wallet, tx| {
-            wallet.mark_rejected(txid, &reason)?;
-            Ok::<_, WalletHandleError>(store::outbox::remove(tx, txid)?)
-        })?;
-        Err(WalletHandleError::Rejected { txid: *txid, reason })
-    }
-
-    fn delivered(&self, txid: &Txid) -> Result<(), WalletHandleError> {
-        self.update(|wallet, tx| {
-            wallet.mark_broadcast(txid)?;
-            Ok(store::outbox::remove(tx, txid)?)
-        })
     }
 
     /// Where one of the wallet's transactions stands.

@@ -8,7 +8,7 @@ use crate::beef::{Beef, Proof};
 use crate::merkle_path::MerklePath;
 use crate::{Transaction, Txid};
 
-/// The largest BEEF the wallet makes: what a peer takes by default ([`crate::beef::BeefLimits::DEFAULT`]).
+/// The largest BEEF the wallet makes, in bytes: what a peer takes by default ([`crate::beef::BeefLimits::DEFAULT`]).
 pub const MAX_BEEF_BYTES: usize = 64 * 1024;
 
 /// The transactions of a BEEF with their paths, each path cut down to its own transaction.
@@ -29,15 +29,17 @@ impl Wallet {
     /// [`WalletError::UnknownTransaction`], [`WalletError::Pruned`], [`WalletError::MissingAncestor`] and
     /// [`WalletError::BeefTooLarge`] above [`MAX_BEEF_BYTES`].
     pub fn beef_for(&self, txid: &Txid) -> Result<Vec<u8>, WalletError> {
-        let tx = self.ledger.require(txid)?.tx.as_ref().ok_or(WalletError::Pruned(*txid))?;
+        let tx = self.ledger.require(txid)?.tx.as_deref().ok_or(WalletError::Pruned(*txid))?;
         self.assemble_beef(tx, txid)
     }
 
     /// The transactions whose Merkle path is wanted: ours that are in no block as far as we know (built ones too,
-    /// since a payee may broadcast them), and the ancestors that a BEEF could not do without.
+    /// since a payee may broadcast them, and conflicted ones, since they may win after all), and the ancestors that a BEEF could
+    /// not do without.
     pub fn unproven(&self) -> Vec<Txid> {
-        let ours = self.ledger.iter().filter(|(_, record)| record.entry.is_some());
-        let mut queue: Vec<Txid> = ours.map(|(txid, _)| *txid).collect();
+        let open = self.ledger.index.open.iter();
+        let ours = |txid: &&Txid| self.ledger.get(txid).is_some_and(|record| record.entry.is_some());
+        let mut queue: Vec<Txid> = open.filter(ours).copied().collect();
         let mut wanted = BTreeSet::new();
         while let Some(txid) = queue.pop() {
             let Some(record) = self.ledger.get(&txid) else { continue };
@@ -63,13 +65,13 @@ impl Wallet {
                 stack.pop();
                 continue;
             }
-            let path = self.ledger.get(&id).and_then(|record| record.path.as_ref());
+            let path = self.ledger.get(&id).and_then(|record| record.path.as_deref());
             let before = stack.len();
             if path.is_none() {
                 for input in &tx.inputs {
                     let parent = input.previous.txid;
                     if !added.contains(&parent) {
-                        let known = self.ledger.get(&parent).and_then(|record| record.tx.as_ref());
+                        let known = self.ledger.get(&parent).and_then(|record| record.tx.as_deref());
                         stack.push((parent, known.ok_or(WalletError::MissingAncestor { txid: id, parent })?));
                     }
                 }

@@ -2,9 +2,9 @@
 
 use super::coin::Purpose;
 use super::history::{Entry, Status};
-use super::ledger::{Owned, Record};
-use super::selection::{self, Candidate};
-use super::{Wallet, WalletError};
+use super::ledger::{Ledger, Owned, Record};
+use super::selection::{self, Candidate, MAX_BEEF_DEPTH, Short};
+use super::{Task, Wallet, WalletError};
 use crate::contract::payment;
 use crate::fee::FeeRate;
 use crate::keys::PrivateKey;
@@ -55,10 +55,18 @@ pub struct Built {
 }
 
 /// How a transaction is to be put together.
-struct Plan {
-    inputs: Vec<Candidate>,
-    change: Vec<u64>,
-    fee: u64,
+pub(super) struct Plan {
+    pub(super) inputs: Vec<Candidate>,
+    pub(super) change: Vec<u64>,
+    pub(super) fee: u64,
+}
+
+/// What a transaction is made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Made {
+    Payment,
+    Reclaim(Txid),
+    Task(Task),
 }
 
 impl Wallet {
@@ -68,14 +76,13 @@ impl Wallet {
     /// leaves the process: an unstored reservation is a coin that is spent twice after a crash.
     ///
     /// # Errors
-    /// [`WalletError::Funds`], [`WalletError::FeeAboveLimit`], [`WalletError::Output`] and what [`Wallet::beef_for`]
-    /// returns. The wallet is unchanged then.
+    /// [`WalletError::Funds`], [`WalletError::FeeAboveLimit`], [`WalletError::Output`], [`WalletError::AncestryTooDeep`] and what
+    /// [`Wallet::beef_for`] returns. The wallet is unchanged then.
     pub fn build(&mut self, root: &PrivateKey, spec: PaymentSpec, now_ms: i64) -> Result<Built, WalletError> {
         super::check_label(&spec.label)?;
         check_outputs(&spec.outputs)?;
-        let coins = selection::candidates(&self.ledger);
-        let plan = plan(&coins, &[], &spec)?;
-        self.assemble(root, plan, spec, now_ms, None)
+        let plan = plan(&self.ledger, &[], &spec)?;
+        self.assemble(root, plan, spec.outputs, spec.label, now_ms, Made::Payment)
     }
 
     /// Builds the transaction that takes back the coins of a payment the payee refused, so that the refused payment
@@ -102,16 +109,15 @@ impl Wallet {
         };
         let mut inputs = Vec::new();
         for input in &tx.inputs {
-            let Some(owned) = self.ledger.owned(&input.previous) else {
+            let Some(coin) = selection::candidate(&self.ledger, input.previous) else {
                 return Err(WalletError::NotReclaimable { txid: *payment, status: Status::Built });
             };
-            inputs.push(Candidate::forced(input.previous, owned.value.as_u64(), owned.key.clone()));
+            inputs.push(coin);
         }
         let label = super::bounded(&format!("reclaim {payment}"));
         let spec = PaymentSpec { outputs: Vec::new(), label, fee, max_fee };
-        let coins = selection::candidates(&self.ledger);
-        let plan = plan(&coins, &inputs, &spec)?;
-        self.assemble(root, plan, spec, now_ms, Some(*payment))
+        let plan = plan(&self.ledger, &inputs, &spec)?;
+        self.assemble(root, plan, spec.outputs, spec.label, now_ms, Made::Reclaim(*payment))
     }
 
     /// A transaction the wallet built earlier, with a BEEF as short as its state allows now.
@@ -120,21 +126,26 @@ impl Wallet {
     /// [`WalletError::UnknownTransaction`] when it never was or is pruned, and what [`Wallet::beef_for`] returns.
     pub fn built(&self, txid: &Txid) -> Result<Built, WalletError> {
         let record = self.ledger.require(txid)?;
-        let tx = record.tx.clone().ok_or(WalletError::Pruned(*txid))?;
+        let tx = record.tx.as_deref().cloned().ok_or(WalletError::Pruned(*txid))?;
         let fee = record.entry.as_ref().and_then(|entry| entry.fee).unwrap_or(Satoshis::ZERO);
         Ok(Built { txid: *txid, tx, fee, beef: self.beef_for(txid)? })
     }
 
-    fn assemble(
+    pub(super) fn assemble(
         &mut self,
         root: &PrivateKey,
         plan: Plan,
-        spec: PaymentSpec,
+        mut outputs: Vec<TxOut>,
+        label: String,
         now_ms: i64,
-        reclaims: Option<Txid>,
+        made: Made,
     ) -> Result<Built, WalletError> {
+        let (reclaims, task) = match made {
+            Made::Payment => (None, None),
+            Made::Reclaim(payment) => (Some(payment), None),
+            Made::Task(task) => (None, Some(task)),
+        };
         let purpose = if reclaims.is_some() { Purpose::Reclaimed } else { Purpose::Change };
-        let mut outputs = spec.outputs;
         let mut owned = std::collections::BTreeMap::new();
         let mut next_change = self.next_change;
         let mut returned = 0u64;
@@ -161,23 +172,13 @@ impl Wallet {
             returned.cast_signed().checked_sub(spent.cast_signed()).ok_or(WalletError::Overflow)?;
         let fee = Satoshis::new(plan.fee)?;
         let sequence = self.take_sequence()?;
-        let entry = Entry { sequence, label: spec.label, delta_sat, fee: Some(fee), time_ms: now_ms };
+        let entry = Entry { sequence, label, delta_sat, fee: Some(fee), time_ms: now_ms };
         self.next_change = next_change;
-        if let Some(payment) = reclaims.and_then(|payment| self.ledger.get_mut(&payment)) {
-            payment.status = Status::Reclaiming { by: txid };
+        if let Some(payment) = reclaims {
+            self.ledger.change(&payment, |payment| payment.status = Status::Reclaiming { by: txid });
         }
-        self.ledger.insert(
-            txid,
-            Record {
-                tx: Some(tx.clone()),
-                path: None,
-                status: Status::Built,
-                entry: Some(entry),
-                outputs: owned,
-                reclaims,
-                sealed: false,
-            },
-        );
+        let record = Record { outputs: owned, reclaims, task, ..Record::new(tx.clone(), Some(entry)) };
+        self.ledger.put(&txid, Some(record));
         Ok(Built { txid, tx, fee, beef })
     }
 }
@@ -198,20 +199,19 @@ fn sign(root: &PrivateKey, tx: &mut Transaction, coins: &[Candidate]) -> Result<
     Ok(())
 }
 
+/// The fee of a transaction with so many inputs and change outputs beside `outputs`.
+pub(super) fn fee_of(rate: FeeRate, outputs: &[TxOut], inputs: usize, change: usize) -> u64 {
+    let fixed = outputs.iter().fold(FRAME_BYTES, |sum, output| sum.saturating_add(output.size()));
+    let size = inputs
+        .saturating_mul(payment::INPUT_SIZE)
+        .saturating_add(change.saturating_mul(payment::OUTPUT_SIZE));
+    rate.fee(fixed.saturating_add(size)).as_u64()
+}
+
 /// Chooses inputs (all of `forced`, then whatever else is needed) and change.
-fn plan(coins: &[Candidate], forced: &[Candidate], spec: &PaymentSpec) -> Result<Plan, WalletError> {
-    let mut paid = 0u64;
-    let mut fixed = FRAME_BYTES;
-    for output in &spec.outputs {
-        paid = paid.checked_add(output.value.as_u64()).ok_or(WalletError::Overflow)?;
-        fixed = fixed.saturating_add(output.size());
-    }
-    let fee_of = |inputs: usize, change: usize| {
-        let size = inputs
-            .saturating_mul(payment::INPUT_SIZE)
-            .saturating_add(change.saturating_mul(payment::OUTPUT_SIZE));
-        spec.fee.fee(fixed.saturating_add(size)).as_u64()
-    };
+fn plan(ledger: &Ledger, forced: &[Candidate], spec: &PaymentSpec) -> Result<Plan, WalletError> {
+    let paid = Satoshis::sum(spec.outputs.iter().map(|output| output.value))?.as_u64();
+    let fee_of = |inputs: usize, change: usize| fee_of(spec.fee, &spec.outputs, inputs, change);
     // A transaction needs an output: where the caller gives none, the change is it.
     let least_change = usize::from(spec.outputs.is_empty());
     let least = u64::from(spec.outputs.is_empty());
@@ -222,16 +222,18 @@ fn plan(coins: &[Candidate], forced: &[Candidate], spec: &PaymentSpec) -> Result
     };
     let mut inputs = forced.to_vec();
     if forced.is_empty() || held < needed(0) {
-        let chosen = selection::select(coins, |more| needed(more).saturating_sub(held));
-        let Some(chosen) = chosen else {
-            let available = coins.iter().fold(held, |sum, coin| sum.saturating_add(coin.sat));
-            return Err(WalletError::Funds { needed: needed(1), available });
-        };
-        inputs.extend(chosen);
+        let chosen = selection::select(ledger, |more| needed(more).saturating_sub(held));
+        inputs.extend(chosen.map_err(|short| match short {
+            Short::Depth => WalletError::AncestryTooDeep { limit: MAX_BEEF_DEPTH },
+            Short::Funds => {
+                let available = held.saturating_add(selection::available(ledger));
+                WalletError::Funds { needed: needed(1), available }
+            }
+        })?);
     }
     let total = inputs.iter().fold(0u64, |sum, coin| sum.saturating_add(coin.sat));
     let over = total.checked_sub(paid).ok_or(WalletError::Overflow)?;
-    let left = coins.len().saturating_sub(inputs.len().saturating_sub(forced.len()));
+    let left = ledger.index.spendable().saturating_sub(inputs.len().saturating_sub(forced.len()));
     let most = TARGET_COINS.saturating_sub(left).clamp(1, MAX_CHANGE);
     let mut lowest = over;
     for pieces in (least_change..=most).rev() {

@@ -13,8 +13,10 @@ use crate::{Satoshis, Txid};
 pub enum Status {
     /// Signed and complete, but not known to be on the network. Its inputs are reserved.
     Built,
-    /// The network has accepted it.
+    /// Somebody who passes it on has accepted it.
     Broadcast,
+    /// It was reported to wait for a block.
+    Seen,
     /// It is in a block.
     Mined {
         /// The block's height.
@@ -30,12 +32,23 @@ pub enum Status {
         /// What the network, the payee or the wallet said.
         reason: String,
     },
+    /// The network had it, and another transaction that spends one of its coins has taken its place. Its other inputs are free again. It is
+    /// still watched: a reorganisation may bring it back.
+    Conflicted {
+        /// That other transaction.
+        by: Txid,
+    },
 }
 
 impl Status {
     /// Whether the network has it, so that it counts in the balance.
     pub fn is_settled(&self) -> bool {
-        matches!(self, Self::Broadcast | Self::Mined { .. })
+        matches!(self, Self::Broadcast | Self::Seen | Self::Mined { .. })
+    }
+
+    /// Whether it does not stand: what it spends is free or taken by another, and what it makes is nothing.
+    pub fn is_dead(&self) -> bool {
+        matches!(self, Self::Rejected { .. } | Self::Conflicted { .. })
     }
 }
 
@@ -44,9 +57,11 @@ impl fmt::Display for Status {
         match self {
             Self::Built => f.write_str("built"),
             Self::Broadcast => f.write_str("broadcast"),
+            Self::Seen => f.write_str("seen by the network"),
             Self::Mined { height } => write!(f, "mined at height {height}"),
             Self::Reclaiming { by } => write!(f, "being reclaimed by {by}"),
             Self::Rejected { reason } => write!(f, "rejected: {reason}"),
+            Self::Conflicted { by } => write!(f, "CONFLICTED: {by} was taken in its place"),
         }
     }
 }
@@ -118,6 +133,9 @@ pub enum AuditError {
         /// The other.
         second: Txid,
     },
+    /// What is looked up about a coin is not what its transactions say.
+    #[error("coin {0} is not listed as its transactions say")]
+    Listed(crate::OutPoint),
     /// A sum leaves the range of amounts.
     #[error("a sum of the wallet's amounts is out of range")]
     Overflow,
@@ -130,14 +148,14 @@ impl Wallet {
     /// [`WalletError::Overflow`] if the coins sum to more than there can be, which no honest history reaches.
     pub fn balance(&self) -> Result<Balance, WalletError> {
         let (mut confirmed, mut unconfirmed, mut reserved) = (0u64, 0u64, 0u64);
-        for (_, owned, state) in self.ledger.coins() {
+        for (_, (state, sat)) in self.ledger.index.coins.iter() {
             let part = match state {
                 CoinState::Confirmed(_) => &mut confirmed,
                 CoinState::Unconfirmed => &mut unconfirmed,
                 CoinState::Reserved => &mut reserved,
                 CoinState::Pending => continue,
             };
-            *part = part.checked_add(owned.value.as_u64()).ok_or(WalletError::Overflow)?;
+            *part = part.checked_add(*sat).ok_or(WalletError::Overflow)?;
         }
         let total = confirmed
             .checked_add(unconfirmed)
@@ -176,8 +194,15 @@ impl Wallet {
             if let Some(entry) = record.entry.as_ref().filter(|_| record.status.is_settled()) {
                 history = history.checked_add(entry.delta_sat).ok_or(AuditError::Overflow)?;
             }
-            for input in record.tx.iter().flat_map(|tx| &tx.inputs) {
-                self.audit_single_use(txid, &record.status, &input.previous)?;
+            for input in record.inputs() {
+                self.audit_single_use(txid, &record.status, input)?;
+            }
+            for (vout, owned) in &record.outputs {
+                let outpoint = crate::OutPoint { txid: *txid, vout: *vout };
+                let now = self.ledger.state(&outpoint).map(|state| (state, owned.value.as_u64()));
+                if self.ledger.index.coins.get(&outpoint).copied() != now {
+                    return Err(AuditError::Listed(outpoint));
+                }
             }
         }
         if i64::try_from(balance.total.as_u64()) != Ok(history) {
@@ -193,13 +218,13 @@ impl Wallet {
         status: &Status,
         outpoint: &crate::OutPoint,
     ) -> Result<(), AuditError> {
-        if matches!(status, Status::Rejected { .. }) {
+        if status.is_dead() {
             return Ok(());
         }
         for (other, record) in self.ledger.spenders(outpoint) {
             let paired = *status == (Status::Reclaiming { by: *other })
                 || record.status == (Status::Reclaiming { by: *txid });
-            if other != txid && !paired && !matches!(record.status, Status::Rejected { .. }) {
+            if other != txid && !paired && !record.status.is_dead() {
                 return Err(AuditError::SpentTwice { outpoint: *outpoint, first: *txid, second: *other });
             }
         }

@@ -2,12 +2,16 @@
 //!
 //! Nothing here says of a coin that it is spent: that is read off the states of the transactions that use it. So a
 //! transaction that is rejected, mined or undone by a reorganisation changes one word, and every coin is right again.
+//!
+//! Every change goes through [`Ledger::put`], which keeps the index right and remembers what has to be stored.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
+use super::WalletError;
 use super::coin::{CoinState, KeySource, Purpose};
 use super::history::{Entry, Status};
-use super::{WalletError, bounded};
+use super::index::{Index, Map, Set, Shared};
 use crate::merkle_path::MerklePath;
 use crate::{OutPoint, Satoshis, Transaction, Txid};
 
@@ -25,9 +29,9 @@ pub(super) struct Owned {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Record {
     /// The transaction itself, until pruning finds that nothing can need it any more.
-    pub(super) tx: Option<Transaction>,
+    pub(super) tx: Option<Arc<Transaction>>,
     /// Its proof, exactly while it is mined and its body is kept.
-    pub(super) path: Option<MerklePath>,
+    pub(super) path: Option<Arc<MerklePath>>,
     pub(super) status: Status,
     /// Its line in the history; ancestors that do not touch our coins have none.
     pub(super) entry: Option<Entry>,
@@ -36,121 +40,165 @@ pub(super) struct Record {
     pub(super) reclaims: Option<Txid>,
     /// It was so deep in the chain that the coins it spends are forgotten: it may lose its proof, never its effect.
     pub(super) sealed: bool,
+    /// Height of the chain when the network was first known to have it, while it waits for a block.
+    pub(super) since: Option<u32>,
+    /// What the wallet made it for by itself.
+    pub(super) task: Option<super::Task>,
 }
 
-/// All records, and who spends what.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Ledger {
-    records: BTreeMap<Txid, Record>,
-    /// Every input of every kept transaction, whatever its state. Derived, never stored.
-    spenders: BTreeMap<OutPoint, BTreeSet<Txid>>,
+impl Record {
+    /// A transaction of which nothing is known but itself.
+    pub(super) fn new(tx: Transaction, entry: Option<Entry>) -> Self {
+        Self {
+            tx: Some(Arc::new(tx)),
+            path: None,
+            status: Status::Built,
+            entry,
+            outputs: BTreeMap::new(),
+            reclaims: None,
+            sealed: false,
+            since: None,
+            task: None,
+        }
+    }
+
+    /// The outputs it spends; none once its body is forgotten.
+    pub(super) fn inputs(&self) -> impl Iterator<Item = &OutPoint> {
+        self.tx.iter().flat_map(|tx| &tx.inputs).map(|input| &input.previous)
+    }
 }
+
+/// All records, what is looked up about them, and what of them is not stored yet.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Ledger {
+    records: Map<Txid, Shared>,
+    pub(super) index: Index,
+    /// Records that changed or went since the changes were last taken.
+    pub(super) changed: Set<Txid>,
+    /// Transactions that were outdone since the changes were last taken, and by which.
+    pub(super) outdone: Map<Txid, Txid>,
+}
+
+/// The index follows from the records, and what is not stored yet says nothing about money.
+impl PartialEq for Ledger {
+    fn eq(&self, other: &Self) -> bool {
+        self.records.size() == other.records.size() && self.iter().eq(other.iter())
+    }
+}
+
+impl Eq for Ledger {}
 
 impl Ledger {
     pub(super) fn get(&self, txid: &Txid) -> Option<&Record> {
-        self.records.get(txid)
-    }
-
-    pub(super) fn get_mut(&mut self, txid: &Txid) -> Option<&mut Record> {
-        self.records.get_mut(txid)
+        self.records.get(txid).map(AsRef::as_ref)
     }
 
     pub(super) fn require(&self, txid: &Txid) -> Result<&Record, WalletError> {
-        self.records.get(txid).ok_or(WalletError::UnknownTransaction(*txid))
+        self.get(txid).ok_or(WalletError::UnknownTransaction(*txid))
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (&Txid, &Record)> {
-        self.records.iter()
+        self.records.iter().map(|(txid, record)| (txid, record.as_ref()))
     }
 
-    pub(super) fn insert(&mut self, txid: Txid, record: Record) {
-        if let Some(tx) = &record.tx {
-            for input in &tx.inputs {
-                self.spenders.entry(input.previous).or_default().insert(txid);
-            }
+    /// How many records there are.
+    pub(super) fn len(&self) -> usize {
+        self.records.size()
+    }
+
+    /// The one way to change anything: this record in place of the one that is there.
+    pub(super) fn put(&mut self, txid: &Txid, record: Option<Record>) {
+        let old = self.records.get(txid).cloned();
+        if old.as_deref() == record.as_ref() {
+            return;
         }
-        self.records.insert(txid, record);
+        let mut coins = BTreeSet::new();
+        let mut touch = |record: &Record| {
+            coins.extend(record.inputs().copied());
+            coins.extend(record.outputs.keys().map(|vout| OutPoint { txid: *txid, vout: *vout }));
+        };
+        if let Some(old) = &old {
+            touch(old);
+            self.index.remove(txid, old);
+        }
+        match record {
+            Some(record) => {
+                touch(&record);
+                self.index.add(txid, &record);
+                self.records.insert_mut(*txid, Arc::new(record));
+            }
+            None => drop(self.records.remove_mut(txid)),
+        }
+        self.changed.insert_mut(*txid);
+        for coin in coins {
+            let now = self.state(&coin).zip(self.owned(&coin).map(|owned| owned.value.as_u64()));
+            self.index.set_coin(&coin, now);
+        }
+    }
+
+    /// Changes a record that is there.
+    pub(super) fn change(&mut self, txid: &Txid, f: impl FnOnce(&mut Record)) {
+        let Some(mut record) = self.get(txid).cloned() else { return };
+        f(&mut record);
+        self.put(txid, Some(record));
     }
 
     /// Forgets the body of a transaction, and all of it when it has no line in the history.
     pub(super) fn drop_body(&mut self, txid: &Txid) {
-        let Some(record) = self.records.get_mut(txid) else { return };
-        record.path = None;
+        let Some(mut record) = self.get(txid).cloned() else { return };
+        (record.path, record.tx, record.since) = (None, None, None);
         record.outputs.clear();
-        if let Some(tx) = record.tx.take() {
-            for input in &tx.inputs {
-                if let Some(set) = self.spenders.get_mut(&input.previous) {
-                    set.remove(txid);
-                    if set.is_empty() {
-                        self.spenders.remove(&input.previous);
-                    }
-                }
-            }
-        }
-        if record.entry.is_none() {
-            self.records.remove(txid);
-        }
-    }
-
-    /// Forgets a record whose body is gone already.
-    pub(super) fn remove(&mut self, txid: &Txid) -> Option<Record> {
-        self.records.remove(txid)
+        let kept = record.entry.is_some().then_some(record);
+        self.put(txid, kept);
     }
 
     pub(super) fn owned(&self, outpoint: &OutPoint) -> Option<&Owned> {
-        self.records.get(&outpoint.txid)?.outputs.get(&outpoint.vout)
+        self.get(&outpoint.txid)?.outputs.get(&outpoint.vout)
     }
 
     /// The kept transactions that use `outpoint`, with their states.
     pub(super) fn spenders(&self, outpoint: &OutPoint) -> impl Iterator<Item = (&Txid, &Record)> {
-        self.spenders
-            .get(outpoint)
-            .into_iter()
-            .flatten()
-            .filter_map(|txid| self.records.get(txid).map(|record| (txid, record)))
+        self.index.spenders_of(outpoint).filter_map(|txid| self.get(txid).map(|record| (txid, record)))
     }
 
     /// The kept transactions that use any output of `txid`.
-    pub(super) fn children<'a>(&'a self, txid: &'a Txid) -> impl Iterator<Item = (&'a Txid, &'a Record)> {
-        let first = OutPoint { txid: *txid, vout: 0 };
-        let last = OutPoint { txid: *txid, vout: u32::MAX };
-        self.spenders
-            .range(first..=last)
-            .flat_map(|(_, set)| set)
-            .filter_map(|child| self.records.get(child).map(|record| (child, record)))
+    pub(super) fn children(&self, txid: &Txid) -> impl Iterator<Item = (&Txid, &Record)> {
+        self.index.children_of(txid).filter_map(|child| self.get(child).map(|record| (child, record)))
+    }
+
+    /// The other kept transactions that use an output which `txid` uses.
+    pub(super) fn rivals<'a>(&'a self, txid: &'a Txid) -> impl Iterator<Item = (&'a Txid, &'a Record)> {
+        let inputs = self.get(txid).into_iter().flat_map(Record::inputs);
+        inputs.flat_map(|outpoint| self.spenders(outpoint)).filter(move |(rival, _)| *rival != txid)
     }
 
     /// What can be done with the coin at `outpoint`; `None` when it is spent or was never one.
     pub(super) fn state(&self, outpoint: &OutPoint) -> Option<CoinState> {
-        let record = self.records.get(&outpoint.txid)?;
+        let record = self.get(&outpoint.txid)?;
         if record.outputs.get(&outpoint.vout)?.gone {
             return None;
         }
         let mut reserved = false;
         for (_, spender) in self.spenders(outpoint) {
             match spender.status {
-                Status::Broadcast | Status::Mined { .. } => return None,
+                Status::Broadcast | Status::Seen | Status::Mined { .. } => return None,
                 Status::Built | Status::Reclaiming { .. } => reserved = true,
-                Status::Rejected { .. } => {}
+                Status::Rejected { .. } | Status::Conflicted { .. } => {}
             }
         }
         match record.status {
-            Status::Rejected { .. } => None,
+            Status::Rejected { .. } | Status::Conflicted { .. } => None,
             Status::Built | Status::Reclaiming { .. } => Some(CoinState::Pending),
-            Status::Broadcast | Status::Mined { .. } if reserved => Some(CoinState::Reserved),
-            Status::Broadcast => Some(CoinState::Unconfirmed),
+            _ if reserved => Some(CoinState::Reserved),
+            Status::Broadcast | Status::Seen => Some(CoinState::Unconfirmed),
             Status::Mined { height } => Some(CoinState::Confirmed(height)),
         }
     }
 
     /// Every output of ours that is not spent.
     pub(super) fn coins(&self) -> impl Iterator<Item = (OutPoint, &Owned, CoinState)> {
-        self.records.iter().flat_map(move |(txid, record)| {
-            record.outputs.iter().filter_map(move |(vout, owned)| {
-                let outpoint = OutPoint { txid: *txid, vout: *vout };
-                self.state(&outpoint).map(|state| (outpoint, owned, state))
-            })
-        })
+        let coins = self.index.coins.iter();
+        coins.filter_map(|(outpoint, (state, _))| Some((*outpoint, self.owned(outpoint)?, *state)))
     }
 
     /// Adds an output of ours to a known transaction and corrects the lines of history it changes.
@@ -163,116 +211,14 @@ impl Ledger {
         let value = owned.value.as_u64().cast_signed();
         let spenders: Vec<Txid> = self.spenders(&outpoint).map(|(txid, _)| *txid).collect();
         for txid in spenders {
-            if let Some(record) = self.records.get_mut(&txid) {
-                record.entry.get_or_insert_with(|| new_entry(FOUND)).add(0i64.saturating_sub(value))?;
-            }
+            let mut record = self.require(&txid)?.clone();
+            record.entry.get_or_insert_with(|| new_entry(FOUND)).add(0i64.saturating_sub(value))?;
+            self.put(&txid, Some(record));
         }
-        if let Some(record) = self.records.get_mut(&outpoint.txid) {
-            record.entry.get_or_insert_with(|| new_entry("")).add(value)?;
-            record.outputs.insert(outpoint.vout, owned);
-        }
-        Ok(())
-    }
-
-    /// Records that the network has `txid`: in a block when `path` is given. Its unseen ancestors must be on the
-    /// network too; whatever contradicts any of them is rejected. Nothing changes on an error.
-    pub(super) fn settle(&mut self, txid: &Txid, path: Option<MerklePath>) -> Result<(), WalletError> {
-        let mut lifted = BTreeSet::from([*txid]);
-        let mut queue = vec![*txid];
-        while let Some(next) = queue.pop() {
-            for input in self.require(&next)?.tx.iter().flat_map(|tx| &tx.inputs) {
-                let parent = input.previous.txid;
-                let Some(record) = self.records.get(&parent) else { continue };
-                if record.status.is_settled() {
-                    continue;
-                }
-                if record.tx.is_none() {
-                    return Err(WalletError::Pruned(parent));
-                }
-                if lifted.insert(parent) {
-                    queue.push(parent);
-                }
-            }
-        }
-        let mut conflicts = BTreeSet::new();
-        for ours in &lifted {
-            let record = self.require(ours)?;
-            for input in record.tx.iter().flat_map(|tx| &tx.inputs) {
-                if !record.sealed && self.owned(&input.previous).is_some_and(|owned| owned.gone) {
-                    return Err(WalletError::Pruned(input.previous.txid));
-                }
-                for (other, record) in self.spenders(&input.previous) {
-                    if other == ours || matches!(record.status, Status::Rejected { .. }) {
-                        continue;
-                    }
-                    let stands = match record.status {
-                        _ if record.sealed => true,
-                        Status::Mined { .. } => true,
-                        Status::Broadcast => path.is_none(),
-                        _ => lifted.contains(other),
-                    };
-                    if stands {
-                        return Err(WalletError::Conflict {
-                            txid: *ours,
-                            other: *other,
-                            outpoint: input.previous,
-                        });
-                    }
-                    conflicts.insert(*other);
-                }
-            }
-        }
-        self.reject(conflicts, &format!("its coins were spent by {txid}"))?;
-        for txid in &lifted {
-            if let Some(record) = self.records.get_mut(txid)
-                && !record.status.is_settled()
-            {
-                record.status = Status::Broadcast;
-            }
-        }
-        if let (Some(path), Some(record)) = (path, self.records.get_mut(txid)) {
-            record.status = Status::Mined { height: path.block_height() };
-            record.path = Some(path);
-        }
-        Ok(())
-    }
-
-    /// Rejects transactions and everything that builds on them. Nothing changes on an error.
-    pub(super) fn reject(
-        &mut self,
-        txids: impl IntoIterator<Item = Txid>,
-        reason: &str,
-    ) -> Result<(), WalletError> {
-        let mut queue: Vec<(Txid, String)> = txids.into_iter().map(|t| (t, bounded(reason))).collect();
-        let mut dead = BTreeMap::new();
-        while let Some((txid, reason)) = queue.pop() {
-            if let Status::Mined { height } = self.require(&txid)?.status {
-                return Err(WalletError::AlreadyMined { txid, height });
-            }
-            if self.require(&txid)?.sealed {
-                return Err(WalletError::Sealed(txid));
-            }
-            if dead.contains_key(&txid) {
-                continue;
-            }
-            for (child, record) in self.children(&txid) {
-                if !matches!(record.status, Status::Rejected { .. }) {
-                    queue.push((*child, format!("it builds on {txid}, which was rejected")));
-                }
-            }
-            dead.insert(txid, reason);
-        }
-        for (txid, reason) in dead {
-            let Some(record) = self.records.get_mut(&txid) else { continue };
-            record.status = Status::Rejected { reason };
-            // The payment it was to take back is open again, unless it is among the dead itself.
-            if let Some(payment) = record.reclaims
-                && let Some(payment) = self.records.get_mut(&payment)
-                && payment.status == (Status::Reclaiming { by: txid })
-            {
-                payment.status = Status::Built;
-            }
-        }
+        let mut record = self.require(&outpoint.txid)?.clone();
+        record.entry.get_or_insert_with(|| new_entry("")).add(value)?;
+        record.outputs.insert(outpoint.vout, owned);
+        self.put(&outpoint.txid, Some(record));
         Ok(())
     }
 
@@ -285,12 +231,8 @@ impl Ledger {
                 stack.pop();
                 continue;
             }
-            let unproven = self
-                .records
-                .get(&top)
-                .filter(|r| !matches!(r.status, Status::Mined { .. }))
-                .and_then(|r| r.tx.as_ref());
-            let Some(tx) = unproven else {
+            let unproven = self.get(&top).filter(|r| !matches!(r.status, Status::Mined { .. }));
+            let Some(tx) = unproven.and_then(|record| record.tx.as_ref()) else {
                 known.insert(top, 0);
                 stack.pop();
                 continue;

@@ -1,5 +1,7 @@
 //! What the words alone can find again: the two numbered rows of keys, and how a wallet is told how far they were used.
 
+use std::sync::Arc;
+
 use super::{FUNDING_WATCHED, KeySource, Purpose, Wallet, change_key, funding_key};
 use crate::keys::PrivateKey;
 
@@ -48,12 +50,16 @@ impl Wallet {
     pub fn advance_counters(&mut self, root: &PrivateKey, change: u64, funding: u64) {
         self.next_change = self.next_change.max(change);
         let watched = u64::try_from(FUNDING_WATCHED).unwrap_or(u64::MAX);
-        for number in self.next_funding.max(funding.saturating_sub(watched))..funding {
-            let hash = funding_key(number).private_key(root).public().hash160();
-            while self.funding.len() >= FUNDING_WATCHED {
-                self.funding.pop_front();
+        let new = self.next_funding.max(funding.saturating_sub(watched))..funding;
+        if !new.is_empty() {
+            self.saved.funding_changed = true;
+            let watched = Arc::make_mut(&mut self.funding);
+            for number in new {
+                while watched.len() >= FUNDING_WATCHED {
+                    watched.pop_front();
+                }
+                watched.push_back((number, funding_key(number).private_key(root).public().hash160()));
             }
-            self.funding.push_back((number, hash));
         }
         self.next_funding = self.next_funding.max(funding);
     }
@@ -78,6 +84,9 @@ mod tests {
             .iter()
             .map(|address| TxOut { value: Satoshis::from_sat(1), locking: address.locking_script() });
         assert_eq!(found.recognise(&Transaction::new(Vec::new(), pays.collect())).len(), 5);
+        let stored = Wallet::from_bytes(&found.to_bytes().unwrap()).unwrap();
+        assert_eq!(stored, found);
+        assert!(found.changes().unwrap().funding.is_some(), "what is watched is stored");
         found.advance_counters(&root, 3, 2);
         assert_eq!((found.next_number(KeyRow::Change), found.next_number(KeyRow::Funding)), (12, 6));
         // Only as many as are watched are derived, however far it goes.

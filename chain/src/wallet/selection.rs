@@ -4,75 +4,125 @@
 //! transactions follow by the number of unproven generations behind them. Within that, one coin that suffices beats
 //! several, and the smallest such coin beats a larger one, which keeps large coins whole for large payments and lets
 //! payments made close together use coins that have nothing to do with each other.
+//!
+//! Mined coins are never walked: they stand in the index in the order of their value.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::coin::{CoinState, KeySource};
+use super::coin::KeySource;
+use super::index::Set;
 use super::ledger::Ledger;
-use crate::OutPoint;
+use crate::{OutPoint, Txid};
 
 /// The most inputs of one transaction: 500 of them are 74 kB, more than a BEEF may hold anyway.
 pub(super) const MAX_INPUTS: usize = 500;
 
-/// A coin that can be spent now.
+/// A payment is not built on more generations of unproven transactions than this: the payee has to check every one of them, broadcasters count
+/// them too, and a wallet with [`TARGET_COINS`](super::TARGET_COINS) coins makes a few hundred payments before it comes to that. With the next
+/// block it is 0 again.
+pub const MAX_BEEF_DEPTH: u32 = 50;
+
+/// The first outpoint there can be.
+pub(super) const FIRST_OUTPOINT: OutPoint = OutPoint { txid: Txid([0; 32]), vout: 0 };
+
+/// A coin that becomes an input.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Candidate {
     pub(super) outpoint: OutPoint,
     pub(super) sat: u64,
     pub(super) key: KeySource,
+}
+
+/// A coin of a transaction that is in no block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Deep {
     generations: u32,
+    sat: u64,
+    outpoint: OutPoint,
 }
 
-impl Candidate {
-    /// A coin that is an input whatever stands behind it.
-    pub(super) fn forced(outpoint: OutPoint, sat: u64, key: KeySource) -> Self {
-        Self { outpoint, sat, key, generations: 0 }
-    }
+/// Why no coins were chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Short {
+    /// All of them are not enough, or too many would be needed.
+    Funds,
+    /// They would be enough, but the ones that are missing stand on more than [`MAX_BEEF_DEPTH`] generations.
+    Depth,
 }
 
-/// Every coin that can be spent now, best first.
-pub(super) fn candidates(ledger: &Ledger) -> Vec<Candidate> {
+/// What can be spent now, in satoshis.
+pub(super) fn available(ledger: &Ledger) -> u64 {
+    let mined = ledger.index.mined.iter().map(|(sat, _)| *sat);
+    let unmined = ledger.index.unmined.iter().filter_map(|coin| ledger.owned(coin)).map(|o| o.value.as_u64());
+    mined.chain(unmined).fold(0, u64::saturating_add)
+}
+
+/// Chooses coins worth at least `needed(number of chosen coins)` satoshis.
+pub(super) fn select(ledger: &Ledger, needed: impl Fn(usize) -> u64) -> Result<Vec<Candidate>, Short> {
+    let mined = &ledger.index.mined;
+    let chosen = match of_mined(mined, &needed) {
+        Some(chosen) => chosen,
+        None => of_all(mined, deep(ledger), &needed)?,
+    };
+    Ok(chosen.into_iter().filter_map(|outpoint| candidate(ledger, outpoint)).collect())
+}
+
+/// A coin of ours as an input.
+pub(super) fn candidate(ledger: &Ledger, outpoint: OutPoint) -> Option<Candidate> {
+    let owned = ledger.owned(&outpoint)?;
+    Some(Candidate { outpoint, sat: owned.value.as_u64(), key: owned.key.clone() })
+}
+
+fn deep(ledger: &Ledger) -> Vec<Deep> {
     let mut known = BTreeMap::new();
-    let mut coins: Vec<Candidate> = ledger
-        .coins()
-        .filter(|(_, _, state)| matches!(state, CoinState::Confirmed(_) | CoinState::Unconfirmed))
-        .map(|(outpoint, owned, _)| Candidate {
-            outpoint,
-            sat: owned.value.as_u64(),
-            key: owned.key.clone(),
-            generations: ledger.generations(&outpoint.txid, &mut known),
-        })
-        .collect();
-    coins.sort_by_key(|coin| (coin.generations, coin.sat, coin.outpoint));
-    coins
+    let coins = ledger.index.unmined.iter().filter_map(|outpoint| {
+        let sat = ledger.owned(outpoint)?.value.as_u64();
+        Some(Deep { generations: ledger.generations(&outpoint.txid, &mut known), sat, outpoint: *outpoint })
+    });
+    coins.collect()
 }
 
-/// Chooses coins worth at least `needed(number of chosen coins)` satoshis. `None`: all of them are not enough, or it
-/// would take more than [`MAX_INPUTS`].
-pub(super) fn select(candidates: &[Candidate], needed: impl Fn(usize) -> u64) -> Option<Vec<Candidate>> {
-    let depths: BTreeSet<u32> = candidates.iter().map(|coin| coin.generations).collect();
-    depths.into_iter().find_map(|depth| {
-        let allowed = candidates.partition_point(|coin| coin.generations <= depth);
-        let allowed = candidates.get(..allowed)?;
-        one(allowed, needed(1)).or_else(|| several(allowed, &needed))
-    })
+fn of_mined(mined: &Set<(u64, OutPoint)>, needed: &impl Fn(usize) -> u64) -> Option<Vec<OutPoint>> {
+    let one = mined.range((needed(1), FIRST_OUTPOINT)..).next().map(|(_, outpoint)| vec![*outpoint]);
+    one.or_else(|| several(mined.iter().rev().copied(), needed))
 }
 
-fn one(allowed: &[Candidate], needed: u64) -> Option<Vec<Candidate>> {
-    let sufficient = allowed.iter().filter(|coin| coin.sat >= needed);
-    sufficient.min_by_key(|coin| (coin.generations, coin.sat, coin.outpoint)).map(|coin| vec![coin.clone()])
+fn of_all(
+    mined: &Set<(u64, OutPoint)>,
+    mut deep: Vec<Deep>,
+    needed: &impl Fn(usize) -> u64,
+) -> Result<Vec<OutPoint>, Short> {
+    deep.sort_unstable();
+    let depths: BTreeSet<u32> = deep.iter().map(|coin| coin.generations).collect();
+    for depth in depths {
+        let allowed = deep.partition_point(|coin| coin.generations <= depth);
+        let allowed = deep.get(..allowed).unwrap_or_default();
+        let one = allowed.iter().find(|coin| coin.sat >= needed(1)).map(|coin| vec![coin.outpoint]);
+        let chosen = one.or_else(|| {
+            let mut largest: Vec<(u64, OutPoint)> = mined.iter().rev().take(MAX_INPUTS).copied().collect();
+            largest.extend(allowed.iter().map(|coin| (coin.sat, coin.outpoint)));
+            largest.sort_unstable_by(|a, b| b.cmp(a));
+            several(largest.into_iter(), needed)
+        });
+        if let Some(chosen) = chosen {
+            return if depth < MAX_BEEF_DEPTH { Ok(chosen) } else { Err(Short::Depth) };
+        }
+    }
+    Err(Short::Funds)
 }
 
 /// The largest first: the fewest inputs.
-fn several(allowed: &[Candidate], needed: &impl Fn(usize) -> u64) -> Option<Vec<Candidate>> {
-    let mut largest: Vec<&Candidate> = allowed.iter().collect();
-    largest.sort_by(|a, b| b.sat.cmp(&a.sat).then(a.outpoint.cmp(&b.outpoint)));
+fn several(
+    largest: impl Iterator<Item = (u64, OutPoint)>,
+    needed: &impl Fn(usize) -> u64,
+) -> Option<Vec<OutPoint>> {
     let mut sum = 0u64;
-    for (index, coin) in largest.iter().take(MAX_INPUTS).enumerate() {
-        sum = sum.saturating_add(coin.sat);
-        let count = index.saturating_add(1);
-        if sum >= needed(count) {
-            return Some(largest.into_iter().take(count).cloned().collect());
+    let mut chosen = Vec::new();
+    for (sat, outpoint) in largest.take(MAX_INPUTS) {
+        sum = sum.saturating_add(sat);
+        chosen.push(outpoint);
+        if sum >= needed(chosen.len()) {
+            return Some(chosen);
         }
     }
     None
@@ -81,40 +131,43 @@ fn several(allowed: &[Candidate], needed: &impl Fn(usize) -> u64) -> Option<Vec<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Txid;
 
-    fn coin(tag: u8, sat: u64, generations: u32) -> Candidate {
-        let outpoint = OutPoint { txid: Txid([tag; 32]), vout: 0 };
-        Candidate { outpoint, sat, key: KeySource::myself("2-sensora wallet-0"), generations }
-    }
-
-    fn pick(mut coins: Vec<Candidate>, needed: u64) -> Option<Vec<u8>> {
-        coins.sort_by_key(|c| (c.generations, c.sat, c.outpoint));
-        let chosen = select(&coins, |count| (count as u64).saturating_mul(15).saturating_add(needed))?;
-        Some(chosen.iter().map(|c| c.outpoint.txid.0[0]).collect())
+    fn pick(coins: &[(u8, u64, u32)], needed: u64) -> Result<Vec<u8>, Short> {
+        let mut mined = Set::default();
+        let mut deep = Vec::new();
+        for (tag, sat, generations) in coins {
+            let outpoint = OutPoint { txid: Txid([*tag; 32]), vout: 0 };
+            match generations {
+                0 => mined.insert_mut((*sat, outpoint)),
+                _ => deep.push(Deep { generations: *generations, sat: *sat, outpoint }),
+            }
+        }
+        let needed = |count: usize| (count as u64).saturating_mul(15).saturating_add(needed);
+        let chosen = of_mined(&mined, &needed).map_or_else(|| of_all(&mined, deep, &needed), Ok)?;
+        Ok(chosen.iter().map(|outpoint| outpoint.txid.0[0]).collect())
     }
 
     #[test]
     fn prefers_the_smallest_sufficient_mined_coin() {
-        let coins = vec![coin(1, 10_000, 0), coin(2, 2_000, 0), coin(3, 1_100, 1), coin(4, 500, 0)];
-        assert_eq!(pick(coins, 1_000), Some(vec![2]));
+        assert_eq!(pick(&[(1, 10_000, 0), (2, 2_000, 0), (3, 1_100, 1), (4, 500, 0)], 1_000), Ok(vec![2]));
     }
 
     #[test]
     fn several_mined_coins_beat_one_unmined() {
-        let coins = vec![coin(1, 600, 0), coin(2, 700, 0), coin(3, 100, 0), coin(4, 9_000, 1)];
-        assert_eq!(pick(coins, 1_000), Some(vec![2, 1]));
+        assert_eq!(pick(&[(1, 600, 0), (2, 700, 0), (3, 100, 0), (4, 9_000, 1)], 1_000), Ok(vec![2, 1]));
     }
 
     #[test]
     fn goes_only_as_deep_as_needed() {
-        let coins = vec![coin(1, 600, 0), coin(2, 5_000, 3), coin(3, 6_000, 1)];
-        assert_eq!(pick(coins, 1_000), Some(vec![3]));
+        assert_eq!(pick(&[(1, 600, 0), (2, 5_000, 3), (3, 6_000, 1)], 1_000), Ok(vec![3]));
+        assert_eq!(pick(&[(1, 600, 0), (2, 5_000, 3), (3, 450, 1)], 1_000), Ok(vec![1, 3]), "together");
     }
 
     #[test]
     fn says_when_there_is_not_enough() {
-        assert_eq!(pick(vec![coin(1, 500, 0), coin(2, 500, 4)], 1_000), None);
-        assert_eq!(pick(vec![], 1), None);
+        assert_eq!(pick(&[(1, 500, 0), (2, 500, 4)], 1_000), Err(Short::Funds));
+        assert_eq!(pick(&[], 1), Err(Short::Funds));
+        assert_eq!(pick(&[(1, 500, 0), (2, 5_000, MAX_BEEF_DEPTH)], 1_000), Err(Short::Depth));
+        assert_eq!(pick(&[(2, 5_000, MAX_BEEF_DEPTH - 1)], 1_000), Ok(vec![2]));
     }
 }

@@ -27,10 +27,10 @@ pub(crate) enum WalletAction {
     Fund(FundArgs),
     /// Send coins to an address
     Send(SendArgs),
-    /// Add the wallet up twice, from its coins and its history, and compare
-    Audit,
+    Audit(AuditArgs),
     /// Show the words of the key, for a backup on paper
     Words,
+    Sweep(SweepArgs),
     Backup(BackupArgs),
     VerifyBackup(VerifyBackupArgs),
     Restore(RestoreArgs),
@@ -175,6 +175,34 @@ pub(crate) struct WatchArgs {
     /// A file that `sensora wallet export-watch` wrote
     #[arg(value_name = "FILE")]
     pub(crate) file: PathBuf,
+    /// How to reach others.
+    #[command(flatten)]
+    pub(crate) network: NetworkArgs,
+}
+
+/// Add the wallet up twice, from its coins and its history, and compare.
+#[derive(Args, Debug)]
+pub(crate) struct AuditArgs {
+    /// Compare every coin and every transaction with the chain, too
+    #[arg(long)]
+    pub(crate) chain: bool,
+    /// How to reach others.
+    #[command(flatten)]
+    pub(crate) network: NetworkArgs,
+}
+
+/// Send what exceeds a bound to a cold address.
+///
+/// A node's key is online, so it should hold little. Only coins that are six blocks deep are swept; a running agent does it by itself
+/// where wallet.sweep_to is set.
+#[derive(Args, Debug)]
+pub(crate) struct SweepArgs {
+    /// Where to: an address whose key is not on this machine [default: wallet.sweep_to]
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) to: Option<String>,
+    /// How many satoshis stay here [default: wallet.keep_sat]
+    #[arg(long, value_name = "SAT")]
+    pub(crate) keep: Option<u64>,
     /// How to reach others.
     #[command(flatten)]
     pub(crate) network: NetworkArgs,

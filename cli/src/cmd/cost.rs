@@ -72,29 +72,19 @@ impl Report<'_> {
             ))?;
         }
         out.line("")?;
-        let mut table =
-            Table::new(["what goes on chain", "#times", "#bytes each", "#fee each", "#satoshis", "#USD"]);
-        let mut row = |name: String, times: u64, each: Measured, sat: u64| {
-            table.row([
-                name,
-                number(times),
-                number(each.bytes),
-                sat_text(each.fee),
-                sat_text(sat),
-                self.usd(sat),
-            ]);
+        let headings = ["what goes on chain", "#times", "#bytes each", "#fee each", "#together"];
+        let dollars = self.args.bsv_price.map(|_| "#USD".to_owned());
+        let mut table = Table::with_headings(headings.map(str::to_owned).into_iter().chain(dollars));
+        let mut row = |name: String, times: u64, each: Option<Measured>, sat: u64| {
+            let size = each.map(|each| number(each.bytes)).unwrap_or_default();
+            let fee = each.map(|each| sat_text(each.fee)).unwrap_or_default();
+            let dollars = self.args.bsv_price.map(|price| format!("{:.2}", usd(sat, price)));
+            table.push([name, number(times), size, fee, sat_text(sat)].into_iter().chain(dollars));
         };
         let interval = duration(std::time::Duration::from_secs(costs.anchor_interval_s));
-        row(format!("anchors, one each {interval}"), costs.anchors, measures.anchor, costs.anchor_sat);
-        row("ads, renewed each 6.9 days".to_owned(), costs.ads, measures.ad, costs.ad_sat);
-        table.row([
-            "together".to_owned(),
-            number(costs.anchors.saturating_add(costs.ads)),
-            String::new(),
-            String::new(),
-            sat_text(costs.total_sat),
-            self.usd(costs.total_sat),
-        ]);
+        row(format!("anchors, one each {interval}"), costs.anchors, Some(measures.anchor), costs.anchor_sat);
+        row("ads, renewed each 6.9 days".to_owned(), costs.ads, Some(measures.ad), costs.ad_sat);
+        row("all".to_owned(), costs.anchors.saturating_add(costs.ads), None, costs.total_sat);
         out.table(&table)?;
         out.line("")?;
         let wide = |name: &str, value: String| out.line(format!("{name:<34} {value}"));
@@ -124,8 +114,7 @@ impl Report<'_> {
             wide("they bring", money(costs.income_sat))?;
             wide("spending their coins takes", money(costs.moving_sat))?;
             let profit = costs.profit_sat.unsigned_abs();
-            let sign = if costs.profit_sat < 0 { "-" } else { "" };
-            wide("profit", format!("{sign}{}{}", sat_text(profit), self.usd_after(profit)))?;
+            wide(if costs.profit_sat < 0 { "loss" } else { "profit" }, money(profit))?;
         }
         let orders = match costs.break_even_per_day {
             Some(orders) => {
@@ -183,10 +172,6 @@ impl Report<'_> {
             "profit_sat": costs.profit_sat,
             "break_even_orders_per_day": costs.break_even_per_day,
         })
-    }
-
-    fn usd(&self, sat: u64) -> String {
-        self.args.bsv_price.map(|price| format!("{:.2}", usd(sat, price))).unwrap_or_default()
     }
 
     fn usd_after(&self, sat: u64) -> String {

@@ -1,6 +1,7 @@
 //! `sensora wallet`: the home's money.
 
 mod backup;
+mod chain;
 mod export;
 mod recover;
 mod restore;
@@ -53,7 +54,9 @@ pub(super) fn run(args: &WalletArgs, context: &Context) -> Outcome<Exit> {
         WalletAction::History => history(context),
         WalletAction::Fund(args) => fund(args, context),
         WalletAction::Send(args) => send(args, context),
-        WalletAction::Audit => audit(context),
+        WalletAction::Audit(args) if args.chain => chain::audit(args, context),
+        WalletAction::Audit(_) => audit(context),
+        WalletAction::Sweep(args) => chain::sweep(args, context),
         WalletAction::Words => words(context),
         WalletAction::Backup(args) => backup::write(args, context),
         WalletAction::VerifyBackup(args) => backup::verify(args, context),

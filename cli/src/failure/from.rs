@@ -75,6 +75,9 @@ impl From<WalletHandleError> for Failure {
             WalletHandleError::Store(error) => error.into(),
             WalletHandleError::Wallet(error) => error.into(),
             WalletHandleError::Chain(error) => error.into(),
+            WalletHandleError::NoSweepAddress | WalletHandleError::ForeignAddress { .. } => {
+                Self::from_error(Exit::Usage, &error)
+            }
             WalletHandleError::Spv(_) | WalletHandleError::Beef(_) => {
                 Self::from_error(Exit::Unverified, &error)
             }

@@ -1,7 +1,9 @@
 //! The anchorer: puts the checkpoints of all streams that have grown into one transaction, each so often.
 //!
 //! An anchor is built, recorded and queued for the network in one stored step, so a crash leaves either no anchor or one that still goes out. What
-//! the network refuses is simply not counted: the next anchor takes its place.
+//! the network refuses, or another transaction outdoes, is simply not counted: with the next tick the next anchor takes its place, and if a
+//! reorganisation brings the first one back, both stand. A reorganisation that only takes an anchor out of its block changes nothing here: the
+//! wallet brings it back.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -36,6 +38,20 @@ pub struct AnchorPolicy {
     pub every: Duration,
     /// As soon as so many readings are not anchored.
     pub readings: u64,
+}
+
+/// How far the chain is behind the recording of a stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AnchorLag {
+    /// The stream.
+    pub stream: StreamId,
+    /// Its name.
+    pub name: String,
+    /// Readings that stand under no mined anchor.
+    pub readings: u64,
+    /// Milliseconds since the oldest of them was recorded; 0 when there is none. When a reading was recorded is not stored: it was not before its own
+    /// time, and not before the last mined anchor was made, and the later of the two is what counts here.
+    pub age_ms: u64,
 }
 
 /// Why an anchor was not made.
@@ -197,15 +213,7 @@ impl Anchorer {
                 break;
             };
             below = anchor.number;
-            let status = wallet.status(&anchor.txid);
-            if matches!(status, Some(Status::Rejected { .. })) {
-                continue;
-            }
-            // What the wallet has let go was mined long ago, or was refused and has a newer one in its place.
-            let mined = match status {
-                Some(status) => matches!(status, Status::Mined { .. }),
-                None => anchor.height.is_some(),
-            };
+            let Some(mined) = stands(&anchor, wallet.status(&anchor.txid)) else { continue };
             let checkpoint =
                 usize::try_from(index).ok().and_then(|index| anchor.checkpoints.get(index)).cloned();
             let checkpoint = checkpoint.ok_or(AnchorerError::Damaged(anchor.number))?.verify(*network)?;
@@ -222,6 +230,47 @@ impl Anchorer {
             }
         }
         Ok(newest)
+    }
+
+    /// How far the chain is behind the recording of a stream. An anchor counts once it is mined.
+    ///
+    /// # Errors
+    /// [`AnchorerError`].
+    pub fn lag(&self, stream: &StreamId) -> Result<AnchorLag, AnchorerError> {
+        let Inner { recorder, store, wallet, network, clock, .. } = &*self.inner;
+        let summary = recorder.summary(stream)?;
+        let (mut anchored, mut made_ms, mut below) = (0, i64::MIN, u64::MAX);
+        for _ in 0..LOOKED_AFTER {
+            let Some((anchor, index)) = store.read(|tx| anchors::newest_of(tx, stream, below))? else {
+                break;
+            };
+            below = anchor.number;
+            if stands(&anchor, wallet.status(&anchor.txid)) == Some(true) {
+                let at = usize::try_from(index).ok();
+                let checkpoint = at.and_then(|at| anchor.checkpoints.get(at)).cloned();
+                let checkpoint: Signed<Checkpoint> =
+                    checkpoint.ok_or(AnchorerError::Damaged(anchor.number))?.verify(*network)?;
+                (anchored, made_ms) = (checkpoint.value().size, anchor.made_ms);
+                break;
+            }
+        }
+        let readings = summary.size.saturating_sub(anchored);
+        let mut age_ms = 0;
+        if readings > 0 {
+            let oldest = recorder.readings(stream, anchored, anchored.saturating_add(1))?;
+            let time_ms = oldest.first().map_or(i64::MIN, |reading| reading.time.div_euclid(1_000_000));
+            let age = clock.now_ms().saturating_sub(time_ms.max(made_ms));
+            age_ms = u64::try_from(age).unwrap_or(0);
+        }
+        Ok(AnchorLag { stream: *stream, name: summary.name, readings, age_ms })
+    }
+
+    /// [`Anchorer::lag`] of every stream.
+    ///
+    /// # Errors
+    /// [`AnchorerError`].
+    pub fn lags(&self) -> Result<Vec<AnchorLag>, AnchorerError> {
+        self.inner.recorder.summaries().iter().map(|stream| self.lag(&stream.id)).collect()
     }
 
     /// The anchored checkpoint that says most about a stream's first `size` readings, and its way to the chain: one that is mined and
@@ -267,8 +316,8 @@ impl Anchorer {
         for mut anchor in store.read(|tx| anchors::newest(tx, LOOKED_AFTER))? {
             let height = match wallet.status(&anchor.txid) {
                 Some(Status::Mined { height }) => Some(height),
-                Some(Status::Broadcast) => None,
-                _ => continue,
+                Some(_) => None,
+                None => continue,
             };
             if height == anchor.height {
                 continue;
@@ -333,5 +382,15 @@ impl Anchorer {
             }
             Err(error) => tracing::warn!(%error, "no anchor was made"),
         }
+    }
+}
+
+/// Whether an anchor is mined; `None` if it is none any more.
+fn stands(anchor: &AnchorRecord, status: Option<Status>) -> Option<bool> {
+    match status {
+        Some(status) if status.is_dead() => None,
+        Some(status) => Some(matches!(status, Status::Mined { .. })),
+        // What the wallet has let go was mined long ago, or was refused and has a newer one in its place.
+        None => Some(anchor.height.is_some()),
     }
 }

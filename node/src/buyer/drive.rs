@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use sensora_chain::Txid;
-use sensora_chain::wallet::Status;
 use sensora_protocol::OrderId;
 use sensora_protocol::market::delivery::ProvenPage;
 use sensora_protocol::market::message::Response;
@@ -154,8 +153,8 @@ impl Buyer {
             },
             // It may have been taken back before a crash.
             Err(error) => match wallet.status(txid) {
-                Some(Status::Rejected { .. }) => PurchaseEvent::TakenBack,
-                Some(Status::Broadcast | Status::Mined { .. }) => PurchaseEvent::NotTakenBack,
+                Some(status) if status.is_dead() => PurchaseEvent::TakenBack,
+                Some(status) if status.is_settled() => PurchaseEvent::NotTakenBack,
                 _ => return not_yet(&error),
             },
         };

@@ -149,6 +149,15 @@ impl Records {
         Ok(())
     }
 
+    /// Removes every record.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn clear(&self, tx: &WriteTransaction) -> Result<(), StoreError> {
+        tx.open_table(self.table())?.retain(|_, _| false)?;
+        Ok(())
+    }
+
     /// How many records there are, as this change sees it.
     ///
     /// # Errors

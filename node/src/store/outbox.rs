@@ -1,5 +1,7 @@
 //! Transactions of our own that still have to reach the network: anchors, ads, transfers, coins taken back.
 //!
+//! An entry stays until the network is known to have the transaction (somebody reports it to wait for a block, or it is mined) or never will.
+//!
 //! Payments of orders are never here: it is the seller who broadcasts them.
 
 use redb::{ReadTransaction, WriteTransaction};
@@ -17,7 +19,7 @@ const OUTBOX: Records = Records { name: "outbox" };
 pub struct Outgoing {
     /// The transaction.
     pub txid: Txid,
-    /// It and its unproven ancestors: Atomic BEEF.
+    /// It and its unproven ancestors: Atomic BEEF, as it was when it was built.
     #[serde(with = "bytes_or_hex")]
     pub beef: Vec<u8>,
 }

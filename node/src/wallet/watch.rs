@@ -4,27 +4,30 @@
 //! What only somebody says about the chain changes nothing here. A coin counts as gone when a transaction spends it that is proven
 //! to be mined, or that carries our own signature.
 
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use sensora_chain::contract::payment::verify_p2pkh;
-use sensora_chain::header::HeaderView;
+use sensora_chain::header::{HeaderView, Tip};
 use sensora_chain::merkle_path::MerklePath;
-use sensora_chain::wallet::{Received, Status, Wallet};
-use sensora_chain::{OutPoint, SighashCache, Transaction, TxOut, Txid};
+use sensora_chain::wallet::{self, Received, Status, Wallet};
+use sensora_chain::{BlockHash, FeeRate, OutPoint, SighashCache, Transaction, TxOut, Txid};
 use tokio_util::sync::CancellationToken;
 
+use super::outbox::Pace;
 use super::{Inner, WalletHandle, WalletHandleError};
-use crate::chain_access::{BroadcastError, SpentBy, TxStanding};
+use crate::chain_access::{SpentBy, TxStanding};
 use crate::clock::Stopwatch;
 use crate::store;
-use crate::store::outbox::Outgoing;
 
 /// How often the wallet looks at the chain when no new block is announced.
 const WATCH_INTERVAL: Duration = Duration::from_secs(5);
 /// Merkle paths asked for at a time.
 const PROOFS_AT_A_TIME: usize = 32;
-/// How often transactions go out again that the network should have and whoever is asked does not know. Each costs one request.
-const SEND_AGAIN_EVERY: Duration = Duration::from_secs(2);
+/// How often what was reported to wait for a block is asked for again without a new block: it may have been lost, and services count questions.
+const SEEN_AGAIN: Duration = Duration::from_secs(15);
 
 /// What the chain says of a payment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,10 +40,53 @@ pub enum Fate {
     Open,
 }
 
-/// What the watch remembers between two looks.
+/// What the watch remembers between two looks. Nothing of it is missed after a restart.
 #[derive(Debug, Default)]
 pub(super) struct Watch {
-    sent_again: Option<Stopwatch>,
+    pub(super) pace: Pace,
+    /// The block with which the wallet was last tidied.
+    pub(super) tidied: Option<BlockHash>,
+    /// The height at which it was last pruned.
+    pruned_at: Option<u32>,
+    /// When everything was last asked for, and with which tip.
+    asked: Option<(Tip, Stopwatch)>,
+    /// Transactions of which the log has said that no miner takes them.
+    warned: BTreeSet<Txid>,
+}
+
+/// A transaction that the network has and no miner takes, and what miners ask for now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stuck {
+    /// The transaction.
+    pub tx: wallet::Stuck,
+    /// The fee rate of our policy now.
+    pub policy: FeeRate,
+}
+
+impl fmt::Display for Stuck {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { tx, policy } = self;
+        write!(
+            f,
+            "{} ({}) is in no block {} blocks after it was {}",
+            tx.txid, tx.label, tx.blocks, tx.status
+        )?;
+        let asked = policy.sat_per_kb;
+        match tx.rate_with_ancestors.or(tx.rate).map(|rate| rate.sat_per_kb) {
+            Some(rate) if rate < asked => write!(
+                f,
+                "; with its unproven ancestors it pays {rate} sat/kB and the policy now is {asked}: it may wait for a miner who takes less; raise chain.fee_floor_sat_per_kb so that the next ones pay enough"
+            ),
+            Some(rate) => write!(
+                f,
+                "; it pays {rate} sat/kB and the policy now is {asked}, which should be enough: check with another service (chain.services) that the network has it"
+            ),
+            None => write!(
+                f,
+                "; what it pays is not known here, the policy now is {asked} sat/kB: check with another service (chain.services) that the network has it"
+            ),
+        }
+    }
 }
 
 impl WalletHandle {
@@ -67,91 +113,132 @@ impl WalletHandle {
         if let Err(error) = self.collect_proofs().await {
             tracing::debug!(%error, "Merkle paths are still missing");
         }
+        self.warn_of_stuck();
+        self.tidy();
     }
 
-    async fn empty_outbox(&self) {
-        let waiting = match self.inner.store.read(store::outbox::all) {
-            Ok(waiting) => waiting,
-            Err(error) => {
-                tracing::error!(%error, "the outbox cannot be read");
-                return;
+    pub(super) fn watch<T>(&self, f: impl FnOnce(&mut Watch) -> T) -> T {
+        f(&mut self.inner.watch.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// What the chain is asked for in this look: all that is in no block, or between two blocks what has not arrived yet.
+    fn wanted(&self) -> Vec<Txid> {
+        let mut wanted = self.read(Wallet::unproven);
+        let tip = self.inner.chain.headers().tip();
+        let all = self.watch(|watch| {
+            let all = watch.asked.is_none_or(|(last, since)| last != tip || since.elapsed() >= SEEN_AGAIN);
+            if all {
+                watch.asked = Some((tip, Stopwatch::start()));
             }
-        };
-        for Outgoing { txid, beef } in waiting {
-            match self.deliver(&txid, &beef).await {
-                Ok(()) | Err(WalletHandleError::Rejected { .. }) => {}
-                // Whoever cannot be reached for one cannot be reached for the next.
-                Err(error) => {
-                    tracing::debug!(%txid, %error, "a transaction of ours has not gone out");
-                    return;
-                }
-            }
+            all
+        });
+        if !all {
+            self.read(|wallet| {
+                wanted.retain(|txid| {
+                    !matches!(wallet.status(txid), Some(Status::Seen | Status::Conflicted { .. }))
+                });
+            });
         }
+        wanted
     }
 
     async fn collect_proofs(&self) -> Result<(), WalletHandleError> {
-        let unproven = self.read(Wallet::unproven);
         let mut unknown = Vec::new();
-        for txids in unproven.chunks(PROOFS_AT_A_TIME) {
-            let mut mined = Vec::new();
+        for txids in self.wanted().chunks(PROOFS_AT_A_TIME) {
+            let (mut mined, mut waiting) = (Vec::new(), Vec::new());
             for (txid, standing) in self.inner.chain.proofs(txids).await? {
                 match standing {
                     TxStanding::Mined(path) => mined.push((txid, path)),
                     TxStanding::Unknown => unknown.push(txid),
-                    TxStanding::Mempool => {}
+                    TxStanding::Mempool => waiting.push(txid),
                 }
             }
-            self.mined(mined)?;
+            self.note(mined, &waiting)?;
         }
+        self.note_unknown(&unknown)?;
+        self.read(|wallet| {
+            let waits = |txid: &Txid| wallet.status(txid).is_some_and(|s| !matches!(s, Status::Mined { .. }));
+            self.pace(|pace| pace.keep(waits));
+        });
         self.send_again(&unknown).await
     }
 
-    /// Notes which transactions are mined. One that does not fit what the wallet knows is left out and keeps no other back.
-    fn mined(&self, mined: Vec<(Txid, MerklePath)>) -> Result<(), WalletHandleError> {
-        if mined.is_empty() {
+    /// Notes which transactions are mined, which is proven, and which are said to wait for a block. One that does not fit what the wallet knows is
+    /// left out and keeps no other back.
+    fn note(&self, mined: Vec<(Txid, MerklePath)>, waiting: &[Txid]) -> Result<(), WalletHandleError> {
+        let arrived: Vec<Txid> = self.read(|wallet| {
+            let news = |txid: &&Txid| match wallet.status(txid) {
+                Some(Status::Broadcast) => true,
+                Some(Status::Seen) => wallet.waits_since(txid).is_none(),
+                _ => false,
+            };
+            waiting.iter().filter(news).copied().collect()
+        });
+        for txid in waiting {
+            self.pace(|pace| pace.forget(txid));
+        }
+        if mined.is_empty() && arrived.is_empty() {
             return Ok(());
         }
         let headers = self.inner.chain.headers();
+        let height = headers.tip_height();
+        let prune = self.watch(|watch| watch.pruned_at) != Some(height);
         self.update(|wallet, tx| {
             for (txid, path) in mined {
-                if let Err(error) = wallet.mark_mined(&txid, path, &headers) {
-                    tracing::warn!(%txid, %error, "a proof does not fit the wallet");
+                match wallet.mark_mined(&txid, path, &headers) {
+                    Ok(()) => store::outbox::remove(tx, &txid)?,
+                    Err(error) => tracing::warn!(%txid, %error, "a proof does not fit the wallet"),
                 }
             }
-            let pruned = wallet.prune(headers.tip_height())?;
-            Ok(store::wallet::archive(tx, &pruned.archived)?)
-        })
-    }
-
-    /// Brings to the network again what it has had and nobody knows any more: a reorganisation may have thrown it out.
-    async fn send_again(&self, unknown: &[Txid]) -> Result<(), WalletHandleError> {
-        let lost: Vec<Txid> =
-            unknown.iter().filter(|txid| self.status(txid) == Some(Status::Broadcast)).copied().collect();
-        if lost.is_empty() || !self.may_send_again() {
-            return Ok(());
-        }
-        for txid in lost {
-            // An ancestor that is not ours to prove goes out with what is built on it.
-            let Ok(beef) = self.beef_for(&txid) else { continue };
-            match self.inner.chain.broadcast(&beef).await {
-                Ok(()) => tracing::info!(%txid, "a transaction that the network had lost went out again"),
-                Err(BroadcastError::Rejected { reason, .. }) => {
-                    tracing::warn!(%txid, %reason, "a transaction that the network had taken is refused now");
-                    self.fate(&txid).await?;
-                }
-                Err(error) => return Err(WalletHandleError::Broadcast(error)),
+            for txid in &arrived {
+                wallet.mark_seen(txid, height)?;
+                store::outbox::remove(tx, txid)?;
             }
-        }
+            if prune {
+                let pruned = wallet.prune(height)?;
+                store::wallet::archive(tx, &pruned.archived)?;
+            }
+            Ok::<_, WalletHandleError>(())
+        })?;
+        self.watch(|watch| watch.pruned_at = Some(height));
         Ok(())
     }
 
-    fn may_send_again(&self) -> bool {
-        let mut watch = self.inner.watch.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let due = watch.sent_again.is_none_or(|last| last.elapsed() >= SEND_AGAIN_EVERY);
-        if due {
-            watch.sent_again = Some(Stopwatch::start());
+    /// From now on it is counted how long those wait that nobody reports.
+    fn note_unknown(&self, unknown: &[Txid]) -> Result<(), WalletHandleError> {
+        let fresh: Vec<Txid> = self.read(|wallet| {
+            let waits = |txid: &&Txid| {
+                let sent = matches!(wallet.status(txid), Some(Status::Broadcast | Status::Seen));
+                sent && wallet.waits_since(txid).is_none()
+            };
+            unknown.iter().filter(waits).copied().collect()
+        });
+        if fresh.is_empty() {
+            return Ok(());
         }
-        due
+        let height = self.inner.chain.headers().tip_height();
+        self.update(|wallet, _| fresh.iter().try_for_each(|txid| Ok(wallet.mark_waiting(txid, height)?)))
+    }
+
+    /// Our transactions that the network has had for [`wallet::STUCK_BLOCKS`] blocks or more and no block has, the longest first.
+    #[must_use]
+    pub fn stuck(&self) -> Vec<Stuck> {
+        let (height, policy) = (self.inner.chain.headers().tip_height(), self.fees().rate);
+        let stuck = self.read(|wallet| wallet.stuck(height));
+        stuck.into_iter().map(|tx| Stuck { tx, policy }).collect()
+    }
+
+    /// Says once of each in the log.
+    fn warn_of_stuck(&self) {
+        let stuck = self.stuck();
+        let news: Vec<&Stuck> = self.watch(|watch| {
+            let now: BTreeSet<Txid> = stuck.iter().map(|stuck| stuck.tx.txid).collect();
+            watch.warned.retain(|txid| now.contains(txid));
+            stuck.iter().filter(|stuck| watch.warned.insert(stuck.tx.txid)).collect()
+        });
+        for stuck in news {
+            tracing::warn!(txid = %stuck.tx.txid, "{stuck}");
+        }
     }
 
     /// Asks the chain what has become of a payment of ours or to us, and takes into the wallet what it finds out.
@@ -163,7 +250,7 @@ impl WalletHandle {
         for (_, standing) in chain.proofs(&[*txid]).await? {
             match standing {
                 TxStanding::Mined(path) => {
-                    self.mined(vec![(*txid, path)])?;
+                    self.note(vec![(*txid, path)], &[])?;
                     return Ok(Fate::Taken);
                 }
                 TxStanding::Mempool => return Ok(Fate::Taken),
@@ -196,12 +283,13 @@ impl WalletHandle {
         let other = by.txid();
         // A coin of ours is gone once we have signed it away, here or on another copy of this wallet. What somebody who pays us has
         // signed says nothing before it is mined: he may have signed both.
+        // And what the network had first stands until a block says otherwise.
         let certain = self.read(|wallet| {
-            let ours = wallet.coins().iter().any(|coin| &coin.outpoint == outpoint);
-            let parent = wallet.transaction(&outpoint.txid).filter(|_| ours);
-            let coin = parent.and_then(|tx| tx.outputs.get(usize::try_from(outpoint.vout).ok()?));
+            let ours = wallet.coin(outpoint).and_then(|_| wallet.transaction(&outpoint.txid));
+            let coin = ours.and_then(|tx| tx.outputs.get(usize::try_from(outpoint.vout).ok()?));
             let known = wallet.status(&other).is_some_and(Status::is_settled);
-            mined.is_some() || known || coin.is_some_and(|coin| is_signed(&by, outpoint, coin))
+            let first = wallet.status(txid).is_some_and(Status::is_settled);
+            mined.is_some() || known || (!first && coin.is_some_and(|coin| is_signed(&by, outpoint, coin)))
         });
         if !certain {
             return Ok(false);
@@ -220,7 +308,8 @@ impl WalletHandle {
                 }
             }
             match wallet.status(txid) {
-                Some(Status::Rejected { .. }) | None => Ok(()),
+                None => Ok(()),
+                Some(status) if status.is_dead() => Ok(()),
                 Some(_) => wallet.mark_rejected(txid, &format!("its coins were spent by {other}")),
             }
             .map_err(WalletHandleError::from)

@@ -405,8 +405,7 @@ async fn reorganised(dropped: OnReorg) {
     let anchorer = world.agent.agent().unwrap().anchorer().clone();
     let anchor = until("an anchor", || async {
         let newest = anchorer.newest_anchors(1).ok()?.into_iter().next()?;
-        matches!(world.agent.wallet().status(&newest.txid), Some(Status::Broadcast | Status::Mined { .. }))
-            .then_some(newest.txid)
+        world.agent.wallet().status(&newest.txid)?.is_settled().then_some(newest.txid)
     })
     .await;
     mined(&world, &[payment, anchor]).await;
@@ -520,7 +519,7 @@ async fn while_the_chain_cannot_be_reached_one_anchor_and_one_payment_wait_for_i
     until("everything to be anchored", || async {
         let newest = agent.anchorer().newest_anchors(1).ok()?.into_iter().next()?;
         let ended = !agent.ended_sources().await.is_empty();
-        (ended && selling.wallet().status(&newest.txid) == Some(Status::Broadcast)).then_some(())
+        (ended && selling.wallet().status(&newest.txid)?.is_settled()).then_some(())
     })
     .await;
     let anchors = agent.anchorer().newest_anchors(100).unwrap().len();

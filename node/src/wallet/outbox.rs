@@ -1,0 +1,194 @@
+//! Bringing our own transactions to the network, and bringing them again until it is known to have them.
+//!
+//! What waits is on disk: the outbox, and the states of the wallet's transactions. Only the pace is in memory, so that after a restart everything
+//! that is not known to be on the network goes out once at once.
+
+use std::collections::BTreeMap;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use sensora_chain::Txid;
+use sensora_chain::wallet::Status;
+
+use super::{Fate, WalletHandle, WalletHandleError};
+use crate::chain_access::BroadcastError;
+use crate::clock::Stopwatch;
+use crate::store::outbox::{self, Outgoing};
+
+/// How long after a transaction went out it goes out again if nobody reports it. Each further time takes twice as long.
+pub const FIRST_AGAIN: Duration = Duration::from_secs(2);
+/// The longest time between two: about a block, after which whoever would not take it may.
+pub const LONGEST_AGAIN: Duration = Duration::from_secs(600);
+
+/// When transactions went out last, and how long to wait before they go out again. Bounded by the wallet's transactions that are in no block.
+#[derive(Debug, Default)]
+pub(super) struct Pace {
+    sent: BTreeMap<Txid, (Stopwatch, Duration)>,
+}
+
+impl Pace {
+    /// Whether it may go out now.
+    fn is_due(&self, txid: &Txid) -> bool {
+        self.sent.get(txid).is_none_or(|(last, wait)| last.elapsed() >= *wait)
+    }
+
+    /// It goes out now.
+    fn sends(&mut self, txid: &Txid) {
+        let wait = self.sent.get(txid).map_or(FIRST_AGAIN, |(_, wait)| wait.saturating_mul(2));
+        self.sent.insert(*txid, (Stopwatch::start(), wait.min(LONGEST_AGAIN)));
+    }
+
+    /// What is known to be on the network, or never will be, begins anew should it be lost.
+    pub(super) fn keep(&mut self, waits: impl Fn(&Txid) -> bool) {
+        self.sent.retain(|txid, _| waits(txid));
+    }
+
+    pub(super) fn forget(&mut self, txid: &Txid) {
+        self.sent.remove(txid);
+    }
+}
+
+impl WalletHandle {
+    /// Brings a stored transaction to the network and notes the outcome. It stays in the outbox until somebody reports that the network has it.
+    ///
+    /// # Errors
+    /// [`WalletHandleError::Rejected`] (it is out of the outbox then), [`WalletHandleError::Broadcast`] (it stays there).
+    pub async fn deliver(&self, txid: &Txid, beef: &[u8]) -> Result<(), WalletHandleError> {
+        let (double_spent, reason) = match self.inner.chain.broadcast(beef).await {
+            Ok(()) => return self.delivered(txid),
+            Err(BroadcastError::Rejected { double_spent, reason, .. }) => (double_spent, reason),
+            Err(error) => return Err(WalletHandleError::Broadcast(error)),
+        };
+        // Whose coin is gone elsewhere must not be tried with the next transaction again: the chain says what became of it.
+        if double_spent && self.fate(txid).await? == Fate::Taken {
+            return self.delivered(txid);
+        }
+        tracing::warn!(%txid, %reason, "the network refuses our transaction");
+        self.update(|wallet, tx| {
+            // What the network had before is not undone by a refusal: a block, or another transaction in one, has the last word.
+            if wallet.status(txid).is_some_and(Status::is_settled) {
+                return Ok(());
+            }
+            wallet.mark_rejected(txid, &reason)?;
+            Ok::<_, WalletHandleError>(outbox::remove(tx, txid)?)
+        })?;
+        match self.status(txid) {
+            Some(status) if status.is_settled() => Ok(()),
+            _ => Err(WalletHandleError::Rejected { txid: *txid, reason }),
+        }
+    }
+
+    fn delivered(&self, txid: &Txid) -> Result<(), WalletHandleError> {
+        self.pace(|pace| {
+            pace.forget(txid);
+            pace.sends(txid);
+        });
+        if self.status(txid).is_some_and(|status| status.is_settled()) {
+            return Ok(());
+        }
+        self.update(|wallet, _| Ok(wallet.mark_broadcast(txid)?))
+    }
+
+    /// Sends what has not gone out yet or is not known to have arrived, and strikes out what needs no sending any more.
+    pub(super) async fn empty_outbox(&self) {
+        let waiting = match self.inner.store.read(outbox::all) {
+            Ok(waiting) => waiting,
+            Err(error) => {
+                tracing::error!(%error, "the outbox cannot be read");
+                return;
+            }
+        };
+        let mut done = Vec::new();
+        for Outgoing { txid, beef } in waiting {
+            match self.status(&txid) {
+                Some(Status::Built) => match self.deliver(&txid, &beef).await {
+                    Ok(()) | Err(WalletHandleError::Rejected { .. }) => {}
+                    // Whoever cannot be reached for one cannot be reached for the next.
+                    Err(error) => {
+                        tracing::debug!(%txid, %error, "a transaction of ours has not gone out");
+                        break;
+                    }
+                },
+                Some(Status::Broadcast | Status::Reclaiming { .. }) => {}
+                None | Some(_) => done.push(txid),
+            }
+        }
+        if done.is_empty() {
+            return;
+        }
+        if let Err(error) =
+            self.inner.store.write(|tx| done.iter().try_for_each(|txid| outbox::remove(tx, txid)))
+        {
+            tracing::error!(%error, "the outbox cannot be changed");
+        }
+    }
+
+    /// Brings to the network again what it should have and whoever is asked does not know: it may not have arrived, or a reorganisation has
+    /// thrown it out. What another transaction had outdone goes out again once that one is in no block any more.
+    ///
+    /// # Errors
+    /// [`WalletHandleError`]: the chain cannot be asked.
+    pub(super) async fn send_again(&self, unknown: &[Txid]) -> Result<(), WalletHandleError> {
+        let mut lost: Vec<Txid> = unknown
+            .iter()
+            .filter(|txid| matches!(self.status(txid), Some(Status::Broadcast | Status::Seen)))
+            .copied()
+            .collect();
+        lost.extend(self.read(sensora_chain::wallet::Wallet::may_come_back));
+        for txid in lost {
+            if !self.pace(|pace| pace.is_due(&txid)) {
+                continue;
+            }
+            // An ancestor that is not ours to prove goes out with what is built on it.
+            let Some(beef) = self.beef_to_send(&txid) else { continue };
+            self.pace(|pace| pace.sends(&txid));
+            match self.inner.chain.broadcast(&beef).await {
+                Ok(()) => tracing::info!(%txid, "a transaction that the network did not know went out again"),
+                Err(BroadcastError::Rejected { reason, .. }) => {
+                    tracing::warn!(%txid, %reason, "a transaction that the network had taken is refused now");
+                    self.fate(&txid).await?;
+                }
+                Err(error) => return Err(WalletHandleError::Broadcast(error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// As short as it can be now; else as it was when it was built.
+    fn beef_to_send(&self, txid: &Txid) -> Option<Vec<u8>> {
+        if let Ok(beef) = self.beef_for(txid) {
+            return Some(beef);
+        }
+        let waiting = self.inner.store.read(outbox::all).ok()?;
+        waiting.into_iter().find(|outgoing| &outgoing.txid == txid).map(|outgoing| outgoing.beef)
+    }
+
+    pub(super) fn pace<T>(&self, f: impl FnOnce(&mut Pace) -> T) -> T {
+        f(&mut self.inner.watch.lock().unwrap_or_else(PoisonError::into_inner).pace)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_went_out_waits_twice_as_long_each_time() {
+        let mut pace = Pace::default();
+        let txid = Txid([1; 32]);
+        assert!(pace.is_due(&txid), "at once after a start");
+        let mut waits = Vec::new();
+        for _ in 0..12 {
+            pace.sends(&txid);
+            assert!(!pace.is_due(&txid));
+            waits.push(pace.sent[&txid].1);
+        }
+        assert_eq!(waits[..3], [FIRST_AGAIN, FIRST_AGAIN * 2, FIRST_AGAIN * 4]);
+        assert_eq!(waits.last(), Some(&LONGEST_AGAIN));
+        pace.forget(&txid);
+        assert!(pace.is_due(&txid));
+        pace.sends(&txid);
+        pace.keep(|_| false);
+        assert!(pace.is_due(&txid));
+    }
+}
