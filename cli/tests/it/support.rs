@@ -120,6 +120,13 @@ impl World {
         Self { dir, address, node, runtime }
     }
 
+    /// Mines blocks with whatever waits.
+    pub(crate) fn mine(&self, blocks: u32) {
+        for _ in 0..blocks {
+            self.runtime.block_on(self.node.chain().mine()).unwrap();
+        }
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }

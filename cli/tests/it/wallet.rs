@@ -90,7 +90,9 @@ fn an_old_backup_is_put_back_and_catches_up_with_the_chain() {
     let found = elsewhere.run("wallet recover --json").ends_with(0).json();
     assert!(found.pointer("/followed/spending").and_then(Value::as_i64) >= Some(5), "{found:#}");
     assert_eq!(found.pointer("/balance/total_sat").and_then(Value::as_i64), Some(total), "{found:#}");
-    elsewhere.run("wallet audit").ends_with(0);
+    let audit = elsewhere.run("wallet audit --chain --json").ends_with(0).json();
+    assert_eq!((audit["ok"].as_bool(), audit["differences"].as_array().map(Vec::len)), (Some(true), Some(0)));
+    assert!(audit["coins"].as_i64() > Some(1) && audit["transactions"].as_i64() > Some(1), "{audit:#}");
     // It buys on, and nothing is paid twice.
     elsewhere.run("buy machine --seq 200..240 --json").ends_with(0);
     elsewhere.run("wallet audit").ends_with(0);
@@ -294,6 +296,27 @@ fn keys_are_printed_only_to_who_knows_what_they_are() {
     fs::write(&file, main).unwrap();
     assert!(message(watcher.run(&format!("wallet watch {file} --json")), 2).contains("network main"));
     assert!(message(watcher.run("wallet watch /nonexistent --json"), 3).contains("/nonexistent"));
+}
+
+#[test]
+fn what_is_above_the_bound_goes_to_a_cold_address() {
+    let world = World::new();
+    let (home, cold) = (world.funded("home"), world.home("cold"));
+    let address = cold.run("wallet address --json").ends_with(0).json()["address"].as_str().unwrap().to_owned();
+    let text = message(home.run("wallet sweep --json"), 2);
+    assert!(text.contains("wallet.sweep_to"), "{text}");
+    let text = message(home.run("wallet sweep --to 1BoatSLRHtKNngkdXEeobR76b53LETtpyT --json"), 2);
+    assert!(text.contains("does not belong to the regtest network"), "{text}");
+    // Not deep enough in the chain yet.
+    world.mine(1);
+    let none = home.run(&format!("wallet sweep --to {address} --keep 200000 --json")).ends_with(0).json();
+    assert_eq!((none["txid"].as_str(), none["swept_sat"].as_i64()), (None, Some(0)), "{none:#}");
+    world.mine(8);
+    let swept = home.run(&format!("wallet sweep --to {address} --keep 200000 --json")).ends_with(0).json();
+    let (sat, fee) = (swept["swept_sat"].as_i64().unwrap(), swept["fee_sat"].as_i64().unwrap());
+    assert_eq!(sat + fee, 800_000, "{swept:#}");
+    assert_eq!(home.number("wallet balance --json", "/total_sat"), 200_000);
+    home.run("wallet audit --chain").ends_with(0);
 }
 
 #[test]
