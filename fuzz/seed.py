@@ -50,4 +50,10 @@ folder = HERE / "corpus" / "evidence"
 folder.mkdir(parents=True, exist_ok=True)
 (folder / "golden").write_text((VECTORS / "evidence.json").read_text())
 count += 1
+folder = HERE / "corpus" / "services"
+folder.mkdir(parents=True, exist_ok=True)
+answers = HERE.parent / "chain" / "tests" / "it" / "http" / "answers.json"
+for answer in json.loads(answers.read_text())["answers"]:
+    (folder / hashlib.sha256(answer.encode()).hexdigest()[:16]).write_text(answer)
+    count += 1
 print(f"{count} seeds in {HERE / 'corpus'}")

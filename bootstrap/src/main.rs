@@ -10,14 +10,16 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Parser;
-use sensora_chain::{FeeRate, Network, Satoshis};
+use sensora_chain::{Network, Satoshis};
 use sensora_node::clock::Clock;
+use sensora_node::config::{ChainSection, Serve};
+use sensora_node::fees::FeeLimits;
 use sensora_node::home::{Home, HomePaths};
 use sensora_node::keystore::{Key, KeystoreError, WordCount};
 use sensora_node::net::{Multiaddr, Transport};
 use sensora_node::store::Store;
-use sensora_node::supervisor::{ChainRole, Node, NodeOptions};
-use sensora_node::wallet::FeePolicy;
+use sensora_node::supervisor::{ChainRole, Node, NodeOptions, ServicesRole};
+use sensora_node::wallet::SweepPolicy;
 use sensora_protocol::Identity;
 use tracing_subscriber::EnvFilter;
 
@@ -43,6 +45,20 @@ struct Args {
     /// With --dev-chain: seconds until a block is made while transactions wait
     #[arg(long, value_name = "SECONDS", default_value_t = 2, requires = "dev_chain", value_parser = clap::value_parser!(u64).range(1..=3600))]
     block_interval: u64,
+    /// Ask this chain service: arcade, arc, whatsonchain, chaintracks or node-rpc, with its address, as in
+    /// node-rpc=http://USER:PASSWORD@HOST:PORT; may be repeated
+    #[arg(
+        long = "chain",
+        env = "SENSORA_CHAIN",
+        hide_env_values = true,
+        value_delimiter = ',',
+        value_name = "KIND=URL",
+        conflicts_with = "dev_chain"
+    )]
+    chain: Vec<ServiceText>,
+    /// Answer other nodes' questions from the chain services; on network regtest that is done without this flag, too
+    #[arg(long, requires = "chain")]
+    serve_chain: bool,
     /// Where to listen, as a multiaddr; may be repeated
     #[arg(long, value_name = "ADDR", default_values_t = ["/ip4/0.0.0.0/tcp/4001", "/ip4/0.0.0.0/udp/4001/quic-v1"].map(String::from))]
     listen: Vec<String>,
@@ -64,6 +80,24 @@ struct Args {
     /// Log more to standard error; up to three times
     #[arg(short, long, action = clap::ArgAction::Count)]
     verbose: u8,
+}
+
+/// `KIND=URL`, which may hold a password and is not shown.
+#[derive(Clone)]
+struct ServiceText(String);
+
+impl std::str::FromStr for ServiceText {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl std::fmt::Debug for ServiceText {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("KIND=URL")
+    }
 }
 
 fn main() -> ExitCode {
@@ -98,8 +132,10 @@ async fn serve(args: &Args) -> anyhow::Result<()> {
             path: Some(home.paths().dev_chain()),
             block_interval: Duration::from_secs(args.block_interval),
         }
-    } else {
+    } else if args.chain.is_empty() {
         ChainRole::Peers(Vec::new())
+    } else {
+        services(args)?
     };
     let node = Node::start(NodeOptions {
         identity,
@@ -113,7 +149,8 @@ async fn serve(args: &Args) -> anyhow::Result<()> {
         mdns: args.mdns,
         transport: Transport::Real,
         chain,
-        fees: FeePolicy { rate: FeeRate::DEFAULT, max: MAX_FEE },
+        fees: FeeLimits { max: MAX_FEE, ..FeeLimits::default() },
+        sweep: SweepPolicy::default(),
         agent: None,
     })
     .await?;
@@ -126,6 +163,18 @@ async fn serve(args: &Args) -> anyhow::Result<()> {
         () = node.shutdown() => Ok(()),
         _ = tokio::signal::ctrl_c() => anyhow::bail!("stopped at once; what was acknowledged is on disk"),
     }
+}
+
+fn services(args: &Args) -> anyhow::Result<ChainRole> {
+    let mut chain = ChainSection::default();
+    chain.use_services(&args.chain.iter().map(|text| text.0.clone()).collect::<Vec<_>>())?;
+    let serve = if args.serve_chain { Serve::Is(true) } else { chain.serve };
+    Ok(ChainRole::Services(ServicesRole {
+        services: chain.services(args.network, |name| std::env::var(name).ok())?,
+        peers: Vec::new(),
+        serve: serve.on(args.network),
+        mine: None,
+    }))
 }
 
 fn paths(args: &Args) -> anyhow::Result<HomePaths> {
@@ -168,7 +217,7 @@ async fn say_ready(args: &Args, node: &Node) -> anyhow::Result<()> {
         let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
         let ready = serde_json::json!({
             "event": "ready", "peer_id": node.peer_id().to_string(), "network": args.network,
-            "dev_chain": args.dev_chain, "addresses": addresses,
+            "dev_chain": args.dev_chain, "chain": node.chain().source_name(), "addresses": addresses,
         });
         writeln!(out, "{ready}")?;
     } else {
@@ -181,6 +230,9 @@ async fn say_ready(args: &Args, node: &Node) -> anyhow::Result<()> {
                 "mining       the development chain, a block each {} s while transactions wait",
                 args.block_interval
             )?;
+        }
+        if !args.chain.is_empty() {
+            writeln!(out, "chain        {}", node.chain().source_name())?;
         }
         writeln!(out, "ready")?;
     }
@@ -233,6 +285,19 @@ mod tests {
         assert!(Args::try_parse_from(["sensora-bootstrap", "--block-interval", "5"]).is_err());
         assert!(Args::try_parse_from(["sensora-bootstrap", "--dev-chain", "--block-interval", "0"]).is_err());
         Args::try_parse_from(["sensora-bootstrap", "--dev-chain", "--block-interval", "5"]).unwrap();
+        let secret = "node-rpc=http://user:secret@127.0.0.1:1";
+        assert!(Args::try_parse_from(["sensora-bootstrap", "--dev-chain", "--chain", secret]).is_err());
+        let args = Args::try_parse_from(["sensora-bootstrap", "--chain", secret]).unwrap();
+        assert!(!format!("{args:?}").contains("secret"));
+        let ChainRole::Services(role) = services(&args).unwrap() else { panic!("{args:?}") };
+        assert_eq!((role.services.services.len(), role.serve), (1, true), "regtest is served");
+        let main = ["sensora-bootstrap", "--network", "main", "--chain", secret];
+        let ChainRole::Services(role) = services(&Args::try_parse_from(main).unwrap()).unwrap() else {
+            panic!()
+        };
+        assert!(!role.serve, "what costs is not served without being asked for");
+        let wrong = Args::try_parse_from(["sensora-bootstrap", "--chain", "moon=http://a"]).unwrap();
+        assert!(services(&wrong).unwrap_err().to_string().contains("moon"));
     }
 
     #[test]

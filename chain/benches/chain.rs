@@ -10,10 +10,10 @@ use divan::Bencher;
 use sensora_chain::beef::{Beef, BeefLimits};
 use sensora_chain::contract::payment::{pay_to_hash, sign_input, sign_p2pkh};
 use sensora_chain::contract::verify_p2pkh;
-use sensora_chain::header::{Header, HeaderChain, HeaderView};
+use sensora_chain::header::{Header, HeaderView};
 use sensora_chain::merkle_path::{MerklePath, merkle_root};
 use sensora_chain::{
-    BlockHash, Network, OutPoint, PrivateKey, Satoshis, SighashCache, Transaction, TxIn, TxOut, Txid, spv,
+    BlockHash, OutPoint, PrivateKey, Satoshis, SighashCache, Transaction, TxIn, TxOut, Txid, spv,
 };
 
 fn main() {
@@ -107,18 +107,4 @@ fn beef_parse_and_verify(bencher: Bencher<'_, '_>, payments: u64) {
         let beef = Beef::parse(&bytes, &BeefLimits::DEFAULT).expect("ours");
         spv::verify(&beef, &subject, &headers).expect("ours")
     });
-}
-
-#[divan::bench]
-fn connect_1000_headers(bencher: Bencher<'_, '_>) {
-    let mut headers = Vec::new();
-    let mut last = Header::regtest_genesis();
-    for _ in 0..1_000 {
-        let next = Header::new(4, last.hash(), [1; 32], last.time() + 600, last.bits(), 0);
-        last = (0..).map(|n| next.with_nonce(n)).find(|h| h.meets_target(Network::Regtest)).expect("regtest");
-        headers.push(last);
-    }
-    bencher
-        .with_inputs(|| HeaderChain::genesis(Network::Regtest).expect("regtest"))
-        .bench_local_values(|mut chain| chain.connect(&headers).map(|connected| connected.tip));
 }

@@ -3,7 +3,9 @@
 //! The proof of work and the difficulty rules of every header are checked here. What is not: that a header's time is
 //! plausible against today's clock, which the caller has.
 
+mod best;
 mod chain;
+mod checkpoint;
 mod rules;
 mod work;
 
@@ -46,6 +48,20 @@ pub enum HeaderError {
         /// What it has.
         found: u32,
     },
+    /// A fork from before the first header that is kept.
+    #[error(
+        "header {hash} competes with the header at height {height} that everything here builds on, and never can \
+         replace it; a node that has it follows another chain"
+    )]
+    BesideBase {
+        /// The header.
+        hash: BlockHash,
+        /// The first height that is kept.
+        height: u32,
+    },
+    /// One does not follow the one before it.
+    #[error("header {0} does not follow the header before it")]
+    NotInARow(BlockHash),
     /// Not after the median of the eleven headers before it.
     #[error("header {0} is dated before the median of the eleven headers before it")]
     TimeTooOld(BlockHash),
@@ -54,7 +70,7 @@ pub enum HeaderError {
     Height(BlockHash),
     /// The chain cannot be followed from its first block.
     #[error(
-        "the {0} network changed its rules too often to follow it from its first block; give a checkpoint"
+        "the {0} network changed its rules too often to follow it from its first block; start from its checkpoint"
     )]
     NeedsCheckpoint(Network),
     /// The checkpoint has too few headers to compute the next difficulty from.
@@ -182,8 +198,13 @@ impl Header {
     /// Whether the hash is not above the target that the header itself names, and that target not above the
     /// network's limit.
     pub fn meets_target(&self, network: Network) -> bool {
+        self.meets_target_with(network, &self.hash())
+    }
+
+    /// As [`Header::meets_target`], where the hash is known.
+    fn meets_target_with(&self, network: Network, hash: &BlockHash) -> bool {
         Target::from_bits(self.bits())
-            .is_some_and(|target| target <= Target::limit(network) && target.is_met_by(&self.hash()))
+            .is_some_and(|target| target <= Target::limit(network) && target.is_met_by(hash))
     }
 }
 

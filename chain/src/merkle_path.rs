@@ -5,12 +5,14 @@
 
 mod codec;
 mod tree;
+pub mod tsc;
 
 use crate::encode::{DecodeError, Reader};
 use crate::id::Txid;
 use tree::{Node, Tree};
 
 pub use tree::{merkle_root, parent};
+pub use tsc::{TscError, TscProof};
 
 /// The most levels a path can have: a block with 2⁶⁴ transactions, more than anybody can write.
 pub const MAX_TREE_HEIGHT: u8 = 64;

@@ -110,6 +110,39 @@ pub(crate) struct NetworkArgs {
     /// Where to listen, as a multiaddr; may be repeated
     #[arg(long, value_name = "ADDR")]
     pub(crate) listen: Vec<String>,
+    /// How the chain is reached.
+    #[command(flatten)]
+    pub(crate) chain: ChainArgs,
+}
+
+/// The chain services of a command, in the place of those in `config.toml`.
+#[derive(Args, Clone, Default)]
+#[command(next_help_heading = "Network options")]
+pub(crate) struct ChainArgs {
+    /// Ask this chain service: arcade, arc, whatsonchain, chaintracks or node-rpc, with its address, as in
+    /// node-rpc=http://USER:PASSWORD@HOST:PORT; may be repeated
+    #[arg(
+        long = "chain",
+        id = "chain_services",
+        env = "SENSORA_CHAIN",
+        hide_env_values = true,
+        value_delimiter = ',',
+        value_name = "KIND=URL"
+    )]
+    pub(crate) services: Vec<String>,
+    /// The most that one transaction may pay to miners, in satoshis
+    #[arg(long, value_name = "SAT")]
+    pub(crate) max_fee: Option<u64>,
+}
+
+impl std::fmt::Debug for ChainArgs {
+    /// Without the addresses, which may hold a password.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ChainArgs")
+            .field("services", &self.services.len())
+            .field("max_fee", &self.max_fee)
+            .finish_non_exhaustive()
+    }
 }
 
 /// The commands.

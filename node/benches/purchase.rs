@@ -18,10 +18,11 @@ use sensora_node::agent::source::{Replay, SimSpec, SourceSpec};
 use sensora_node::agent::{AgentOptions, SourceOptions, Terms};
 use sensora_node::buyer::{BuyRequest, Progress};
 use sensora_node::clock::Clock;
+use sensora_node::fees::FeeLimits;
 use sensora_node::net::Transport;
 use sensora_node::store::Store;
 use sensora_node::supervisor::{ChainRole, Node, NodeOptions};
-use sensora_node::wallet::FeePolicy;
+use sensora_node::wallet::SweepPolicy;
 use sensora_protocol::ad::StreamAd;
 use sensora_protocol::market::message::Request;
 use sensora_protocol::market::offer::{BuyerLimits, Range};
@@ -119,7 +120,8 @@ fn node(seed: u8, folder: &Path) -> NodeOptions {
         mdns: false,
         transport: Transport::Real,
         chain: ChainRole::Peers(Vec::new()),
-        fees: FeePolicy { rate: FeeRate::DEFAULT, max: Satoshis::from_sat(100_000) },
+        fees: FeeLimits::fixed(FeeRate::DEFAULT, Satoshis::from_sat(100_000)),
+        sweep: SweepPolicy::default(),
         agent: None,
     }
 }

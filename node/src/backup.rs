@@ -34,7 +34,7 @@ use sensora_protocol::codec::CodecError;
 
 pub use content::{ANCHORS_KEPT, Backup, LEFT_OUT, Summary};
 pub use file::{Overwrite, read_file, write_file};
-pub use keeper::{EVERY, Keeper, KeeperParts};
+pub use keeper::{EVERY, Keeper, KeeperParts, KeeperTask};
 pub use lock::{Lock, LockKind, MAX_WORK_FACTOR, WORK_FACTOR, lock_of};
 
 use crate::keystore::KeystoreError;

@@ -2,12 +2,13 @@
 //! as they can be checked against the node's own header chain.
 //!
 //! [`start`] follows the headers of a source and gives a [`ChainAccess`] to ask with. The source is the development
-//! chain in this process, or peers that serve theirs over `/sensora/chain/1` (which [`ChainService`] does). A further
-//! source is a further variant of `Source`: whatever its answers are made of, they pass the same checks.
+//! chain in this process, configured services (a node of one's own, public APIs), or peers that serve theirs over
+//! `/sensora/chain/1` (which [`ChainService`] does). Whatever their answers are made of, they pass the same checks.
 //!
 //! ```text
 //! ChainAccess ── question ──▶ Source ─┬─ Dev: the database of this node
-//!      ▲                              └─ Swarm: peers in turn, until an answer holds
+//!      │                              ├─ Services: in their order for each need; a transaction goes to all at once
+//!      │                              └─ Swarm: peers in turn, until an answer holds
 //!      └── checked answer ◀── check ◀── headers ◀── sync (proof of work, most work)
 //! ```
 
@@ -16,6 +17,7 @@ mod dev;
 mod error;
 mod headers;
 mod memory;
+mod progress;
 mod quota;
 mod service;
 mod source;
@@ -28,23 +30,28 @@ use sensora_chain::beef::{Beef, BeefLimits};
 use sensora_chain::header::Tip;
 use sensora_chain::merkle_path::MerklePath;
 use sensora_chain::sources::dev::{DevChain, DevChainError};
+use sensora_chain::sources::service::{FeeQuote, Need, Service};
 use sensora_chain::{OutPoint, Satoshis, Script, Transaction, Txid};
+use sensora_protocol::chain_access::Refusal;
 use sensora_protocol::chain_access::message::{
     MAX_BEEF_LEN, MAX_OUTPOINTS, MAX_SCANNED, MAX_TXIDS, ScanPosition,
 };
-use sensora_protocol::chain_access::{Refusal, Request};
 use tokio::sync::watch;
 
-pub use error::{BroadcastError, ChainError, Failure, HeaderStoreError, Tried};
-pub use headers::{HeaderSnapshot, HeaderStore, MemoryHeaderStore};
-pub use memory::{FIRST_REST, LONG_REST, LONGEST_REST, MAX_REMEMBERED};
+pub use error::{Asked, BroadcastError, ChainError, Failure, HeaderStoreError, Tried};
+pub use headers::{HeaderSnapshot, HeaderStore, MemoryHeaderStore, Restored, restore};
+pub use memory::{FIRST_REST, LONG_REST, LONGEST_REST, LONGEST_WAIT, MAX_REMEMBERED};
+pub use progress::SyncProgress;
 pub use quota::MAX_FAUCET_PEERS;
 pub use service::{ChainService, MAX_JOBS, MAX_JOBS_PER_PEER, refusal_frame};
-pub use source::{ASK_DEADLINE, MAX_ASKED, REQUEST_DEADLINE};
+pub use source::{
+    ASK_DEADLINE, Disagreement, MAX_ASKED, MAX_SERVICES, REQUEST_DEADLINE, ServiceCheck, ServiceState,
+    ServicesOptions, TipWord,
+};
 pub use tasks::{ChainOptions, ChainPeer, ChainTasks, IDLE_INTERVALS, SourceOptions, start};
 
 use headers::Headers;
-use source::Source;
+use source::{ServicesSource, Source};
 
 /// Where a transaction stands, as far as it can be said.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -119,13 +126,86 @@ impl ChainAccess {
         self.inner.headers.watch()
     }
 
+    /// How far the headers are; changes with each run of them.
+    #[must_use]
+    pub fn sync_progress(&self) -> watch::Receiver<SyncProgress> {
+        self.inner.headers.progress()
+    }
+
     /// The development chain, if this node runs it.
     #[must_use]
     pub fn dev_chain(&self) -> Option<&DevChain> {
         match &self.inner.source {
             Source::Dev(dev) => Some(dev.chain()),
-            Source::Swarm(_) => None,
+            Source::Services(_) | Source::Swarm(_) => None,
         }
+    }
+
+    /// Where answers come from, in a few words.
+    #[must_use]
+    pub fn source_name(&self) -> String {
+        match &self.inner.source {
+            Source::Dev(_) => "the development chain of this node".to_owned(),
+            Source::Services(services) => {
+                let peers = if services.swarm().is_some() { ", then peers" } else { "" };
+                format!("services {}{peers}", services.names().join(", "))
+            }
+            Source::Swarm(_) => "peers".to_owned(),
+        }
+    }
+
+    /// How the configured services do; none where other sources are used.
+    #[must_use]
+    pub fn services(&self) -> Vec<ServiceState> {
+        self.as_services().map(ServicesSource::states).unwrap_or_default()
+    }
+
+    /// What configured services have contradicted each other in since the start, the newest last; a bounded number.
+    #[must_use]
+    pub fn disagreements(&self) -> Vec<Disagreement> {
+        self.as_services().map(ServicesSource::disagreements).unwrap_or_default()
+    }
+
+    /// Asks every configured service for its tip and its fee rate, and compares the tips with our headers.
+    pub async fn check_services(&self) -> Vec<ServiceCheck> {
+        match self.as_services() {
+            Some(services) => services.check(self.headers()).await,
+            None => Vec::new(),
+        }
+    }
+
+    /// The clients of the configured services that can be asked for `need`, in the order in which they are asked.
+    #[must_use]
+    pub fn clients(&self, need: Need) -> Vec<Arc<Service>> {
+        self.as_services().map(|services| services.clients(need)).unwrap_or_default()
+    }
+
+    /// What miners ask for, in the word of the first configured service that says so; with its name.
+    ///
+    /// # Errors
+    /// [`ChainError::NoService`] where none can be asked; as [`ChainAccess::proofs`].
+    pub async fn fee_quote(&self) -> Result<(String, FeeQuote), ChainError> {
+        match self.as_services() {
+            Some(services) => services.fee_quote().await,
+            None => Err(ChainError::NoService { need: Need::Fees }),
+        }
+    }
+
+    fn as_services(&self) -> Option<&ServicesSource> {
+        match &self.inner.source {
+            Source::Services(services) => Some(services),
+            Source::Dev(_) | Source::Swarm(_) => None,
+        }
+    }
+
+    fn has_only_own_services(&self) -> bool {
+        self.as_services().is_some_and(ServicesSource::are_all_own)
+    }
+
+    /// What answers peers: the same headers and services, without the peers behind them. `None` where there are no services.
+    fn for_peers(&self) -> Option<Self> {
+        let services = self.as_services()?.alone();
+        Some(Self::new(self.inner.headers.clone(), Source::Services(services)))
     }
 
     /// Sends a transaction, as Atomic BEEF, to the chain. Sending it again is no error. That it was taken is the word of
@@ -150,10 +230,7 @@ impl ChainAccess {
     pub async fn proofs(&self, txids: &[Txid]) -> Result<Vec<(Txid, TxStanding)>, ChainError> {
         let mut all = Vec::with_capacity(txids.len());
         for some in txids.chunks(MAX_TXIDS) {
-            let some: Arc<[Txid]> = some.into();
-            let request = Request::Proof { txids: some.to_vec() };
-            let check = move |chain: &_, answer| check::proofs(chain, &some, &answer);
-            all.extend(self.inner.source.ask(&self.inner.headers, request, check).await?);
+            all.extend(self.inner.source.proofs(&self.inner.headers, some).await?);
         }
         Ok(all)
     }
@@ -165,10 +242,7 @@ impl ChainAccess {
     pub async fn spent(&self, outpoints: &[OutPoint]) -> Result<Vec<(OutPoint, SpentBy)>, ChainError> {
         let mut all = Vec::with_capacity(outpoints.len());
         for some in outpoints.chunks(MAX_OUTPOINTS) {
-            let some: Arc<[OutPoint]> = some.into();
-            let request = Request::Spent { outpoints: some.to_vec() };
-            let check = move |chain: &_, answer| check::spent(chain, &some, &answer);
-            all.extend(self.inner.source.ask(&self.inner.headers, request, check).await?);
+            all.extend(self.inner.source.spent(&self.inner.headers, some).await?);
         }
         Ok(all)
     }
@@ -208,11 +282,7 @@ impl ChainAccess {
         max: usize,
     ) -> Result<(Vec<Scanned>, Option<ScanPosition>), ChainError> {
         let max = max.clamp(1, MAX_SCANNED);
-        let limit = u32::try_from(max).unwrap_or(u32::MAX);
-        let prefix: Arc<[u8]> = prefix.into();
-        let request = Request::Scan { prefix: prefix.to_vec(), from, limit };
-        let check = move |chain: &_, answer| check::scan(chain, &prefix, from, max, answer);
-        self.inner.source.ask(&self.inner.headers, request, check).await
+        self.inner.source.scan(&self.inner.headers, prefix.into(), from, max).await
     }
 
     /// Coins from a development chain: Atomic BEEF of a transaction that pays `sat` to `locking` and can be spent at once.
@@ -220,19 +290,20 @@ impl ChainAccess {
     /// # Errors
     /// As [`ChainAccess::proofs`]; [`ChainError::refusal`] says why the faucet does not pay.
     pub async fn faucet(&self, locking: &Script, sat: Satoshis) -> Result<Vec<u8>, ChainError> {
-        let request = Request::Faucet { locking: locking.clone(), sat };
-        let locking = locking.clone();
-        let check = move |chain: &_, answer| check::funded(chain, &locking, sat, answer);
-        self.inner.source.ask(&self.inner.headers, request, check).await
+        self.inner.source.faucet(&self.inner.headers, locking.clone(), sat).await
     }
 
-    /// Mines a block with everything that waits, and follows it. Only on the development chain of this node.
+    /// Mines a block with everything that waits, and follows it. Only on the development chain of this node, or on a regtest node that
+    /// is its service.
     ///
     /// # Errors
     /// [`ChainError::NotDev`] elsewhere.
     pub async fn mine(&self) -> Result<Tip, ChainError> {
-        let Source::Dev(dev) = &self.inner.source else { return Err(ChainError::NotDev) };
-        dev.mine().await?;
+        match &self.inner.source {
+            Source::Dev(dev) => dev.mine().await?,
+            Source::Services(services) => services.mine().await?,
+            Source::Swarm(_) => return Err(ChainError::NotDev),
+        }
         self.refresh().await?;
         Ok(self.headers().tip())
     }

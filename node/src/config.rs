@@ -4,6 +4,7 @@
 //! that names the line and the key that was probably meant: a misspelt `exposure_sat` that silently kept its default would
 //! be money.
 
+mod chain;
 mod error;
 mod licence;
 mod streams;
@@ -12,10 +13,12 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use sensora_chain::{FeeRate, Network, Satoshis};
+use sensora_chain::keys::Address;
+use sensora_chain::{Network, Satoshis};
 use sensora_protocol::market::price::Price;
 use serde::{Deserialize, Serialize};
 
+pub use chain::{ChainSection, ChainSource, KindName, OrderSection, Serve, ServiceSection};
 pub use error::ConfigError;
 pub use licence::{LicenceError, validate_licence};
 pub use streams::{PlaceText, StreamConfig};
@@ -23,7 +26,7 @@ pub use streams::{PlaceText, StreamConfig};
 use crate::agent::anchorer::AnchorPolicy;
 use crate::agent::{AgentOptions, SourceOptions, Terms};
 use crate::net::Multiaddr;
-use crate::wallet::FeePolicy;
+use crate::wallet::SweepPolicy;
 
 /// The configuration that `sensora init` writes: every key with its explanation, each commented out.
 pub const DEFAULT_TEXT: &str = include_str!("config/default.toml");
@@ -43,6 +46,8 @@ pub struct Config {
     pub net: NetSection,
     /// Where the chain is.
     pub chain: ChainSection,
+    /// What happens to its money.
+    pub wallet: WalletSection,
     /// How this node sells.
     pub agent: AgentSection,
     /// When readings are put on chain.
@@ -68,34 +73,6 @@ pub struct NetSection {
     pub mdns: bool,
 }
 
-/// `[chain]`
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct ChainSection {
-    /// Where headers, proofs and broadcasts come from.
-    pub source: ChainSource,
-    /// Which peers to ask first.
-    pub peers: Vec<Multiaddr>,
-    /// With [`ChainSource::Dev`]: seconds until a block is made while transactions wait.
-    pub block_interval_s: u64,
-    /// Fee rate of our own transactions, satoshis for 1,000 bytes.
-    pub fee_sat_per_kb: u64,
-    /// The most that one transaction may pay to miners.
-    pub max_fee_sat: Satoshis,
-}
-
-/// Where a node's chain is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-#[non_exhaustive]
-pub enum ChainSource {
-    /// At its peers; what they say is checked.
-    #[default]
-    Peers,
-    /// In the node itself: the embedded development chain.
-    Dev,
-}
-
 /// `[agent]`: what this node calls itself, and what holds for every stream that does not say otherwise.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -112,6 +89,18 @@ pub struct AgentSection {
     pub sample: u32,
     /// Most readings in one order.
     pub max_readings: u64,
+}
+
+/// `[wallet]`: what happens to money that this node need not hold.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WalletSection {
+    /// The address that earnings go to; empty: they stay.
+    pub sweep_to: String,
+    /// What stays in any case.
+    pub keep_sat: Satoshis,
+    /// Where an encrypted backup is kept up to date; empty: nowhere.
+    pub backup_to: String,
 }
 
 /// `[anchor]`
@@ -141,6 +130,7 @@ impl Default for Config {
             log: "warn,sensora=info,sensora_node=info,libp2p_kad=error".to_owned(),
             net: NetSection::default(),
             chain: ChainSection::default(),
+            wallet: WalletSection::default(),
             agent: AgentSection::default(),
             anchor: AnchorSection::default(),
             buyer: BuyerSection::default(),
@@ -158,15 +148,9 @@ impl Default for NetSection {
     }
 }
 
-impl Default for ChainSection {
+impl Default for WalletSection {
     fn default() -> Self {
-        Self {
-            source: ChainSource::default(),
-            peers: Vec::new(),
-            block_interval_s: 2,
-            fee_sat_per_kb: FeeRate::DEFAULT.sat_per_kb,
-            max_fee_sat: Satoshis::from_sat(10_000),
-        }
+        Self { sweep_to: String::new(), keep_sat: Satoshis::from_sat(200_000), backup_to: String::new() }
     }
 }
 
@@ -203,17 +187,23 @@ impl AnchorSection {
     }
 }
 
-impl ChainSection {
-    /// With [`ChainSource::Dev`]: how long until a block is made while transactions wait.
-    #[must_use]
-    pub const fn block_interval(&self) -> Duration {
-        Duration::from_secs(self.block_interval_s)
+impl WalletSection {
+    /// Where coins above [`WalletSection::keep_sat`] go; `None`: they stay.
+    ///
+    /// # Errors
+    /// [`ConfigError::Invalid`] for what is no address of the network.
+    pub fn sweep_to(&self, network: Network) -> Result<Option<Address>, ConfigError> {
+        if self.sweep_to.is_empty() {
+            return Ok(None);
+        }
+        let parsed = Address::parse(&self.sweep_to, network);
+        parsed.map(Some).map_err(|error| ConfigError::invalid("wallet", "sweep_to", error.to_string()))
     }
 
-    /// What our own transactions pay to miners, as the wallet takes it.
+    /// The directory or file for backups; `None`: none is made by itself.
     #[must_use]
-    pub const fn fees(&self) -> FeePolicy {
-        FeePolicy { rate: FeeRate { sat_per_kb: self.fee_sat_per_kb }, max: self.max_fee_sat }
+    pub fn backup_to(&self) -> Option<&Path> {
+        (!self.backup_to.is_empty()).then(|| Path::new(&self.backup_to))
     }
 }
 
@@ -291,15 +281,8 @@ impl Config {
         let invalid = |section: &str, key: &str, reason: &str| {
             Err(ConfigError::invalid(section, key, reason.to_owned()))
         };
-        if self.chain.source == ChainSource::Dev && self.network != Network::Regtest {
-            return invalid("chain", "source", "the development chain is for network = \"regtest\" only");
-        }
-        if !(1..=3600).contains(&self.chain.block_interval_s) {
-            return invalid("chain", "block_interval_s", "it is 1 to 3600 seconds");
-        }
-        if self.chain.fee_sat_per_kb == 0 || self.chain.fee_sat_per_kb > 1_000_000 {
-            return invalid("chain", "fee_sat_per_kb", "it is 1 to 1000000 satoshis for 1,000 bytes");
-        }
+        self.chain.validate(self.network)?;
+        self.wallet.sweep_to(self.network)?;
         if self.log.trim().is_empty() {
             return invalid("", "log", "it is error, warn, info, debug, trace, or a filter");
         }
@@ -341,6 +324,14 @@ impl Config {
             anchors: self.anchor.policy(),
             sources: self.streams.iter().map(source).collect(),
         }
+    }
+
+    /// Where the wallet's excess goes.
+    ///
+    /// # Errors
+    /// [`ConfigError::Invalid`] for an address of another network.
+    pub fn sweep_policy(&self) -> Result<SweepPolicy, ConfigError> {
+        Ok(SweepPolicy { to: self.wallet.sweep_to(self.network)?, keep: self.wallet.keep_sat })
     }
 
     /// The terms of a stream that says nothing else.

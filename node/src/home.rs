@@ -129,6 +129,12 @@ impl HomePaths {
         self.root.join("store.redb")
     }
 
+    /// The block headers that were checked, `headers.bin`. They are fetched again where the file is lost.
+    #[must_use]
+    pub fn headers(&self) -> PathBuf {
+        self.root.join("headers.bin")
+    }
+
     /// The embedded development chain, `dev-chain.redb`.
     #[must_use]
     pub fn dev_chain(&self) -> PathBuf {

@@ -1,4 +1,5 @@
-//! What a node must not forget: one redb file for each home.
+//! What a node must not forget: one redb file for each home, and beside it the block headers in one of their own
+//! ([`headers`]), which can be fetched again.
 //!
 //! Everything that belongs together is changed in one [`Store::write`]: an order with the wallet that pays it, a sale with
 //! the coin it brings, a batch of readings with the chunk it fills. When `write` has returned, it is on disk; only then does the next message
@@ -12,6 +13,7 @@ pub mod ads;
 pub mod anchors;
 mod backend;
 pub mod bought;
+pub mod fees;
 pub mod headers;
 pub mod kinds;
 pub mod orders;
@@ -264,7 +266,7 @@ impl Store {
             ads::create(tx)?;
             anchors::create(tx)?;
             bought::create(tx)?;
-            headers::create(tx)?;
+            fees::create(tx)?;
             orders::create(tx)?;
             outbox::create(tx)?;
             peers::create(tx)?;

@@ -9,7 +9,7 @@
 //! A part that is down takes only its own function down: a node without chain access still records and answers, one without peers still
 //! records, one without an agent still buys.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -17,11 +17,12 @@ use bytes::Bytes;
 use redb::{Database, DatabaseError};
 use sensora_chain::Network;
 use sensora_chain::header::{HeaderChain, HeaderError};
-use sensora_chain::keys::PublicKey;
+use sensora_chain::keys::{PrivateKey, PublicKey};
 use sensora_chain::sources::dev::{DevChain, DevChainConfig, DevChainError};
 use sensora_protocol::Identity;
 use sensora_protocol::market::message::{MAX_REQUEST_LEN, Response};
 use sensora_protocol::market::refusal::Refusal;
+use sha2::{Digest as _, Sha256};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -29,18 +30,21 @@ use tokio_util::sync::CancellationToken;
 use crate::agent::{Agent, AgentError, AgentOptions, AgentParts};
 use crate::buyer::{Buyer, BuyerParts};
 use crate::chain_access::{
-    self, ChainAccess, ChainError, ChainOptions, ChainPeer, ChainService, ChainTasks, SourceOptions,
+    self, ChainAccess, ChainError, ChainOptions, ChainPeer, ChainService, ChainTasks, HeaderStore,
+    MemoryHeaderStore, ServicesOptions, SourceOptions,
 };
 use crate::clock::Clock;
 use crate::discovery::{AdBook, Discovery, Heard};
-use crate::fees::Fees;
+use crate::fees::{FeeLimits, Fees};
+use crate::home::HomePaths;
 use crate::net::{
     self, Multiaddr, Net, NetConfig, NetError, NetEvent, NetEvents, Offence, PeerId, Protocol, Topic,
     Transport, public_key_of, split_peer_id,
 };
+use crate::store::headers::{FileHeaderStore, HeaderFileError};
 use crate::store::peers::{self, KnownPeer};
 use crate::store::{Store, StoreError};
-use crate::wallet::{FeePolicy, WalletHandle};
+use crate::wallet::{SweepPolicy, WalletHandle, WalletHandleError};
 
 /// Market requests that are worked on at the same time: each takes some milliseconds of a core and up to two frames of memory.
 const MAX_MARKET_REQUESTS: usize = 32;
@@ -60,7 +64,7 @@ const POLL_DEV: Duration = Duration::from_millis(500);
 const POLL_PUBLIC: Duration = Duration::from_secs(30);
 
 /// Where a node's chain is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum ChainRole {
     /// The node runs the development chain, mines it and serves it to peers.
     DevChain {
@@ -69,8 +73,23 @@ pub enum ChainRole {
         /// How often a block is mined while transactions wait.
         block_interval: Duration,
     },
+    /// The node asks configured services.
+    Services(ServicesRole),
     /// The node asks peers: these first, then any that is connected.
     Peers(Vec<Multiaddr>),
+}
+
+/// How a node uses chain services.
+#[derive(Debug, Clone, Default)]
+pub struct ServicesRole {
+    /// Which, and in which order.
+    pub services: ServicesOptions,
+    /// Peers for what no service answers; the bootstrap nodes where none are given.
+    pub peers: Vec<Multiaddr>,
+    /// Answer peers' questions from the services. Headers are given to them in any case.
+    pub serve: bool,
+    /// Mine on the regtest node among the services: how often, while transactions wait.
+    pub mine: Option<Duration>,
 }
 
 /// What a node is to be.
@@ -81,7 +100,8 @@ pub struct NodeOptions {
     pub network: Network,
     /// Its store.
     pub store: Store,
-    /// The directory of the store, to see how full the disk is.
+    /// The directory of the store: for the block headers beside it, and to see how full the disk is. Without one the headers are
+    /// kept in memory.
     pub home: Option<PathBuf>,
     /// The time.
     pub clock: Clock,
@@ -97,8 +117,10 @@ pub struct NodeOptions {
     pub transport: Transport,
     /// Where its chain is.
     pub chain: ChainRole,
-    /// What it pays to miners.
-    pub fees: FeePolicy,
+    /// What it may pay to miners.
+    pub fees: FeeLimits,
+    /// Where its excess money goes.
+    pub sweep: SweepPolicy,
     /// What it sells, if it sells.
     pub agent: Option<AgentOptions>,
 }
@@ -132,14 +154,30 @@ pub enum NodeError {
         "the development chain runs on network regtest, not on {0}: leave out --dev-chain or give --network regtest"
     )]
     DevChainNetwork(Network),
+    /// A service of another network.
+    #[error("chain service {service} is configured for network {of}, this node is on {network}")]
+    ServiceNetwork {
+        /// The service.
+        service: String,
+        /// Its network.
+        of: Network,
+        /// Ours.
+        network: Network,
+    },
     /// No header to start from.
-    #[error("network {network} cannot be followed yet: {source}")]
+    #[error("network {network} cannot be followed: {source}")]
     Headers {
         /// The network.
         network: Network,
         /// Why.
         source: HeaderError,
     },
+    /// The file of block headers.
+    #[error(transparent)]
+    HeaderFile(#[from] HeaderFileError),
+    /// The wallet.
+    #[error(transparent)]
+    Wallet(#[from] WalletHandleError),
     /// A source or the ad.
     #[error(transparent)]
     Agent(#[from] AgentError),
@@ -157,6 +195,7 @@ struct Inner {
     net: Net,
     chain: ChainAccess,
     wallet: WalletHandle,
+    fees: Fees,
     store: Store,
     discovery: Discovery,
     buyer: Buyer,
@@ -202,8 +241,9 @@ impl Node {
         config.transport = options.transport;
         config.refusal_frame = refusal_frame;
         config.known_peers = known_peers(store)?;
-        let base = HeaderChain::genesis(*network)
+        let base = HeaderChain::checkpoint(*network)
             .map_err(|source| NodeError::Headers { network: *network, source })?;
+        let headers = header_store(home.as_deref(), &base)?;
         let dev_chain = dev_chain(chain, *network)?;
         let (net, runner, events) = Net::new(config)?;
 
@@ -219,26 +259,28 @@ impl Node {
             (_, ChainRole::Peers(peers)) => {
                 SourceOptions::Swarm { net: net.clone(), peers: chain_peers(peers, &options.bootstrap) }
             }
+            (_, ChainRole::Services(role)) => SourceOptions::Services {
+                services: with_faucet(role.services.clone(), identity, *network)?,
+                swarm: peers_behind(&net, *network, &role.peers, &options.bootstrap),
+                mine: role.mine,
+            },
             (None, ChainRole::DevChain { .. }) => {
                 SourceOptions::Swarm { net: net.clone(), peers: Vec::new() }
             }
         };
         let poll_interval = if *network == Network::Regtest { POLL_DEV } else { POLL_PUBLIC };
-        let chain = ChainOptions {
-            base,
-            source,
-            store: Box::new(store.clone()),
-            clock: clock.clone(),
-            poll_interval,
-        };
+        let serves = matches!(chain, ChainRole::Services(role) if role.serve);
+        let has_services = matches!(chain, ChainRole::Services(_));
+        let chain = ChainOptions { base, source, store: headers, clock: clock.clone(), poll_interval };
         let (chain, chain_tasks) = chain_access::start(chain, cancel.clone()).await?;
+        let fees = Fees::restored(*fees, store)?;
         let wallet = WalletHandle::open(
             store.clone(),
             identity.clone(),
             *network,
             chain.clone(),
             clock.clone(),
-            Fees::fixed(*fees),
+            fees.clone(),
         )?;
         let book = AdBook::new(store.clone(), *network, clock.clone());
         let discovery = Discovery::new(book, net.clone(), chain.clone(), *network);
@@ -253,7 +295,12 @@ impl Node {
             clock: clock.clone(),
         });
         let mut parts = JoinSet::new();
+        wallet.set_sweep(options.sweep)?;
         parts.spawn(wallet.clone().run(cancel.clone()));
+        if has_services {
+            let following = fees.clone().follow(chain.clone(), store.clone(), clock.clone(), cancel.clone());
+            parts.spawn(following);
+        }
         let agent = match agent.clone() {
             Some(agent) => {
                 let works_with = AgentParts {
@@ -272,7 +319,7 @@ impl Node {
         };
         let router = Router {
             net: net.clone(),
-            chain: ChainService::new(dev_chain, clock.clone()),
+            chain: ChainService::for_node(dev_chain, &chain, serves, clock.clone()),
             agent: agent.clone(),
             discovery: discovery.clone(),
             market_slots: Arc::new(Semaphore::new(MAX_MARKET_REQUESTS)),
@@ -291,6 +338,7 @@ impl Node {
                 net,
                 chain,
                 wallet,
+                fees,
                 store,
                 discovery,
                 buyer,
@@ -361,6 +409,12 @@ impl Node {
         &self.inner.wallet
     }
 
+    /// What it pays to miners, and whose word that is.
+    #[must_use]
+    pub fn fees(&self) -> &Fees {
+        &self.inner.fees
+    }
+
     /// The store.
     #[must_use]
     pub fn store(&self) -> &Store {
@@ -384,6 +438,46 @@ impl Node {
     pub fn agent(&self) -> Option<&Agent> {
         self.inner.agent.as_ref()
     }
+}
+
+/// Where the headers survive a restart: in the home, if there is one.
+fn header_store(home: Option<&Path>, base: &HeaderChain) -> Result<Box<dyn HeaderStore>, HeaderFileError> {
+    Ok(match home {
+        Some(home) => Box::new(FileHeaderStore::open(HomePaths::new(home).headers(), base)?),
+        None => Box::new(MemoryHeaderStore::default()),
+    })
+}
+
+/// On regtest, the key that a faucet of this node's regtest node is paid to: coins worth nothing, under a key that nothing else uses.
+fn with_faucet(
+    mut services: ServicesOptions,
+    identity: &Identity,
+    network: Network,
+) -> Result<ServicesOptions, NodeError> {
+    if let Some(other) = services.services.iter().find(|service| service.network != network) {
+        let (service, of) = (other.name.clone(), other.network);
+        return Err(NodeError::ServiceNetwork { service, of, network });
+    }
+    if network == Network::Regtest {
+        let seed = Sha256::new_with_prefix(b"sensora regtest faucet").chain_update(identity.key().to_bytes());
+        services.faucet_key = PrivateKey::from_bytes(seed.finalize().into()).ok();
+    }
+    Ok(services)
+}
+
+/// Peers behind services, where some are named. On regtest work costs nothing, so that there only they are asked.
+fn peers_behind(
+    net: &Net,
+    network: Network,
+    peers: &[Multiaddr],
+    bootstrap: &[Multiaddr],
+) -> Option<(Net, Vec<ChainPeer>)> {
+    let named = chain_peers(peers, bootstrap);
+    let is_wanted = match network {
+        Network::Regtest => !named.is_empty(),
+        _ => !peers.is_empty() || !bootstrap.is_empty(),
+    };
+    is_wanted.then(|| (net.clone(), named))
 }
 
 fn dev_chain(role: &ChainRole, network: Network) -> Result<Option<DevChain>, NodeError> {

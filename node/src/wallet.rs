@@ -305,6 +305,12 @@ impl WalletHandle {
         Ok(built)
     }
 
+    /// Our transactions that the network had and that another one, the second, has outdone.
+    #[must_use]
+    pub fn conflicted(&self) -> Vec<(Txid, Txid)> {
+        self.read(Wallet::conflicted)
+    }
+
     /// Where one of the wallet's transactions stands.
     #[must_use]
     pub fn status(&self, txid: &Txid) -> Option<Status> {

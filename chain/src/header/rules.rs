@@ -16,15 +16,16 @@ const SPACING: u32 = 600;
 /// Headers whose median time the next header must exceed.
 const MEDIAN_SPAN: usize = 11;
 
-/// A header with what its place in the chain adds to it.
+/// What the rules look at of a header that is already there.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ancestor {
-    pub(super) header: Header,
+    pub(super) time: u32,
+    pub(super) bits: u32,
     /// All work up to and with this header; only differences count.
     pub(super) work: Work,
 }
 
-/// How many headers before a new one [`check`] looks at.
+/// How many headers before a new one [`Window::take`] looks at.
 pub(super) const fn span(network: Network) -> usize {
     match network {
         Network::Main | Network::Test => CHECKPOINT_HEADERS,
@@ -32,78 +33,114 @@ pub(super) const fn span(network: Network) -> usize {
     }
 }
 
-/// Checks a header against its ancestors, the newest first; there are [`span`] of them unless the chain is shorter.
-pub(super) fn check(
+/// The end of a branch, as far back as the rules look, and what is taken onto it. It grows with the run that it
+/// checks and is gone afterwards.
+#[derive(Debug)]
+pub(super) struct Window {
     network: Network,
-    ancestors: &[Ancestor],
-    header: &Header,
-    hash: BlockHash,
-) -> Result<(), HeaderError> {
-    let found = header.bits();
-    match required_bits(network, ancestors, header.time()) {
-        Some(expected) if expected == found => {}
-        Some(expected) => return Err(HeaderError::Bits { hash, expected, found }),
-        None => {
-            return Err(HeaderError::CheckpointTooShort { found: ancestors.len(), need: CHECKPOINT_HEADERS });
-        }
-    }
-    if !header.meets_target(network) {
-        return Err(HeaderError::ProofOfWork(hash));
-    }
-    if median_time(ancestors.iter().map(|a| a.header)).is_some_and(|median| header.time() <= median) {
-        return Err(HeaderError::TimeTooOld(hash));
-    }
-    Ok(())
+    limit: Target,
+    /// Oldest first, never empty.
+    ancestors: Vec<Ancestor>,
+    /// The last target that was read: on a quiet network one follows another a thousand times.
+    read: Option<(u32, Target, Work)>,
 }
 
-/// The median time of up to eleven headers, the newest first.
-pub(super) fn median_time(newest_first: impl Iterator<Item = Header>) -> Option<u32> {
-    let mut times: Vec<u32> = newest_first.take(MEDIAN_SPAN).map(|header| header.time()).collect();
+impl Window {
+    /// Of `ancestors`, the oldest first: [`span`] of them unless the chain is shorter, and room for `more`.
+    pub(super) fn new(network: Network, ancestors: Vec<Ancestor>) -> Self {
+        Self { network, limit: Target::limit(network), ancestors, read: None }
+    }
+
+    /// Checks a header that builds on the last one, and is the last one then. Gives all work up to and with it.
+    pub(super) fn take(&mut self, header: &Header, hash: BlockHash) -> Result<Work, HeaderError> {
+        let (found, time) = (header.bits(), header.time());
+        match self.required_bits(time) {
+            Some(expected) if expected == found => {}
+            Some(expected) => return Err(HeaderError::Bits { hash, expected, found }),
+            None => {
+                let found = self.ancestors.len();
+                return Err(HeaderError::CheckpointTooShort { found, need: CHECKPOINT_HEADERS });
+            }
+        }
+        let Some((target, own)) = self.read(found).filter(|(target, _)| target.is_met_by(&hash)) else {
+            return Err(HeaderError::ProofOfWork(hash));
+        };
+        if target > self.limit {
+            return Err(HeaderError::ProofOfWork(hash));
+        }
+        let newest_first = self.ancestors.iter().rev().map(|ancestor| ancestor.time);
+        if median_time(newest_first).is_some_and(|median| time <= median) {
+            return Err(HeaderError::TimeTooOld(hash));
+        }
+        let work = self.ancestors.last().map_or(Work::ZERO, |parent| parent.work).plus(own);
+        self.ancestors.push(Ancestor { time, bits: found, work });
+        Ok(work)
+    }
+
+    fn read(&mut self, bits: u32) -> Option<(Target, Work)> {
+        if let Some((_, target, work)) = self.read.filter(|(last, ..)| *last == bits) {
+            return Some((target, work));
+        }
+        let target = Target::from_bits(bits)?;
+        let work = target.work();
+        self.read = Some((bits, target, work));
+        Some((target, work))
+    }
+
+    /// The difficulty of the next header, dated `time`; `None` if there are too few before it to say.
+    pub(super) fn required_bits(&self, time: u32) -> Option<u32> {
+        let parent = self.ancestors.last()?;
+        match self.network {
+            Network::Regtest => Some(parent.bits),
+            Network::Main => self.cw_144(),
+            Network::Test => {
+                // After twenty minutes without a block the test network takes one of the lowest difficulty.
+                let late = parent.time.saturating_add(SPACING.saturating_mul(2));
+                if time > late { Some(self.limit.to_bits()) } else { self.cw_144() }
+            }
+        }
+    }
+
+    /// The target that the work of the last 144 blocks would meet once in ten minutes.
+    fn cw_144(&self) -> Option<u32> {
+        let start = self.ancestors.len().checked_sub(CHECKPOINT_HEADERS)?;
+        let window = self.ancestors.get(start..)?;
+        let first = median_of_three(*window.first_chunk()?);
+        let last = median_of_three(*window.last_chunk()?);
+        let elapsed = i64::from(last.time).saturating_sub(i64::from(first.time));
+        let spacing = i64::from(SPACING);
+        let elapsed = elapsed.clamp(spacing.saturating_mul(72), spacing.saturating_mul(288));
+        let work = last.work.0.checked_sub(first.work.0)?;
+        let work =
+            work.checked_mul(U256::from(SPACING))?.checked_div(U256::from(u64::try_from(elapsed).ok()?))?;
+        Some(Target::for_work(work).map_or(self.limit, |target| target.min(self.limit)).to_bits())
+    }
+}
+
+/// The median of up to eleven times, the newest first.
+pub(super) fn median_time(newest_first: impl Iterator<Item = u32>) -> Option<u32> {
+    let mut room = [0u32; MEDIAN_SPAN];
+    let mut count = 0usize;
+    for (place, time) in room.iter_mut().zip(newest_first) {
+        *place = time;
+        count = count.saturating_add(1);
+    }
+    let times = room.get_mut(..count)?;
     times.sort_unstable();
-    times.get(times.len() / 2).copied()
+    times.get(count / 2).copied()
 }
 
-/// The difficulty of the header after `ancestors`, dated `time`; `None` if they are too few to say.
-fn required_bits(network: Network, ancestors: &[Ancestor], time: u32) -> Option<u32> {
-    let parent = ancestors.first()?;
-    match network {
-        Network::Regtest => Some(parent.header.bits()),
-        Network::Main => cw_144(network, ancestors),
-        Network::Test => {
-            // After twenty minutes without a block the test network takes one of the lowest difficulty.
-            let late = parent.header.time().saturating_add(SPACING.saturating_mul(2));
-            if time > late { Some(Target::limit(network).to_bits()) } else { cw_144(network, ancestors) }
-        }
-    }
-}
-
-/// The target that the work of the last 144 blocks would meet once in ten minutes.
-fn cw_144(network: Network, ancestors: &[Ancestor]) -> Option<u32> {
-    let last = median_of_three(ancestors.get(..3)?)?;
-    let first = median_of_three(ancestors.get(WINDOW..)?.get(..3)?)?;
-    let elapsed = i64::from(last.header.time()).saturating_sub(i64::from(first.header.time()));
-    let spacing = i64::from(SPACING);
-    let elapsed = elapsed.clamp(spacing.saturating_mul(72), spacing.saturating_mul(288));
-    let work = last.work.0.checked_sub(first.work.0)?;
-    let work =
-        work.checked_mul(U256::from(SPACING))?.checked_div(U256::from(u64::try_from(elapsed).ok()?))?;
-    let limit = Target::limit(network);
-    Some(Target::for_work(work).map_or(limit, |target| target.min(limit)).to_bits())
-}
-
-/// The one with the median time of three headers in a row, the newest first. Among equal times the order of the
+/// The one with the median time of three headers in a row, the oldest first. Among equal times the order of the
 /// exchanges decides, so they are made exactly as nodes make them.
-fn median_of_three(newest_first: &[Ancestor]) -> Option<Ancestor> {
-    let [c, b, a] = newest_first else { return None };
-    let (mut a, mut b, mut c) = (*a, *b, *c);
-    if a.header.time() > c.header.time() {
+fn median_of_three([mut a, mut b, mut c]: [Ancestor; 3]) -> Ancestor {
+    if a.time > c.time {
         std::mem::swap(&mut a, &mut c);
     }
-    if a.header.time() > b.header.time() {
+    if a.time > b.time {
         std::mem::swap(&mut a, &mut b);
     }
-    if b.header.time() > c.header.time() {
+    if b.time > c.time {
         std::mem::swap(&mut b, &mut c);
     }
-    Some(b)
+    b
 }

@@ -383,7 +383,7 @@ pub enum Service {
     /// [`ServiceKind::Chaintracks`].
     Chaintracks(Chaintracks),
     /// [`ServiceKind::NodeRpc`].
-    NodeRpc(NodeRpc),
+    NodeRpc(Box<NodeRpc>),
 }
 
 impl Service {
@@ -396,7 +396,7 @@ impl Service {
             ServiceKind::Arcade | ServiceKind::Arc => Self::Arc(ArcClient::new(config)?),
             ServiceKind::WhatsOnChain => Self::WhatsOnChain(WhatsOnChain::new(config)?),
             ServiceKind::Chaintracks => Self::Chaintracks(Chaintracks::new(config)?),
-            ServiceKind::NodeRpc => Self::NodeRpc(NodeRpc::new(config)?),
+            ServiceKind::NodeRpc => Self::NodeRpc(Box::new(NodeRpc::new(config)?)),
         })
     }
 

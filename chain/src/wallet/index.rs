@@ -19,7 +19,7 @@ pub(super) type Set<T> = rpds::RedBlackTreeSetSync<T>;
 const FIRST: Txid = Txid([0; 32]);
 const LAST: Txid = Txid([0xff; 32]);
 
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Index {
     /// Every input of every kept transaction, whatever its state.
     spenders: Set<(OutPoint, Txid)>,

@@ -93,7 +93,8 @@ impl Wallet {
     }
 
     /// Sends what exceeds `keep` to `to`, as far as it is deep enough in the chain. `None` when that is less than [`MIN_SWEEP`], or when a sweep is
-    /// under way. `keep` is never touched: the fee comes out of the excess.
+    /// under way. So much as `keep` stays to be spent: the fee comes out of the
+    /// excess, and what payments have reserved counts for neither.
     ///
     /// # Errors
     /// As [`Wallet::build`]. The wallet is unchanged then.
@@ -109,7 +110,9 @@ impl Wallet {
         if self.under_way(Task::Sweep).is_some() {
             return Ok(None);
         }
-        let excess = self.balance()?.total.as_u64().saturating_sub(keep.as_u64());
+        // What payments have reserved will leave, so it counts for neither side.
+        let super::Balance { confirmed, unconfirmed, .. } = self.balance()?;
+        let excess = confirmed.checked_add(unconfirmed)?.saturating_sub(keep).as_u64();
         if excess < MIN_SWEEP {
             return Ok(None);
         }

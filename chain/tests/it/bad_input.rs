@@ -44,6 +44,10 @@ fn decode_all(bytes: &[u8]) {
     if let Ok(wallet) = Wallet::from_bytes(bytes) {
         let _ = (wallet.balance(), wallet.audit(), wallet.history());
     }
+    for txid in [Txid([9; 32]), Txid::default()] {
+        assert!(Wallet::from_records(Some(bytes), None, [(txid, bytes)]).is_err(), "no bytes are both");
+        let _ = Wallet::from_records(None, Some(bytes), [(txid, bytes)]);
+    }
     let _ = (PublicKey::from_bytes(bytes), Signature::from_der_strict(bytes), Signature::from_compact(bytes));
 }
 

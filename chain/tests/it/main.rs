@@ -5,6 +5,11 @@
 mod bad_input;
 #[cfg(feature = "sources")]
 mod dev_chain;
+mod headers;
+#[cfg(feature = "sources")]
+mod http;
+#[cfg(feature = "sources")]
+mod node_rpc;
 mod oracle;
 #[cfg(feature = "sources")]
 mod real_node;

@@ -210,10 +210,10 @@ pub(crate) struct VerifyArgs {
     /// The evidence file (- for standard input)
     #[arg(value_name = "FILE")]
     pub(crate) file: PathBuf,
-    /// Block headers to check against: a file of 80-byte headers from the genesis block on, raw or as hex lines
+    /// Block headers to check against: a file of 80-byte headers as `export --headers` writes it, raw or as hex lines
     #[arg(long, value_name = "FILE", conflicts_with = "chain")]
     pub(crate) headers: Option<PathBuf>,
-    /// Height of the first header in that file
+    /// Height of the first header in that file, where it is none that comes with this program
     #[arg(long, value_name = "HEIGHT", default_value_t = 0, requires = "headers")]
     pub(crate) first_height: u32,
     /// Bring this home's headers up to date first, over the network

@@ -40,6 +40,28 @@ pub(crate) struct DemoArgs {
     /// Keep the three homes in this directory
     #[arg(long, value_name = "DIR")]
     pub(crate) keep: Option<PathBuf>,
+    /// Run on this regtest node in the place of the development chain, as in node-rpc=http://USER:PASSWORD@HOST:PORT; the demo
+    /// mines its blocks and coins there
+    #[arg(long, value_name = "KIND=URL")]
+    pub(crate) chain: Option<ChainText>,
+}
+
+/// `KIND=URL`, which may hold a password and is not shown.
+#[derive(Clone)]
+pub(crate) struct ChainText(pub(crate) String);
+
+impl std::str::FromStr for ChainText {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl std::fmt::Debug for ChainText {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("KIND=URL")
+    }
 }
 
 /// What this home has and does.

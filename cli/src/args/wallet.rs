@@ -126,8 +126,8 @@ pub(crate) struct RestoreArgs {
 
 /// Find coins again, with the words alone or after an old backup.
 ///
-/// Looks for addresses and change by their numbers, at a service that knows scripts or in the blocks of a node; without one it finds the own
-/// anchors and ads at peers. Then follows every coin along the chain. What buyers paid is found by a backup, or once it was moved into change.
+/// Looks for addresses and change by their numbers, at a service that knows scripts (whatsonchain) or in the blocks of a node (node-rpc), as
+/// configured or given with --chain; without one it finds the own anchors and ads at peers. Then follows every coin along the chain. What buyers paid is found by a backup, or once it was moved into change.
 #[derive(Args, Debug)]
 pub(crate) struct RecoverArgs {
     /// Look from this block on
@@ -136,9 +136,6 @@ pub(crate) struct RecoverArgs {
     /// How many keys in a row must be unused to end the search
     #[arg(long, value_name = "N", default_value_t = sensora_node::recovery::DEFAULT_GAP, value_parser = clap::value_parser!(u64).range(1..=sensora_node::recovery::MAX_GAP))]
     pub(crate) gap: u64,
-    /// Ask this service: whatsonchain=URL or node-rpc=http://USER:PASSWORD@HOST:PORT; may be repeated
-    #[arg(long, value_name = "KIND=URL")]
-    pub(crate) service: Vec<String>,
     /// How to reach others.
     #[command(flatten)]
     pub(crate) network: NetworkArgs,
@@ -185,7 +182,7 @@ pub(crate) struct WatchArgs {
 pub(crate) struct AuditArgs {
     /// Compare every coin and every transaction with the chain, too
     #[arg(long)]
-    pub(crate) chain: bool,
+    pub(crate) on_chain: bool,
     /// How to reach others.
     #[command(flatten)]
     pub(crate) network: NetworkArgs,

@@ -6,6 +6,7 @@
 mod balance;
 mod orders;
 mod peers;
+mod real;
 mod story;
 mod tamper;
 
@@ -24,6 +25,7 @@ use tokio::time::{Instant, sleep};
 use self::balance::{Balance, Ledger};
 use self::orders::OrderLine;
 use self::peers::{NETWORK, Place};
+use self::real::Ground;
 use self::story::Story;
 use crate::args::DemoArgs;
 use crate::context::Context;
@@ -35,7 +37,7 @@ const FUNDS: [Satoshis; 4] = [Satoshis::from_sat(250_000); 4];
 /// Readings of the host's sensors that are bought as a batch where there is no recording to buy.
 const HOST_BATCH: u64 = 12;
 /// The longest that any step may take before the demo gives up: each takes a few seconds at most.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(40);
 /// How often it looks.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -105,10 +107,15 @@ pub(super) fn run(args: &DemoArgs, context: &Context) -> Outcome<Exit> {
         (None, Some(temporary)) => temporary.path().to_owned(),
         (None, None) => PathBuf::new(),
     };
+    let node = args.chain.as_ref().map(|chain| real::service(&chain.0)).transpose()?;
     context.block_on(async {
+        let chain = match node {
+            Some(node) => real::chain(node).await?,
+            None => Ground::DevChain,
+        };
         let story = Story::begin(context)?;
         let document = tokio::select! {
-            document = perform(&dir, &args.csv, &story) => document?,
+            document = perform(&dir, &args.csv, &chain, &story) => document?,
             _ = tokio::signal::ctrl_c() => return Err(Failure::new(Exit::Interrupted, "stopped")),
         };
         story.end(args.keep.as_deref())?;
@@ -119,25 +126,31 @@ pub(super) fn run(args: &DemoArgs, context: &Context) -> Outcome<Exit> {
     })
 }
 
-async fn perform(dir: &Path, recordings: &[PathBuf], story: &Story<'_>) -> Outcome<Document> {
+async fn perform(
+    dir: &Path,
+    recordings: &[PathBuf],
+    ground: &Ground,
+    story: &Story<'_>,
+) -> Outcome<Document> {
     let (bootstrap_home, agent_home, buyer_home) =
         (Place::make(dir, "bootstrap")?, Place::make(dir, "agent")?, Place::make(dir, "buyer")?);
 
     story.now("starting three nodes");
-    let bootstrap = bootstrap_home.start(peers::dev_chain(&bootstrap_home), &[], None).await?;
+    let fees = ground.fees();
+    let bootstrap = bootstrap_home.start(ground.role(&bootstrap_home), fees, &[], None).await?;
     let meet = bootstrap.addresses().await;
     let chain = || ChainRole::Peers(meet.clone());
-    let buyer = buyer_home.start(chain(), &meet, None).await?;
+    let buyer = buyer_home.start(chain(), fees, &meet, None).await?;
     // The agent's wallet is filled before it sells, so that what it has afterwards is explained by what it sold and paid.
-    let agent = agent_home.start(chain(), &meet, None).await?;
+    let agent = agent_home.start(chain(), fees, &meet, None).await?;
     story.now("filling the wallets");
     tokio::try_join!(fund(&buyer), fund(&agent), fund(&bootstrap))?;
     let before = Ledgers { buyer: Ledger::of(&buyer)?, agent: Ledger::of(&agent)? };
     agent.shutdown().await;
     drop(agent);
-    let agent = agent_home.start(chain(), &meet, Some(peers::for_sale(recordings)?)).await?;
+    let agent = agent_home.start(chain(), fees, &meet, Some(peers::for_sale(recordings)?)).await?;
     let stage = Stage { bootstrap, agent, buyer };
-    story.peers(&stage, &before, meet.len()).await?;
+    story.peers(&stage, &before, ground.words(), meet.len()).await?;
 
     let told = tell(&stage, dir, story, &before).await;
     let Stage { bootstrap, agent, buyer } = stage;
@@ -183,13 +196,11 @@ async fn tell(stage: &Stage, dir: &Path, story: &Story<'_>, before: &Ledgers) ->
 /// Fills a wallet from the faucet.
 async fn fund(node: &Node) -> Outcome {
     for coin in FUNDS {
-        eventually("the faucet of the development chain", async || {
-            match node.wallet().fund_from_faucet(coin).await {
-                Ok(txid) => Ok(Some(txid)),
-                Err(error) => {
-                    tracing::info!(%error, "no coins yet");
-                    Ok(None)
-                }
+        eventually("the faucet of the chain", async || match node.wallet().fund_from_faucet(coin).await {
+            Ok(txid) => Ok(Some(txid)),
+            Err(error) => {
+                tracing::info!(%error, "no coins yet");
+                Ok(None)
             }
         })
         .await?;

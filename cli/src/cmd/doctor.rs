@@ -2,13 +2,15 @@
 
 use sensora_chain::header::HeaderView as _;
 use sensora_chain::wallet::Wallet;
-use sensora_node::config::Config;
+use sensora_node::config::{ChainSource, Config};
 use sensora_node::home::{Home, HomePaths, RESERVED_SPACE, free_space};
 use sensora_node::keystore;
 use sensora_node::net::split_peer_id;
 use sensora_node::store;
 use serde::Serialize;
 use serde_json::json;
+
+mod chain;
 
 use super::offline::Offline;
 use super::session::Session;
@@ -22,6 +24,8 @@ use crate::output::{counted, printable, sat, time_ms};
 const EARLIEST_MS: i64 = 1_767_225_600_000;
 /// A tip that is older than this on a public network says that the chain is not followed.
 const OLD_TIP_MS: i64 = 6 * 3600 * 1000;
+/// A header from later than this after our own time says that the clock here is behind.
+const FAR_AHEAD_MS: i64 = 20 * 60 * 1000;
 
 /// How a check ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -221,10 +225,27 @@ fn network(args: &DoctorArgs, context: &Context, findings: &mut Findings) {
 
 async fn reach(session: &Session, context: &Context, findings: &mut Findings) {
     findings.good("listening", session.addresses.join(", "));
+    let has_services = session.config.chain.source == ChainSource::Services;
     if let Err(failure) = session.meet().await {
         findings.failed("peers", &failure);
-        return;
+        if !has_services {
+            return;
+        }
+    } else {
+        peers(session, findings).await;
     }
+    session.catch_up(context).await;
+    match session.sync().await {
+        Ok(()) => headers(session, context, findings),
+        Err(failure) => findings.failed("chain", &failure),
+    }
+    if has_services {
+        chain::services(session, context, findings).await;
+    }
+    chain::fees(session, findings);
+}
+
+async fn peers(session: &Session, findings: &mut Findings) {
     let status = session.node.net().status().await;
     let agents: Vec<String> =
         status.iter().flat_map(|status| &status.peers).filter_map(|peer| peer.agent.clone()).collect();
@@ -232,21 +253,27 @@ async fn reach(session: &Session, context: &Context, findings: &mut Findings) {
         "peers",
         format!("{} connected {}", session.node.net().peer_count(), printable(&agents.join(", "))),
     );
-    if let Err(failure) = session.sync().await {
-        findings.failed("chain", &failure);
-        return;
-    }
+}
+
+fn headers(session: &Session, context: &Context, findings: &mut Findings) {
     let headers = session.node.chain().headers();
     let height = headers.tip_height();
     let tip_ms = headers.header_at(height).map_or(0, |tip| i64::from(tip.time()).saturating_mul(1000));
     let age_ms = context.clock.now_ms().saturating_sub(tip_ms);
-    let text = format!("headers up to {height}, the last of {}", time_ms(tip_ms));
-    if session.network != sensora_chain::Network::Regtest && age_ms > OLD_TIP_MS {
+    let progress = *session.node.chain().sync_progress().borrow();
+    let left = progress.target.saturating_sub(progress.height);
+    let state = if left > 0 { format!(", {left} are still to come") } else { String::new() };
+    let source = session.node.chain().source_name();
+    let text = format!("headers up to {height} from {source}, the last of {}{state}", time_ms(tip_ms));
+    if age_ms < -FAR_AHEAD_MS {
+        let text = format!("{text}: {} min after the time here", age_ms.saturating_neg() / 60_000);
+        findings.add("chain", Grade::Bad, text, Some("this machine's clock is behind: set it, best by NTP"));
+    } else if session.network != sensora_chain::Network::Regtest && age_ms > OLD_TIP_MS {
         findings.add(
             "chain",
             Grade::Warning,
             text,
-            Some("the peers may be behind: name others in chain.peers"),
+            Some("either whoever was asked is behind (name others in chain.peers or chain.services), or the clock here is ahead"),
         );
     } else {
         findings.good("chain", text);

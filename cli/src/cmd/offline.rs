@@ -5,8 +5,10 @@
 use sensora_chain::Network;
 use sensora_chain::header::{Header, HeaderChain};
 use sensora_chain::keys::PublicKey;
+use sensora_node::chain_access::restore;
 use sensora_node::home::Home;
 use sensora_node::keystore;
+use sensora_node::store::headers::FileHeaderStore;
 use sensora_node::store::{self, Store};
 use sensora_protocol::{OrderId, StreamId};
 
@@ -39,19 +41,27 @@ impl Offline {
 
     /// The block headers this home has checked.
     pub(super) fn headers(&self) -> Outcome<HeaderChain> {
-        let headers: Vec<Header> = self.store.read(store::headers::all)?.into_iter().map(Header).collect();
-        chain_of(self.network, 0, &headers)
+        let base = checkpoint(self.network)?;
+        let unreadable = |error: &dyn std::error::Error| Failure::from_error(Exit::Home, error);
+        let store = FileHeaderStore::open(self.home.paths().headers(), &base).map_err(|e| unreadable(&e))?;
+        Ok(restore(base, &store).map_err(|error| unreadable(&error))?.chain)
     }
 }
 
-/// A chain of these headers, the first at `height`.
+fn checkpoint(network: Network) -> Outcome<HeaderChain> {
+    HeaderChain::checkpoint(network).map_err(|error| Failure::from_error(Exit::Failure, &error))
+}
+
+/// A chain of these headers, the first at `height`; that is not looked at where they follow the headers that come with this
+/// program, as those do that `export` writes.
 pub(super) fn chain_of(network: Network, height: u32, headers: &[Header]) -> Outcome<HeaderChain> {
     let wrong = |error: sensora_chain::header::HeaderError| {
         Failure::new(Exit::Unverified, format!("the headers are not a chain of network {network}: {error}"))
     };
-    if network == Network::Regtest && height == 0 {
-        let mut chain = HeaderChain::genesis(network).map_err(wrong)?;
-        chain.connect(headers).map_err(wrong)?;
+    let mut chain = checkpoint(network)?;
+    let known = |hash| chain.height_of(&hash).is_some();
+    if headers.first().is_none_or(|first| known(first.hash()) || known(first.previous())) {
+        chain.connect_run(headers).map_err(wrong)?;
         return Ok(chain);
     }
     HeaderChain::from_checkpoint(network, height, headers).map_err(wrong)

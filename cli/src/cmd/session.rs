@@ -2,28 +2,40 @@
 
 use std::time::Duration;
 
-use sensora_chain::Network;
+use sensora_chain::header::HeaderView as _;
 use sensora_chain::wallet::{Balance, Wallet};
+use sensora_chain::{Network, Satoshis};
 use sensora_node::agent::AgentOptions;
+use sensora_node::backup::{KeeperParts, KeeperTask};
+use sensora_node::chain_access::SyncProgress;
 use sensora_node::clock::Clock;
 use sensora_node::config::{ChainSource, Config};
 use sensora_node::home::{Home, HomePaths};
 use sensora_node::net::{Multiaddr, Transport};
-use sensora_node::supervisor::{ChainRole, Node, NodeOptions};
-
+use sensora_node::supervisor::{ChainRole, Node, NodeOptions, ServicesRole};
 use tokio::task::JoinHandle;
 
-use crate::args::NetworkArgs;
+use crate::args::{ChainArgs, NetworkArgs};
 use crate::context::{Context, OpenHome};
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 
 /// How long a command waits for its first peer before it says that it found none.
 const FIRST_PEER: Duration = Duration::from_secs(10);
+/// How long it waits for one where it may do without.
+const MAYBE_PEER: Duration = Duration::from_secs(2);
 /// How long a command waits for the chain to be brought up to date.
 const CHAIN_SYNC: Duration = Duration::from_secs(20);
 /// How long `wallet balance --refresh` waits for Merkle paths.
 const PROOFS: Duration = Duration::from_secs(3);
+/// Headers to catch up with from which on a bar is shown: fewer take a second.
+const MANY_HEADERS: u32 = 2_000;
+/// Seconds between two blocks of the public networks, on average.
+const SPACING_SECS: i64 = 600;
+/// How long it takes at most until somebody says how many headers there are.
+const SYNC_BEGINS: Duration = Duration::from_secs(5);
+/// When no header has come for so long, they are not waited for any more.
+const SYNC_STALLS: Duration = Duration::from_secs(20);
 /// How often it looks.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -41,15 +53,18 @@ pub(super) struct Session {
     pub(super) clock: Clock,
     /// Brings a restored wallet up to date.
     follows: Option<JoinHandle<()>>,
+    /// Keeps the backup of wallet.backup_to fresh.
+    backup: Option<KeeperTask>,
     /// Held for its lock.
     home: Home,
 }
 
 impl Session {
-    /// Starts a node that buys (and does not sell), and waits until it has met somebody.
+    /// Starts a node that buys (and does not sell), and waits until it has met somebody. Where there are many headers to catch up with,
+    /// it shows how far that is.
     pub(super) async fn start(context: &Context, open: OpenHome, flags: &NetworkArgs) -> Outcome<Self> {
         let session = Self::start_alone(context, open, flags).await?;
-        match session.meet().await {
+        match session.ready(context).await {
             Ok(()) => Ok(session),
             Err(failure) => {
                 session.stop().await;
@@ -91,15 +106,10 @@ impl Session {
         agent: Option<AgentOptions>,
     ) -> Outcome<Self> {
         let OpenHome { home, mut config, identity, network, store } = open;
+        config.network = network;
         apply(&mut config, flags)?;
         let root = home.paths().root().to_owned();
-        let chain = match config.chain.source {
-            ChainSource::Dev => ChainRole::DevChain {
-                path: Some(home.paths().dev_chain()),
-                block_interval: config.chain.block_interval(),
-            },
-            _ => ChainRole::Peers(config.chain.peers.clone()),
-        };
+        let chain = chain_role(&config, home.paths())?;
         let options = NodeOptions {
             identity,
             network,
@@ -113,11 +123,64 @@ impl Session {
             transport: Transport::Real,
             chain,
             fees: config.chain.fees(),
+            sweep: config.sweep_policy().map_err(|error| Failure::from_error(Exit::Usage, &error))?,
             agent,
         };
         let node = Node::start(options).await?;
         let addresses = node.addresses().await.iter().map(ToString::to_string).collect();
-        Ok(Self { node, network, config, addresses, clock: context.clock.clone(), follows: None, home })
+        let backup = config.wallet.backup_to().map(|path| {
+            KeeperParts {
+                path: home.paths().root().join(path),
+                store: node.store().clone(),
+                identity: node.identity().clone(),
+                network,
+                clock: context.clock.clone(),
+            }
+            .start()
+        });
+        let clock = context.clock.clone();
+        Ok(Self { node, network, config, addresses, clock, follows: None, backup, home })
+    }
+
+    /// Waits for a peer where one is needed, and until the headers are not far behind.
+    pub(super) async fn ready(&self, context: &Context) -> Outcome {
+        if self.config.chain.source == ChainSource::Services && self.config.net.bootstrap.is_empty() {
+            // What only needs the chain needs no peer; whoever does need one says so.
+            let _ = tokio::time::timeout(MAYBE_PEER, self.met()).await;
+        } else {
+            self.meet().await?;
+        }
+        self.catch_up(context).await;
+        Ok(())
+    }
+
+    /// Waits, with a bar, while the headers are far behind. Whoever shows them may be slow or lie about how many there are, so only
+    /// what goes on is waited for: when no header has come for a while, the command goes on with what is there.
+    pub(super) async fn catch_up(&self, context: &Context) {
+        let mut watch = self.node.chain().sync_progress();
+        if !self.is_old(context) && !is_far(*watch.borrow()) {
+            return;
+        }
+        let begun = tokio::time::timeout(SYNC_BEGINS, watch.wait_for(|progress| is_far(*progress))).await;
+        let Ok(Ok(progress)) = begun.map(|seen| seen.map(|progress| *progress)) else { return };
+        let total = u64::from(progress.target.saturating_sub(progress.from));
+        let bar = context.out.progress(total, "block headers");
+        while let Ok(Ok(())) = tokio::time::timeout(SYNC_STALLS, watch.changed()).await {
+            let progress = *watch.borrow_and_update();
+            bar.total(u64::from(progress.target.saturating_sub(progress.from)));
+            bar.at(u64::from(progress.height.saturating_sub(progress.from)));
+            if progress.is_done() {
+                return;
+            }
+        }
+    }
+
+    /// Whether the last header is so old that many must have come since.
+    fn is_old(&self, context: &Context) -> bool {
+        let headers = self.node.chain().headers();
+        let last = headers.header_at(headers.tip_height()).map_or(0, |header| i64::from(header.time()));
+        let behind_secs = context.clock.now_ms().div_euclid(1000).saturating_sub(last);
+        self.network != Network::Regtest && behind_secs > i64::from(MANY_HEADERS) * SPACING_SECS
     }
 
     /// The names of the home's files.
@@ -125,13 +188,15 @@ impl Session {
         self.home.paths()
     }
 
+    async fn met(&self) {
+        while self.node.net().peer_count() == 0 {
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
     /// Waits for the first peer.
     pub(super) async fn meet(&self) -> Outcome {
-        let met = tokio::time::timeout(FIRST_PEER, async {
-            while self.node.net().peer_count() == 0 {
-                tokio::time::sleep(LOOK).await;
-            }
-        });
+        let met = tokio::time::timeout(FIRST_PEER, self.met());
         met.await.map_err(|_| {
             let known = self.config.net.bootstrap.len();
             let failure = Failure::new(
@@ -185,16 +250,60 @@ impl Session {
             let _ = follows.await;
         }
         self.node.shutdown().await;
+        if let Some(backup) = self.backup {
+            backup.stop().await;
+        }
     }
 }
 
-/// Puts the flags over the configuration.
+/// Where the configuration has the chain. Keys of services come from the environment.
+pub(super) fn chain_role(config: &Config, paths: &HomePaths) -> Outcome<ChainRole> {
+    Ok(match config.chain.source {
+        ChainSource::Dev => ChainRole::DevChain {
+            path: Some(paths.dev_chain()),
+            block_interval: config.chain.block_interval(),
+        },
+        ChainSource::Services => {
+            let services = config
+                .chain
+                .services(config.network, |name| std::env::var(name).ok())
+                .map_err(|error| Failure::from_error(Exit::Usage, &error))?;
+            ChainRole::Services(ServicesRole {
+                services,
+                peers: config.chain.peers.clone(),
+                serve: config.chain.serve.on(config.network),
+                mine: None,
+            })
+        }
+        _ => ChainRole::Peers(config.chain.peers.clone()),
+    })
+}
+
+fn is_far(progress: SyncProgress) -> bool {
+    progress.target.saturating_sub(progress.height) > MANY_HEADERS
+}
+
+/// Puts the flags over the configuration, and looks whether it is one still.
 pub(super) fn apply(config: &mut Config, flags: &NetworkArgs) -> Outcome {
     if !flags.bootstrap.is_empty() {
         config.net.bootstrap = addresses("--bootstrap", &flags.bootstrap)?;
     }
     if !flags.listen.is_empty() {
         config.net.listen = addresses("--listen", &flags.listen)?;
+    }
+    apply_chain(config, &flags.chain)?;
+    config.validate().map_err(|error| Failure::from_error(Exit::Usage, &error))
+}
+
+/// Puts the flags about the chain over the configuration.
+pub(super) fn apply_chain(config: &mut Config, flags: &ChainArgs) -> Outcome {
+    if !flags.services.is_empty() {
+        let used = config.chain.use_services(&flags.services);
+        used.map_err(|error| Failure::from_error(Exit::Usage, &error))?;
+    }
+    if let Some(sat) = flags.max_fee {
+        config.chain.max_fee_sat =
+            Satoshis::new(sat).map_err(|error| Failure::usage(format!("--max-fee: {error}")))?;
     }
     Ok(())
 }

@@ -5,6 +5,7 @@
 use std::path::Path;
 
 use sensora_chain::header::HeaderView as _;
+use sensora_node::config::{ChainSource, Config};
 use sensora_node::home::{Home, HomeError, HomePaths};
 use sensora_node::store;
 use sensora_node::store::Store;
@@ -34,7 +35,11 @@ struct Status {
     /// Connected peers; null where no node runs.
     peers: Option<usize>,
     addresses: Vec<String>,
+    /// Where the chain is.
+    chain_source: String,
     chain_height: u32,
+    /// Headers that are still to come, as far as somebody says so; null where no node runs.
+    chain_behind: Option<u32>,
     balance: BalanceReport,
     streams: Vec<Stream>,
     sales: Sums,
@@ -102,13 +107,27 @@ fn of_rest(home: &Offline, context: &Context) -> Outcome<Status> {
         as_of_ms: context.clock.now_ms(),
         peers: None,
         addresses: Vec::new(),
+        chain_source: configured_source(&context.config(home.home.paths())?),
         chain_height: home.headers()?.tip_height(),
+        chain_behind: None,
         balance: offline_wallet(home)?.balance()?.into(),
         streams: streams.collect(),
         sales,
         orders,
         unfinished,
     })
+}
+
+/// Where a node on this home would have the chain from.
+fn configured_source(config: &Config) -> String {
+    match config.chain.source {
+        ChainSource::Dev => "the development chain of this node".to_owned(),
+        ChainSource::Services => {
+            let names: Vec<&str> = config.chain.services.iter().map(|service| service.name()).collect();
+            format!("services {}", names.join(", "))
+        }
+        _ => "peers".to_owned(),
+    }
 }
 
 fn sums(store: &Store, network: sensora_chain::Network) -> Outcome<(Sums, Sums, usize)> {
@@ -142,6 +161,7 @@ fn try_write(session: &Session) -> Outcome {
         readings: Some(s.size),
     };
     let (sales, orders, unfinished) = sums(node.store(), session.network)?;
+    let progress = *node.chain().sync_progress().borrow();
     let paths = session.paths();
     let status = Status {
         home: paths.root().to_owned(),
@@ -151,7 +171,9 @@ fn try_write(session: &Session) -> Outcome {
         as_of_ms: session.clock.now_ms(),
         peers: Some(node.net().peer_count()),
         addresses: session.addresses.clone(),
+        chain_source: node.chain().source_name(),
         chain_height: node.chain().headers().tip_height(),
+        chain_behind: Some(progress.target.saturating_sub(progress.height)),
         balance: node.wallet().balance()?.into(),
         streams: summaries.into_iter().map(stream).collect(),
         sales,
@@ -173,7 +195,18 @@ fn show(status: &Status, context: &Context) -> Outcome {
     }
     out.field("home", status.home.display())?;
     out.field("peer id", &status.peer_id)?;
-    out.field("network", format!("{}, headers up to {}", status.network, status.chain_height))?;
+    out.field("network", status.network)?;
+    let state = match status.chain_behind {
+        Some(0) => ", up to date",
+        Some(_) => ", catching up",
+        None => "",
+    };
+    let left = status.chain_behind.filter(|left| *left > 0);
+    let left = left.map(|left| format!(" ({left} to come)")).unwrap_or_default();
+    out.field(
+        "chain",
+        format!("{}, headers up to {}{state}{left}", status.chain_source, status.chain_height),
+    )?;
     match status.running {
         Some(pid) => {
             let peers = status.peers.unwrap_or_default();

@@ -54,7 +54,7 @@ pub(super) fn run(args: &WalletArgs, context: &Context) -> Outcome<Exit> {
         WalletAction::History => history(context),
         WalletAction::Fund(args) => fund(args, context),
         WalletAction::Send(args) => send(args, context),
-        WalletAction::Audit(args) if args.chain => chain::audit(args, context),
+        WalletAction::Audit(args) if args.on_chain => chain::audit(args, context),
         WalletAction::Audit(_) => audit(context),
         WalletAction::Sweep(args) => chain::sweep(args, context),
         WalletAction::Words => words(context),

@@ -223,7 +223,9 @@ impl From<NodeError> for Failure {
             NodeError::DevChainNetwork(_) | NodeError::Headers { .. } => {
                 Self::from_error(Exit::Usage, &error)
             }
-            NodeError::DevChain(_) | NodeError::DevChainFile { .. } => Self::from_error(Exit::Home, &error),
+            NodeError::DevChain(_) | NodeError::DevChainFile { .. } | NodeError::HeaderFile(_) => {
+                Self::from_error(Exit::Home, &error)
+            }
             _ => Self::from_error(Exit::Failure, &error),
         }
     }

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use crate::real_node::RealNode;
 use crate::support::{World, run};
 
 fn keys(value: &Value) -> Vec<&str> {
@@ -14,11 +15,32 @@ fn keys(value: &Value) -> Vec<&str> {
 
 #[test]
 fn the_demo_sees_everything_it_claims() {
+    sees_everything("");
+}
+
+#[test]
+fn the_demo_sees_the_same_on_a_real_node() {
+    let Some(node) = RealNode::start() else { return };
+    sees_everything(&format!(" --chain {}", node.chain()));
+}
+
+#[test]
+fn a_node_that_cannot_be_used_is_said_at_once() {
+    let port = crate::real_node::free_port();
+    let error =
+        run(&format!("demo --json --chain node-rpc=http://u:secret@127.0.0.1:{port}")).ends_with(9).error();
+    let message = error["message"].as_str().unwrap();
+    assert!(message.contains("cannot be reached") && !message.contains("secret"), "{message}");
+    let error = run("demo --json --chain arc=https://arc.example.org").ends_with(2).error();
+    assert!(error["hint"].as_str().unwrap().contains("node-rpc"), "{error}");
+}
+
+fn sees_everything(flags: &str) {
     let world = World::new();
     let recording = world.recording("lathe.csv", 500);
     let keep = world.path("kept");
-    let ran =
-        run(&format!("demo --json --csv {} --keep {}", recording.display(), keep.display())).ends_with(0);
+    let line = format!("demo --json --csv {} --keep {}{flags}", recording.display(), keep.display());
+    let ran = run(&line).ends_with(0);
     let document = ran.json();
     assert_eq!(
         keys(&document),

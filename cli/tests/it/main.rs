@@ -7,5 +7,6 @@ mod demo;
 mod home;
 mod journey;
 mod kill;
+mod real_node;
 mod support;
 mod wallet;

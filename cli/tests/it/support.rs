@@ -8,10 +8,11 @@ use std::time::Duration;
 use sensora_chain::keys::PrivateKey;
 use sensora_chain::{FeeRate, Network, Satoshis};
 use sensora_node::clock::Clock;
+use sensora_node::fees::FeeLimits;
 use sensora_node::net::Transport;
 use sensora_node::store::Store;
 use sensora_node::supervisor::{ChainRole, Node, NodeOptions};
-use sensora_node::wallet::FeePolicy;
+use sensora_node::wallet::SweepPolicy;
 use sensora_protocol::Identity;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -63,6 +64,7 @@ pub(crate) fn sensora() -> Command {
         "SENSORA_PASSPHRASE",
         "SENSORA_BACKUP_PASSPHRASE",
         "SENSORA_BOOTSTRAP",
+        "SENSORA_CHAIN",
         "SENSORA_LOG",
     ] {
         command.env_remove(variable);
@@ -112,7 +114,8 @@ impl World {
             mdns: false,
             transport: Transport::Real,
             chain: ChainRole::DevChain { path: None, block_interval: Duration::from_secs(1) },
-            fees: FeePolicy { rate: FeeRate::DEFAULT, max: Satoshis::from_sat(10_000) },
+            fees: FeeLimits::fixed(FeeRate::DEFAULT, Satoshis::from_sat(10_000)),
+            sweep: SweepPolicy::default(),
             agent: None,
         };
         let node = runtime.block_on(Node::start(options)).unwrap();

@@ -90,7 +90,7 @@ fn an_old_backup_is_put_back_and_catches_up_with_the_chain() {
     let found = elsewhere.run("wallet recover --json").ends_with(0).json();
     assert!(found.pointer("/followed/spending").and_then(Value::as_i64) >= Some(5), "{found:#}");
     assert_eq!(found.pointer("/balance/total_sat").and_then(Value::as_i64), Some(total), "{found:#}");
-    let audit = elsewhere.run("wallet audit --chain --json").ends_with(0).json();
+    let audit = elsewhere.run("wallet audit --on-chain --json").ends_with(0).json();
     assert_eq!((audit["ok"].as_bool(), audit["differences"].as_array().map(Vec::len)), (Some(true), Some(0)));
     assert!(audit["coins"].as_i64() > Some(1) && audit["transactions"].as_i64() > Some(1), "{audit:#}");
     // It buys on, and nothing is paid twice.
@@ -302,7 +302,8 @@ fn keys_are_printed_only_to_who_knows_what_they_are() {
 fn what_is_above_the_bound_goes_to_a_cold_address() {
     let world = World::new();
     let (home, cold) = (world.funded("home"), world.home("cold"));
-    let address = cold.run("wallet address --json").ends_with(0).json()["address"].as_str().unwrap().to_owned();
+    let address =
+        cold.run("wallet address --json").ends_with(0).json()["address"].as_str().unwrap().to_owned();
     let text = message(home.run("wallet sweep --json"), 2);
     assert!(text.contains("wallet.sweep_to"), "{text}");
     let text = message(home.run("wallet sweep --to 1BoatSLRHtKNngkdXEeobR76b53LETtpyT --json"), 2);
@@ -316,22 +317,42 @@ fn what_is_above_the_bound_goes_to_a_cold_address() {
     let (sat, fee) = (swept["swept_sat"].as_i64().unwrap(), swept["fee_sat"].as_i64().unwrap());
     assert_eq!(sat + fee, 800_000, "{swept:#}");
     assert_eq!(home.number("wallet balance --json", "/total_sat"), 200_000);
-    home.run("wallet audit --chain").ends_with(0);
+    home.run("wallet audit --on-chain").ends_with(0);
 }
 
 #[test]
-fn a_service_that_cannot_find_coins_is_refused_before_anything_starts() {
+fn a_recovery_says_what_it_lacks() {
     let dir = tempfile::tempdir().unwrap();
     let one = home(dir.path(), "one", "");
-    for (service, says) in [
-        ("x", "no `="),
-        ("moon=http://127.0.0.1", "no kind of chain service"),
-        ("arc=http://127.0.0.1", "neither scripts nor blocks"),
-    ] {
-        let text = message(run(&format!("--json --home {one} wallet recover --service {service}")), 2);
-        assert!(text.contains(says), "{text}");
-    }
     run(&format!("--home {one} wallet recover --gap 0")).ends_with(2);
+    let text = message(run(&format!("--json --home {one} wallet recover --chain moon=http://127.0.0.1")), 2);
+    assert!(text.contains("moon"), "{text}");
+    // A service that is not there: an end, and not for ever.
+    let ran = run(&format!("--json --home {one} wallet recover --chain node-rpc=http://u:p@127.0.0.1:1"));
+    let text = message(ran, 9);
+    assert!(!text.contains("u:p"), "{text}");
+}
+
+#[test]
+fn a_running_node_keeps_its_backup_fresh() {
+    let world = World::new();
+    let home = world.home("home");
+    let config = home.path.join("config.toml");
+    let text = fs::read_to_string(&config).unwrap().replace("#backup_to = \"\"", "backup_to = \"kept.age\"");
+    fs::write(&config, text).unwrap();
+    home.run("wallet fund 1000000 --json").ends_with(0);
+    let file = home.path.join("kept.age").display().to_string();
+    let kept = home.run(&format!("wallet verify-backup {file} --json")).ends_with(0).json();
+    assert_eq!(
+        kept.pointer("/balance/total_sat").and_then(Value::as_i64),
+        Some(1_000_000),
+        "the last word is in it"
+    );
+    assert_eq!(kept.pointer("/behind/transactions"), Some(&0.into()));
+    // The words alone open it.
+    let phrase = words(&home.path.display().to_string());
+    let again = world.path("again");
+    run_with_input(&format!("--json --home {} wallet restore {file}", again.display()), &phrase).ends_with(0);
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use sensora_chain::Network;
 use sensora_protocol::Identity;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::{Backup, BackupError, Lock, Overwrite, write_file};
@@ -30,6 +31,33 @@ pub struct KeeperParts {
     pub network: Network,
     /// The time.
     pub clock: Clock,
+}
+
+impl KeeperParts {
+    /// Keeps the backup fresh in the background, until the task is stopped.
+    #[must_use]
+    pub fn start(self) -> KeeperTask {
+        let cancel = CancellationToken::new();
+        let task = tokio::spawn(Keeper::new(self).run(cancel.clone()));
+        KeeperTask { cancel, task }
+    }
+}
+
+/// A keeper at work.
+#[must_use]
+pub struct KeeperTask {
+    cancel: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl KeeperTask {
+    /// Writes what has changed one more time, and stops. To be called when nothing changes any more.
+    pub async fn stop(self) {
+        self.cancel.cancel();
+        if let Err(error) = self.task.await {
+            tracing::error!(%error, "the last backup was not written");
+        }
+    }
 }
 
 /// Writes a fresh backup after changes, at most each [`EVERY`], and a last one when the node stops. Locked with the node's own key: no passphrase
@@ -66,7 +94,7 @@ impl Keeper {
     /// Keeps the backup fresh until cancelled. What fails is said once a minute and tried again.
     pub async fn run(mut self, cancel: CancellationToken) {
         loop {
-            let took = Stopwatch::start();
+            let (took, last) = (Stopwatch::start(), cancel.is_cancelled());
             // Reading and hashing take milliseconds, the disk may take longer: not on the runtime's own threads.
             let Ok((keeper, outcome)) = tokio::task::spawn_blocking(move || {
                 let outcome = self.write();
@@ -84,7 +112,7 @@ impl Keeper {
                     tracing::error!(path = %self.parts.path.display(), %error, "no backup is written (wallet.backup_to)");
                 }
             }
-            if cancel.is_cancelled() {
+            if last {
                 return;
             }
             let pause = EVERY.max(took.elapsed().saturating_mul(IDLE_PARTS));

@@ -3,7 +3,7 @@
 //!
 //! Everything here blocks on the database; callers run it off the swarm's and the runtime's threads.
 
-mod history;
+pub(super) mod history;
 mod reject;
 
 use sensora_chain::beef::{Beef, BeefLimits, Proof};

@@ -1,30 +1,56 @@
 //! What can go wrong between this node and the chain, by operation.
 
 use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
 
 use sensora_chain::sources::dev::DevChainError;
+use sensora_chain::sources::node_rpc::RegtestError;
+use sensora_chain::sources::service::{Need, SourceError};
 use sensora_protocol::chain_access::Refusal;
 use sensora_protocol::chain_access::sync::Fault;
 
 use super::memory::Grade;
 use crate::net::{Offence, PeerId, RequestError};
 
-/// One peer that was asked in vain, and why.
+/// Who is asked about the chain.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Asked {
+    /// A peer.
+    Peer(PeerId),
+    /// A configured service, by its name.
+    Service(Arc<str>),
+}
+
+impl fmt::Display for Asked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Peer(peer) => peer.fmt(f),
+            Self::Service(name) => f.write_str(name),
+        }
+    }
+}
+
+/// One peer or service that was asked in vain, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tried {
-    /// The peer.
-    pub peer: PeerId,
+    /// Who.
+    pub asked: Asked,
     /// What happened.
     pub failure: Failure,
 }
 
 impl fmt::Display for Tried {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.peer, self.failure)
+        match &self.failure {
+            // These name the service themselves.
+            Failure::Service(error) => error.fmt(f),
+            failure => write!(f, "{}: {failure}", self.asked),
+        }
     }
 }
 
-/// Why an answer of a peer is of no use.
+/// Why an answer of a peer or a service is of no use.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Failure {
@@ -49,6 +75,15 @@ pub enum Failure {
         /// The block's height.
         height: u32,
     },
+    /// A service gave no answer.
+    #[error(transparent)]
+    Service(Box<SourceError>),
+    /// A service lacks a parent of the transaction that was sent with it.
+    #[error("it says that it lacks a parent of the transaction")]
+    Orphan,
+    /// A service was not asked: what it said before did not hold, or it has asked to be left alone.
+    #[error("it is not asked for {} s more, after what it said last", .0.as_secs())]
+    Resting(Duration),
     /// The node is shutting down.
     #[error("this node is shutting down")]
     Stopped,
@@ -66,6 +101,9 @@ impl Failure {
             Self::Headers(fault) if fault.is_hostile() => "false_headers",
             Self::Headers(_) => "headers",
             Self::OutOfReach { .. } => "out_of_reach",
+            Self::Service(error) => error.label(),
+            Self::Orphan => "orphan",
+            Self::Resting(_) => "resting",
             Self::Stopped => "stopped",
         }
     }
@@ -85,7 +123,12 @@ impl Failure {
         match self {
             Self::Refused(Refusal::NotServed | Refusal::NoCommonBlock) => Some(Grade::Lasting),
             Self::Refused(Refusal::Busy { .. } | Refusal::Unavailable) => Some(Grade::Passing),
-            Self::Refused(_) | Self::Stopped | Self::Headers(Fault::TooLong) => None,
+            Self::Refused(_)
+            | Self::Stopped
+            | Self::Orphan
+            | Self::Resting(_)
+            | Self::Headers(Fault::TooLong) => None,
+            Self::Service(error) => service_grade(error),
             Self::Request(error) => match **error {
                 RequestError::Unsupported { .. } | RequestError::ResponseTooLarge { .. } => {
                     Some(Grade::Lasting)
@@ -116,6 +159,22 @@ impl Failure {
     }
 }
 
+fn service_grade(error: &SourceError) -> Option<Grade> {
+    match error {
+        SourceError::Limited { retry_after, .. } => Some(Grade::Wait(*retry_after)),
+        SourceError::Unauthorized { .. } | SourceError::Config { .. } => Some(Grade::Lasting),
+        SourceError::Unsupported { .. } => None,
+        // A body that is cut off is no lie yet.
+        _ => Some(Grade::Passing),
+    }
+}
+
+impl From<SourceError> for Failure {
+    fn from(error: SourceError) -> Self {
+        Self::Service(Box::new(error))
+    }
+}
+
 impl From<RequestError> for Failure {
     fn from(error: RequestError) -> Self {
         Self::Request(Box::new(error))
@@ -127,10 +186,31 @@ impl From<RequestError> for Failure {
 #[non_exhaustive]
 pub enum ChainError {
     /// There is nobody to ask.
-    #[error("no peer with chain access is known: connect to one, or name one in `chain.peers`")]
+    #[error(
+        "no peer with chain access is known: connect to one, name one in `chain.peers`, or a service with --chain KIND=URL"
+    )]
     NoSource,
+    /// No service of the configuration can do this.
+    #[error(
+        "none of the configured chain services can be asked for {need}: add one that can to [[chain.services]], such as one of kind node-rpc"
+    )]
+    NoService {
+        /// What for.
+        need: Need,
+    },
+    /// A service of the configuration cannot be used.
+    #[error(transparent)]
+    Service(Box<SourceError>),
+    /// The order of services names one that is not there.
+    #[error("chain.order.{need} names the service `{name}`, which is not in [[chain.services]]")]
+    UnknownService {
+        /// For what.
+        need: Need,
+        /// The name.
+        name: String,
+    },
     /// Nobody gave an answer that holds.
-    #[error("none of the peers asked gave an answer that holds: {}", list(.tried))]
+    #[error("nobody who was asked gave an answer that holds: {}", list(.tried))]
     Unavailable {
         /// Who was asked, in that order.
         tried: Vec<Tried>,
@@ -142,11 +222,16 @@ pub enum ChainError {
     #[error(transparent)]
     Dev(#[from] DevChainError),
     /// Only the development chain can do it.
-    #[error("blocks are mined only by a node that runs the development chain")]
+    #[error(
+        "blocks are mined only by a node that runs the development chain, or has a regtest node as its service"
+    )]
     NotDev,
     /// What the development chain of this node says does not fit its own headers.
     #[error("the development chain contradicts its own headers: {0}")]
     Contradiction(Failure),
+    /// A regtest node that this node mines on failed.
+    #[error(transparent)]
+    Regtest(Box<RegtestError>),
     /// The header chain of this node could not be kept.
     #[error(transparent)]
     Headers(#[from] HeaderStoreError),
@@ -161,6 +246,10 @@ impl ChainError {
     pub fn label(&self) -> &'static str {
         match self {
             Self::NoSource => "no_source",
+            Self::NoService { .. } => "no_service",
+            Self::Service(error) => error.label(),
+            Self::Regtest(_) => "regtest",
+            Self::UnknownService { .. } => "unknown_service",
             Self::Unavailable { .. } => "unavailable",
             Self::Invalid(refusal) => refusal.code(),
             Self::Dev(_) => "dev_chain",
@@ -203,7 +292,7 @@ pub enum BroadcastError {
         reason: String,
     },
     /// Nobody could be reached who takes transactions. It may have been taken all the same; sending it again is safe.
-    #[error("no chain peer took the transaction, send it again later: {}", list(.tried))]
+    #[error("nobody took the transaction, send it again later: {}", list(.tried))]
     Unavailable {
         /// Who was asked.
         tried: Vec<Tried>,
@@ -242,7 +331,7 @@ mod tests {
     #[test]
     fn an_error_names_each_peer_and_its_reason() {
         let peer = PeerId::random();
-        let tried = vec![Tried { peer, failure: Failure::Refused(Refusal::NotServed) }];
+        let tried = vec![Tried { asked: Asked::Peer(peer), failure: Failure::Refused(Refusal::NotServed) }];
         let error = ChainError::Unavailable { tried };
         let text = error.to_string();
         assert!(text.contains(&peer.to_string()) && text.contains("does not serve"), "{text}");

@@ -2,26 +2,33 @@
 
 mod broadcast;
 mod local;
+mod services;
 mod swarm;
 
 use std::sync::Arc;
 
 use sensora_chain::beef::Beef;
 use sensora_chain::header::HeaderChain;
+use sensora_chain::{OutPoint, Satoshis, Script, Txid};
+use sensora_protocol::chain_access::message::ScanPosition;
 use sensora_protocol::chain_access::{Answer, Request};
 
-use super::blocking;
 use super::error::{BroadcastError, ChainError, Failure};
 use super::headers::Headers;
+use super::{Scanned, SpentBy, TxStanding, blocking, check};
 
 pub(super) use local::DevSource;
-pub(super) use swarm::SwarmSource;
+pub(super) use services::ServicesSource;
+pub use services::{Disagreement, MAX_SERVICES, ServiceCheck, ServiceState, ServicesOptions, TipWord};
 pub use swarm::{ASK_DEADLINE, MAX_ASKED, REQUEST_DEADLINE};
+pub(super) use swarm::{Part, SwarmSource};
 
 /// A way to the chain.
 pub(super) enum Source {
     /// The development chain in this process.
     Dev(DevSource),
+    /// Configured services.
+    Services(ServicesSource),
     /// Peers.
     Swarm(SwarmSource),
 }
@@ -35,8 +42,66 @@ pub(super) trait Check<T>:
 impl<T, F: Fn(&HeaderChain, Answer) -> Result<T, Failure> + Clone + Send + 'static> Check<T> for F {}
 
 impl Source {
+    /// Where transactions stand.
+    pub(super) async fn proofs(
+        &self,
+        headers: &Arc<Headers>,
+        txids: &[Txid],
+    ) -> Result<Vec<(Txid, TxStanding)>, ChainError> {
+        if let Self::Services(services) = self {
+            return services.gather(headers, txids).await;
+        }
+        let txids: Arc<[Txid]> = txids.into();
+        let request = Request::Proof { txids: txids.to_vec() };
+        self.ask(headers, request, move |chain: &_, answer| check::proofs(chain, &txids, &answer)).await
+    }
+
+    /// What spends outputs.
+    pub(super) async fn spent(
+        &self,
+        headers: &Arc<Headers>,
+        outpoints: &[OutPoint],
+    ) -> Result<Vec<(OutPoint, SpentBy)>, ChainError> {
+        if let Self::Services(services) = self {
+            return services.gather(headers, outpoints).await;
+        }
+        let outpoints: Arc<[OutPoint]> = outpoints.into();
+        let request = Request::Spent { outpoints: outpoints.to_vec() };
+        self.ask(headers, request, move |chain: &_, answer| check::spent(chain, &outpoints, &answer)).await
+    }
+
+    /// A page of data outputs.
+    pub(super) async fn scan(
+        &self,
+        headers: &Arc<Headers>,
+        prefix: Arc<[u8]>,
+        from: ScanPosition,
+        max: usize,
+    ) -> Result<(Vec<Scanned>, Option<ScanPosition>), ChainError> {
+        let limit = u32::try_from(max).unwrap_or(u32::MAX);
+        let request = Request::Scan { prefix: prefix.to_vec(), from, limit };
+        if let Self::Services(services) = self {
+            request.check()?;
+            return services.scan(headers, prefix, from, max).await;
+        }
+        let check = move |chain: &_, answer| check::scan(chain, &prefix, from, max, answer);
+        self.ask(headers, request, check).await
+    }
+
+    /// Coins from a faucet.
+    pub(super) async fn faucet(
+        &self,
+        headers: &Arc<Headers>,
+        locking: Script,
+        sat: Satoshis,
+    ) -> Result<Vec<u8>, ChainError> {
+        let request = Request::Faucet { locking: locking.clone(), sat };
+        let check = move |chain: &_, answer| check::funded(chain, &locking, sat, answer);
+        self.ask(headers, request, check).await
+    }
+
     /// Asks until an answer passes `check`.
-    pub(super) async fn ask<T: Send + 'static>(
+    async fn ask<T: Send + 'static>(
         &self,
         headers: &Arc<Headers>,
         request: Request,
@@ -45,6 +110,7 @@ impl Source {
         request.check()?;
         match self {
             Self::Dev(dev) => dev.ask(headers, request, check).await,
+            Self::Services(services) => services.ask(headers, request, check).await,
             Self::Swarm(swarm) => swarm.ask(headers, &request, check).await,
         }
     }
@@ -58,6 +124,7 @@ impl Source {
     ) -> Result<(), BroadcastError> {
         match self {
             Self::Dev(dev) => dev.broadcast(headers, &parsed, bytes).await,
+            Self::Services(services) => services.broadcast(headers, parsed, bytes).await,
             Self::Swarm(swarm) => swarm.broadcast(headers, parsed, bytes).await,
         }
     }
@@ -66,6 +133,7 @@ impl Source {
     pub(super) async fn refresh(&self, headers: &Arc<Headers>) -> Result<(), ChainError> {
         match self {
             Self::Dev(dev) => dev.follow(headers).await,
+            Self::Services(services) => services.refresh(headers).await,
             Self::Swarm(swarm) => swarm.refresh(headers).await,
         }
     }

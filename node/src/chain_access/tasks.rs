@@ -6,12 +6,15 @@ use std::time::Duration;
 
 use sensora_chain::header::{HeaderChain, Tip};
 use sensora_chain::sources::dev::DevChain;
+use sensora_chain::sources::node_rpc::{Event, Notifications};
+use sensora_chain::sources::service::{Need, Service};
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::headers::{HeaderStore, Headers};
-use super::source::{DevSource, Source, SwarmSource};
+use super::source::{DevSource, Part, ServicesOptions, ServicesSource, Source, SwarmSource};
 use super::{ChainAccess, ChainError, blocking};
 use crate::clock::Clock;
 use crate::net::{Multiaddr, Net, PeerId};
@@ -22,6 +25,9 @@ pub const IDLE_INTERVALS: u32 = 30;
 
 /// Peers whose headers are followed at the same time: several, so that no single one decides what this node sees.
 const MAX_FOLLOWED: usize = 4;
+
+/// How long a regtest node may take to get ready for being mined on: its first hundred blocks take seconds.
+const FIRST_FUNDING: Duration = Duration::from_secs(60);
 
 /// A peer to ask about the chain.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +46,15 @@ pub enum SourceOptions {
         chain: DevChain,
         /// How often a block is mined if transactions wait for one.
         block_interval: Duration,
+    },
+    /// Configured services are asked.
+    Services {
+        /// Which, and in which order.
+        services: ServicesOptions,
+        /// Peers, for what no service answers.
+        swarm: Option<(Net, Vec<ChainPeer>)>,
+        /// Mine on the regtest node among the services, and fund its faucet: how often a block is mined if transactions wait for one.
+        mine: Option<Duration>,
     },
     /// Peers are asked.
     Swarm {
@@ -83,11 +98,13 @@ impl ChainTasks {
     }
 }
 
-/// Starts chain access. With the development chain it returns when its faucet has coins and its headers are followed;
-/// with peers at once, with the headers that were stored, and the rest comes as peers answer.
+/// Starts chain access. With the development chain, and with a regtest node to mine on, it returns when its faucet has coins and its
+/// headers are followed; with other services and with peers at once, with the headers that were stored, and the rest comes as they answer.
 ///
 /// # Errors
-/// [`ChainError::Headers`] when the stored headers cannot be read, [`ChainError::Dev`] when the development chain fails.
+/// [`ChainError::Headers`] when the stored headers cannot be read, [`ChainError::Dev`] when the development chain fails,
+/// [`ChainError::Service`] for a service that cannot be used as it is configured, [`ChainError::Regtest`] where a regtest node is to be
+/// mined on and does not do it.
 pub async fn start(
     options: ChainOptions,
     cancel: CancellationToken,
@@ -105,6 +122,30 @@ pub async fn start(
             let access = ChainAccess::new(headers, Source::Dev(dev));
             tasks.spawn(run_until(cancel.clone(), follow_dev(access.clone(), poll_interval)));
             tasks.spawn(run_until(cancel, mine(access.clone(), block_interval)));
+            access
+        }
+        SourceOptions::Services { services: options, swarm, mine: mining } => {
+            let services = ServicesSource::new(options, swarm, clock)?;
+            let access = ChainAccess::new(headers.clone(), Source::Services(services.clone()));
+            if let Some(block_interval) = mining {
+                tokio::time::timeout(FIRST_FUNDING, services.ensure_funded())
+                    .await
+                    .unwrap_or(Err(ChainError::Stopped))?;
+                access.refresh().await?;
+                tasks.spawn(run_until(cancel.clone(), mine(access.clone(), block_interval)));
+            }
+            let news = Arc::new(Notify::new());
+            for client in services.clients(Need::Headers) {
+                let Service::NodeRpc(node) = &*client else { continue };
+                if let Some(heard) = node.notifications() {
+                    tasks.spawn(run_until(cancel.clone(), listen(heard, news.clone())));
+                }
+            }
+            if let Some(swarm) = services.swarm() {
+                let following = follow_peers(swarm.clone(), headers.clone(), poll_interval);
+                tasks.spawn(run_until(cancel.clone(), following));
+            }
+            tasks.spawn(run_until(cancel, follow_services(services, headers, news, poll_interval)));
             access
         }
         SourceOptions::Swarm { net, peers } => {
@@ -155,11 +196,41 @@ async fn mine(access: ChainAccess, period: Duration) {
 }
 
 async fn mine_if_due(access: &ChainAccess, idle: u32) -> Result<(), ChainError> {
-    let Source::Dev(dev) = &access.inner.source else { return Err(ChainError::NotDev) };
-    if idle >= IDLE_INTERVALS || dev.has_waiting().await? {
+    let waits = match &access.inner.source {
+        Source::Dev(dev) => dev.has_waiting().await?,
+        Source::Services(services) => services.has_waiting().await?,
+        Source::Swarm(_) => return Err(ChainError::NotDev),
+    };
+    if waits || idle >= IDLE_INTERVALS {
         access.mine().await?;
     }
     Ok(())
+}
+
+/// Hears what a node publishes, so that its blocks are followed as they come. Where it cannot be heard, the interval is enough.
+async fn listen(mut heard: Notifications, news: Arc<Notify>) {
+    loop {
+        if heard.next().await == Event::Block {
+            news.notify_one();
+        }
+    }
+}
+
+/// Follows the headers of the services at each interval, and when there is news.
+async fn follow_services(
+    services: ServicesSource,
+    headers: Arc<Headers>,
+    news: Arc<Notify>,
+    period: Duration,
+) {
+    let mut ticks = every(period);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = news.notified() => {}
+        }
+        services.follow_all(&headers).await;
+    }
 }
 
 /// Follows the headers of a few peers at a time, so that a slow one holds nobody up.
@@ -175,7 +246,7 @@ async fn follow_peers(swarm: SwarmSource, headers: Arc<Headers>, period: Duratio
                 Err(_) => walking.clear(),
             },
             _ = ticks.tick() => {
-                for peer in swarm.rested().await {
+                for peer in swarm.rested(Part::Headers).await {
                     if walks.len() >= MAX_FOLLOWED {
                         break;
                     }

@@ -54,13 +54,14 @@ impl WalletHandle {
     /// # Errors
     /// [`WalletHandleError::Rejected`] (it is out of the outbox then), [`WalletHandleError::Broadcast`] (it stays there).
     pub async fn deliver(&self, txid: &Txid, beef: &[u8]) -> Result<(), WalletHandleError> {
-        let (double_spent, reason) = match self.inner.chain.broadcast(beef).await {
+        let reason = match self.inner.chain.broadcast(beef).await {
             Ok(()) => return self.delivered(txid),
-            Err(BroadcastError::Rejected { double_spent, reason, .. }) => (double_spent, reason),
+            Err(BroadcastError::Rejected { reason, .. }) => reason,
             Err(error) => return Err(WalletHandleError::Broadcast(error)),
         };
-        // Whose coin is gone elsewhere must not be tried with the next transaction again: the chain says what became of it.
-        if double_spent && self.fate(txid).await? == Fate::Taken {
+        // Somebody who refuses it may do so because it is in a block already, before a crash perhaps, and spends what it has spent itself. And
+        // whose coin is gone elsewhere must not be tried with the next transaction again. The chain says what became of it.
+        if self.fate(txid).await? == Fate::Taken {
             return self.delivered(txid);
         }
         tracing::warn!(%txid, %reason, "the network refuses our transaction");

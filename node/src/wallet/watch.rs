@@ -157,7 +157,8 @@ impl WalletHandle {
         }
         self.note_unknown(&unknown)?;
         self.read(|wallet| {
-            let waits = |txid: &Txid| wallet.status(txid).is_some_and(|s| !matches!(s, Status::Mined { .. }));
+            let over = |status: &Status| matches!(status, Status::Mined { .. } | Status::Rejected { .. });
+            let waits = |txid: &Txid| wallet.status(txid).is_some_and(|status| !over(status));
             self.pace(|pace| pace.keep(waits));
         });
         self.send_again(&unknown).await

@@ -9,5 +9,7 @@
 )]
 
 mod hostile;
+mod http;
+mod services;
 mod swarm;
 mod world;

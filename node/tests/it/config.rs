@@ -2,9 +2,11 @@
 
 use std::fs;
 
+use sensora_chain::sources::service::{Need, ServiceKind};
 use sensora_chain::{Network, Satoshis};
 use sensora_node::agent::source::{Replay, SourceSpec};
-use sensora_node::config::{ChainSource, Config, ConfigError, DEFAULT_TEXT};
+use sensora_node::config::{ChainSource, Config, ConfigError, DEFAULT_TEXT, Serve};
+use sensora_node::fees::FeeLimits;
 
 /// The default file with the `#` before each key taken away.
 fn with_all_keys() -> String {
@@ -41,6 +43,8 @@ fn the_examples_in_the_default_file_are_valid() {
     let config = Config::parse(&text).unwrap();
     let kinds: Vec<_> = config.streams.iter().map(|stream| stream.source.kind()).collect();
     assert_eq!(kinds, ["host", "csv", "exec", "stdin", "sim"]);
+    let services: Vec<_> = config.chain.services.iter().map(|service| service.name().to_owned()).collect();
+    assert_eq!(services, ["node-rpc", "broadcaster", "explorer"]);
     let options = config.agent_options();
     let (general, own) = (&options.sources[0].terms, &options.sources[1].terms);
     assert_eq!((general.price.msat(), general.licence.as_str(), general.sample), (100, "CC-BY-4.0", 10));
@@ -118,7 +122,58 @@ fn a_wrong_value_is_named_with_what_it_may_be() {
         ("[net]\nmdns = \"yes\"", "line 2"),
         ("[chain]\nsource = \"dve\"", "did you mean `dev`"),
         ("network = \"main\"\n[chain]\nsource = \"dev\"", "regtest"),
-        ("[chain]\nfee_sat_per_kb = 0", "fee_sat_per_kb"),
+        ("[chain]\nfee_floor_sat_per_kb = 0", "fee_floor_sat_per_kb"),
+        ("[chain]\nfee_cap_sat_per_kb = 99", "at least fee_floor_sat_per_kb, which is 100"),
+        ("[chain]\nfee_cap_sat_per_kb = 1000001", "fee_cap_sat_per_kb"),
+        ("[chain]\nserve = \"yes\"", "true, false or"),
+        ("[chain]\nsource = \"services\"", "none is there: add [[chain.services]], or give --chain KIND=URL"),
+        ("[[chain.services]]\nkind = \"arc\"\nurl = \"https://a\"", "write source = \"services\""),
+        (
+            "[chain]\nsource = \"services\"\n[[chain.services]]\nkind = \"node\"\nurl = \"https://a\"",
+            "node-rpc",
+        ),
+        (
+            "[chain]\nsource = \"services\"\n[[chain.services]]\nkind = \"arc\"\nurl = \"arc.example.org\"",
+            "begins with http:// or https://",
+        ),
+        (
+            "[chain]\nsource = \"services\"\n[[chain.services]]\nkind = \"arc\"\nurl = \"https://a\"\nzmq = \"tcp://a:1\"",
+            "only a node-rpc",
+        ),
+        (
+            "[chain]\nsource = \"services\"\n[[chain.services]]\nkind = \"node-rpc\"\nurl = \"http://a\"\nzmq = \"a:1\"",
+            "tcp://127.0.0.1:28332",
+        ),
+        (
+            "[chain]\nsource = \"services\"\n[[chain.services]]\nname = \"a b\"\nkind = \"arc\"\nurl = \"https://a\"",
+            "A-Z",
+        ),
+        (
+            "[chain]\nsource = \"services\"\n[[chain.services]]\nkind = \"arc\"\nurl = \"https://a\"\ntimeout_s = 0",
+            "timeout_s",
+        ),
+        (
+            "[chain]\nsource = \"services\"\n[[chain.services]]\nkind = \"arc\"\nurl = \"https://a\"\nrequests_per_second = 0.0",
+            "requests_per_second",
+        ),
+        (
+            "[chain]\nsource = \"services\"\n[[chain.services]]\nkind = \"arc\"\nurl = \"https://a\"\n[[chain.services]]\nkind = \"arc\"\nurl = \"https://b\"",
+            "`arc` is the name of another service",
+        ),
+        (
+            "[chain]\nsource = \"services\"\n[chain.order]\nfees = [\"taal\"]\n[[chain.services]]\nkind = \"arc\"\nurl = \"https://a\"",
+            "`taal` is the name of no service; there are arc",
+        ),
+        (
+            "[chain]\nsource = \"services\"\n[chain.order]\nblocks = [\"arc\"]\n[[chain.services]]\nkind = \"arc\"\nurl = \"https://a\"",
+            "cannot be asked for blocks",
+        ),
+        (
+            "[chain]\nsource = \"services\"\n[chain.order]\nfees = [\"arc\", \"arc\"]\n[[chain.services]]\nkind = \"arc\"\nurl = \"https://a\"",
+            "twice",
+        ),
+        ("[wallet]\nsweep_to = \"1BoatSLRHtKNngkdXEeobR76b53LETtpyT\"", "sweep_to"),
+        ("[wallet]\nsweep_to = \"somewhere\"", "sweep_to"),
         ("[chain]\nblock_interval_s = 0", "block_interval_s"),
         ("[agent]\nprice_msat = 0", "price"),
         ("[agent]\nprice_msat = -1", "line 2"),
@@ -158,6 +213,82 @@ fn a_wrong_value_is_named_with_what_it_may_be() {
     }
 }
 
+const SERVICES: &str = r#"
+    network = "main"
+    [chain]
+    source = "services"
+    serve = true
+    [chain.order]
+    proofs = ["second", "first"]
+    [[chain.services]]
+    name = "first"
+    kind = "arc"
+    url = "https://arc.example.org"
+    key_env = "FIRST_KEY"
+    requests_per_second = 2.5
+    timeout_s = 7
+    [[chain.services]]
+    name = "second"
+    kind = "node-rpc"
+    url = "http://user:secret@127.0.0.1:8332"
+    zmq = "tcp://127.0.0.1:28332"
+    [wallet]
+    sweep_to = "1BoatSLRHtKNngkdXEeobR76b53LETtpyT"
+    keep_sat = 5000
+"#;
+
+#[test]
+fn services_get_their_keys_from_the_environment_and_show_no_secret() {
+    let config = Config::parse(SERVICES).unwrap();
+    let unset = config.chain.services(config.network, |_| None).unwrap_err().to_string();
+    assert!(unset.contains("FIRST_KEY") && unset.contains("chain.services 1"), "{unset}");
+    let env = |name: &str| (name == "FIRST_KEY").then(|| "key of the first".to_owned());
+    let options = config.chain.services(config.network, env).unwrap();
+    let (first, second) = (&options.services[0], &options.services[1]);
+    assert_eq!((first.name.as_str(), first.kind, first.network), ("first", ServiceKind::Arc, Network::Main));
+    assert_eq!(first.key.as_deref(), Some("key of the first"));
+    assert_eq!((first.requests_per_second, first.timeout.as_secs()), (Some(2.5), 7));
+    assert_eq!((second.zmq.as_deref(), second.key.as_deref()), (Some("tcp://127.0.0.1:28332"), None));
+    let order: Vec<_> = options.order.into_iter().collect();
+    assert_eq!(order, [(Need::Proofs, vec!["second".to_owned(), "first".to_owned()])]);
+    let shown = format!("{config:?}");
+    assert!(!shown.contains("secret"), "{shown}");
+    assert!(config.chain.serve.on(Network::Main) && !Serve::Auto.on(Network::Main));
+    assert!(Serve::Auto.on(Network::Regtest) && !Serve::Is(false).on(Network::Regtest));
+    assert_eq!(Config::parse(&toml::to_string(&config).unwrap()).unwrap(), config);
+    assert!(config.wallet.sweep_to(Network::Main).unwrap().is_some());
+    assert!(config.wallet.sweep_to(Network::Test).is_err(), "an address of another network");
+    assert_eq!(config.chain.fees(), FeeLimits::default());
+}
+
+#[test]
+fn services_of_the_command_line_replace_those_of_the_file() {
+    let mut config = Config::parse(SERVICES).unwrap();
+    let texts = ["arc=https://arc.example.org", "arc=https://other.example.org", "node-rpc=http://u:p@h:1"];
+    config.chain.use_services(&texts.map(String::from)).unwrap();
+    config.validate().unwrap();
+    let names: Vec<_> = config.chain.services.iter().map(|service| service.name().to_owned()).collect();
+    assert_eq!(names, ["first", "arc", "node-rpc"]);
+    assert_eq!(
+        config.chain.services[0].key_env.as_deref(),
+        Some("FIRST_KEY"),
+        "the same service keeps its key"
+    );
+    assert_eq!(config.chain.source, ChainSource::Services);
+    config.chain.use_services(&["arc=https://a".to_owned(), "arc=https://b".to_owned()]).unwrap();
+    let names: Vec<_> = config.chain.services.iter().map(|service| service.name().to_owned()).collect();
+    assert_eq!(names, ["arc", "arc-2"]);
+    for (wrong, says) in [
+        ("arc", "KIND=URL"),
+        ("moon=https://a", "no kind of chain service"),
+        ("arc=a.example.org", "http:// or https://"),
+        ("node-rpc=", "USER:PASSWORD@"),
+    ] {
+        let said = config.chain.use_services(&[wrong.to_owned()]).unwrap_err().to_string();
+        assert!(said.contains("--chain") && said.contains(says), "{said}");
+    }
+}
+
 #[test]
 fn a_file_is_read_named_in_errors_and_not_needed() {
     let directory = tempfile::tempdir().unwrap();
@@ -165,7 +296,7 @@ fn a_file_is_read_named_in_errors_and_not_needed() {
     assert_eq!(Config::load(&path).unwrap(), Config::default());
     fs::write(&path, "[chain]\nsource = \"dev\"\n").unwrap();
     assert_eq!(Config::load(&path).unwrap().chain.source, ChainSource::Dev);
-    for wrong in ["[chain]\nsorce = \"dev\"\n", "[chain]\nsource = 1", "[chain]\nfee_sat_per_kb = 0"] {
+    for wrong in ["[chain]\nsorce = \"dev\"\n", "[chain]\nsource = 1", "[chain]\nfee_floor_sat_per_kb = 0"] {
         fs::write(&path, wrong).unwrap();
         let said = Config::load(&path).unwrap_err().to_string();
         assert!(said.contains(&path.display().to_string()), "{said}");

@@ -2,15 +2,17 @@
 
 use std::time::Duration;
 
-use sensora_chain::Satoshis;
-use sensora_chain::sources::dev::TxStatus;
-use sensora_chain::wallet::CoinState;
+use sensora_chain::sources::dev::{OnReorg, TxStatus};
+use sensora_chain::wallet::{CoinState, Status};
+use sensora_chain::{Address, Network, Satoshis};
 use sensora_node::agent::source::{CsvSpec, SourceSpec};
 use sensora_node::agent::{AgentOptions, SourceOptions};
 use sensora_node::buyer::{Bought, BuyError, BuyRequest, Progress};
+use sensora_node::clock::Clock;
 use sensora_node::net::Multiaddr;
-use sensora_node::store::orders;
+use sensora_node::store::{orders, outbox};
 use sensora_node::supervisor::Node;
+use sensora_node::wallet::SweepPolicy;
 use sensora_protocol::ad::StreamAd;
 use sensora_protocol::market::offer::Range;
 use sensora_protocol::market::purchase::PurchaseState;
@@ -472,4 +474,169 @@ async fn a_log_goes_on_exactly_where_a_crash_left_it() {
     eprintln!("killed at each of {} syncs", at - 1);
     assert!(at > 5, "recording, advertising and anchoring are more than five steps: {at}");
     bootstrap.shutdown().await;
+}
+
+/// What stays in the wallet of [`Spender`].
+const KEEP: u64 = 300_000;
+
+/// A node with money, a cold address, and a chain whose blocks come when the test says so.
+struct Spender {
+    bootstrap: Node,
+    mortal: Mortal,
+}
+
+impl Spender {
+    async fn new() -> Self {
+        let (bootstrap, addresses) = bootstrap_mining(Duration::from_secs(3600)).await;
+        let mortal = Mortal::new(BUYER, &addresses, Vec::new()).await;
+        fund(mortal.node(), KEEP).await;
+        let spender = Self { bootstrap, mortal };
+        spender.block().await;
+        spender
+    }
+
+    async fn block(&self) {
+        self.bootstrap.chain().mine().await.unwrap();
+        // A node whose disk has stopped need not follow.
+        drop(self.mortal.node().chain().refresh().await);
+    }
+
+    /// Waits for something, or for the disk to stop. Whether the node is alive.
+    async fn reaches(&self, what: &str, check: impl Fn(&Node) -> bool) -> bool {
+        until(what, || async {
+            let done = self.mortal.disk.is_frozen() || check(self.mortal.node());
+            if !done {
+                drop(self.mortal.node().chain().refresh().await);
+            }
+            done.then_some(())
+        })
+        .await;
+        !self.mortal.disk.is_frozen()
+    }
+
+    fn is_mined(node: &Node) -> bool {
+        let history = node.wallet().history().unwrap();
+        history.iter().all(|line| matches!(line.status, Status::Mined { .. } | Status::Rejected { .. }))
+    }
+
+    /// A payment from the first step to the last: built, out, seen, mined, thrown out by a reorganisation, and mined again.
+    async fn pay(&self) -> Option<()> {
+        let wallet = self.mortal.node().wallet();
+        let to = Address::new(Network::Regtest, [9; 20]);
+        let sent = wallet.send(&to, Satoshis::from_sat(1_000)).await.ok()?;
+        let seen = |node: &Node| node.wallet().status(&sent.txid) == Some(Status::Seen);
+        self.reaches("the payment to be seen", seen).await.then_some(())?;
+        self.block().await;
+        self.reaches("the payment to be mined", Self::is_mined).await.then_some(())?;
+        let chain = self.bootstrap.chain().dev_chain().unwrap();
+        chain.reorg(1, Clock::system().now_ms(), OnReorg::Forget).unwrap();
+        self.bootstrap.chain().refresh().await.unwrap();
+        let lost = |node: &Node| !matches!(node.wallet().status(&sent.txid), Some(Status::Mined { .. }));
+        self.reaches("the payment to be thrown out", lost).await.then_some(())?;
+        self.reaches("the payment to go out again", seen).await.then_some(())?;
+        self.block().await;
+        self.reaches("the payment to be mined again", Self::is_mined).await.then_some(())
+    }
+
+    /// An excess that is mined, buried and swept.
+    async fn earn(&self) -> Option<()> {
+        let wallet = self.mortal.node().wallet();
+        let to = Some(Address::new(Network::Regtest, [0xc0; 20]));
+        wallet.set_sweep(SweepPolicy { to, keep: Satoshis::from_sat(KEEP) }).unwrap();
+        wallet.fund_from_faucet(Satoshis::from_sat(50_000)).await.ok()?;
+        for _ in 0..7 {
+            self.block().await;
+        }
+        let swept = |node: &Node| node.wallet().balance().unwrap().total.as_u64() <= KEEP;
+        self.reaches("the sweep", swept).await.then_some(())?;
+        self.block().await;
+        self.reaches("the sweep to be mined", Self::is_mined).await.then_some(())
+    }
+
+    /// Everything goes on by itself after the last crash, and chain and wallet agree to the satoshi.
+    async fn check(&mut self, died: bool, kept: Kept) {
+        self.mortal.disk.disarm();
+        if died {
+            self.mortal.revive(kept).await;
+        }
+        until("everything to be mined after the crash", || async {
+            self.block().await;
+            let node = self.mortal.node();
+            (Self::is_mined(node) && node.store().read(outbox::all).unwrap().is_empty()).then_some(())
+        })
+        .await;
+        let node = self.mortal.node();
+        node.wallet().audit().unwrap();
+        let chain = self.bootstrap.chain().dev_chain().unwrap();
+        for coin in node.wallet().coins() {
+            assert!(matches!(coin.state, CoinState::Confirmed(_)), "{coin:?}");
+            assert!(chain.output(&coin.outpoint).unwrap().is_some(), "{coin:?} is on the chain");
+            assert_eq!(chain.spent_by(&coin.outpoint).unwrap(), None, "{coin:?} is unspent");
+        }
+        let compared =
+            until("an answer of the chain", || async { node.wallet().audit_chain().await.ok() }).await;
+        assert_eq!(compared.differences, [], "{compared:?}");
+    }
+
+    async fn stop(mut self) {
+        self.mortal.stop().await;
+        self.bootstrap.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wallet_killed_at_any_step_of_a_payments_life_is_right_to_the_satoshi() {
+    let mut spender = Spender::new().await;
+    let mut rounds = 0;
+    for kept in KEPT {
+        for at in 1.. {
+            rounds += 1;
+            spender.mortal.disk.freeze_at_sync(at);
+            let done = spender.pay().await;
+            let died = done.is_none() || spender.mortal.disk.is_frozen();
+            spender.check(died, kept).await;
+            let sent: Vec<_> = lines(spender.mortal.node(), "send to mfjnbkSmwNKBnSsNkRjUTb5ZNKMCnPAqiA");
+            assert!(sent.len() <= rounds, "{} payments in {rounds} rounds", sent.len());
+            if !died {
+                eprintln!("{kept:?}: killed at each of {} syncs", at - 1);
+                assert!(at > 4, "built, out, seen, mined, lost and found again are more than four: {at}");
+                break;
+            }
+        }
+    }
+    spender.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wallet_killed_at_any_step_of_a_sweep_sweeps_once() {
+    let mut spender = Spender::new().await;
+    for kept in KEPT {
+        for at in 1.. {
+            spender.mortal.disk.freeze_at_sync(at);
+            let done = spender.earn().await;
+            let died = done.is_none() || spender.mortal.disk.is_frozen();
+            spender.check(died, kept).await;
+            // Whatever was there is swept in the end, and nothing below the bound.
+            let to = Some(Address::new(Network::Regtest, [0xc0; 20]));
+            let wallet = spender.mortal.node().wallet().clone();
+            wallet.set_sweep(SweepPolicy { to, keep: Satoshis::from_sat(KEEP) }).unwrap();
+            until("the wallet to be at its bound", || async {
+                spender.block().await;
+                let total = wallet.audit().unwrap().total.as_u64();
+                assert!(total >= KEEP, "{total} sat are left");
+                (total == KEEP && Spender::is_mined(spender.mortal.node())).then_some(())
+            })
+            .await;
+            if !died {
+                eprintln!("{kept:?}: killed at each of {} syncs", at - 1);
+                assert!(at > 4, "paid, mined, swept, seen and mined are more than four: {at}");
+                break;
+            }
+        }
+    }
+    let history = spender.mortal.node().wallet().history().unwrap();
+    let given: i64 = history.iter().filter(|line| line.label == "faucet").map(|line| line.delta_sat).sum();
+    let settled = history.iter().filter(|line| line.label.starts_with("sweep") && line.status.is_settled());
+    assert_eq!(given + settled.map(|line| line.delta_sat).sum::<i64>(), i64::try_from(KEEP).unwrap());
+    spender.stop().await;
 }

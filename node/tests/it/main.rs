@@ -14,4 +14,5 @@ mod market;
 mod money;
 mod net;
 mod source;
+mod wallet;
 mod world;

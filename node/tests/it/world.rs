@@ -10,10 +10,11 @@ use sensora_node::agent::source::{Replay, SimSpec, SourceSpec};
 use sensora_node::agent::{AgentOptions, SourceOptions, Terms};
 use sensora_node::buyer::BuyRequest;
 use sensora_node::clock::Clock;
+use sensora_node::fees::FeeLimits;
 use sensora_node::net::{Multiaddr, Transport};
 use sensora_node::store::{Store, StoreError};
 use sensora_node::supervisor::{ChainRole, Node, NodeOptions};
-use sensora_node::wallet::FeePolicy;
+use sensora_node::wallet::SweepPolicy;
 use sensora_protocol::Identity;
 use sensora_protocol::ad::StreamAd;
 use sensora_protocol::market::offer::{BuyerLimits, Range};
@@ -79,7 +80,8 @@ pub(crate) fn try_options(
         mdns: false,
         transport: Transport::Memory,
         chain: ChainRole::Peers(Vec::new()),
-        fees: FeePolicy { rate: FeeRate::DEFAULT, max: Satoshis::from_sat(100_000) },
+        fees: FeeLimits::fixed(FeeRate::DEFAULT, Satoshis::from_sat(100_000)),
+        sweep: SweepPolicy::default(),
         agent: None,
     })
 }

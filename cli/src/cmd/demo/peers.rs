@@ -6,17 +6,18 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use sensora_chain::{FeeRate, Network, Satoshis};
+use sensora_chain::Network;
 use sensora_node::agent::anchorer::AnchorPolicy;
 use sensora_node::agent::source::{CsvSpec, HostSpec, SourceSpec};
 use sensora_node::agent::{AgentOptions, SourceOptions, Terms};
 use sensora_node::clock::Clock;
+use sensora_node::fees::FeeLimits;
 use sensora_node::home::{Home, HomePaths};
 use sensora_node::keystore::{Key, WordCount};
 use sensora_node::net::{Multiaddr, Transport};
 use sensora_node::store::Store;
 use sensora_node::supervisor::{ChainRole, Node, NodeOptions};
-use sensora_node::wallet::FeePolicy;
+use sensora_node::wallet::SweepPolicy;
 use sensora_protocol::Identity;
 use sensora_protocol::market::price::Price;
 
@@ -25,7 +26,7 @@ use crate::failure::{Failure, Outcome};
 /// The demo's money is that of the development chain.
 pub(super) const NETWORK: Network = Network::Regtest;
 /// A block each second while transactions wait, so that nobody has to.
-const BLOCK_INTERVAL: Duration = Duration::from_secs(1);
+pub(super) const BLOCK_INTERVAL: Duration = Duration::from_secs(1);
 /// The host's sensors are read as often as they can be, so that there is a batch to buy after a few seconds.
 const HOST_INTERVAL_MS: u64 = 250;
 /// Anchors come so often only here: on a real network each costs a fee.
@@ -36,8 +37,6 @@ const PRICE_MSAT: u64 = 250;
 const SAMPLE: u32 = 5;
 /// Most readings in one order.
 const MAX_READINGS: u64 = 100_000;
-/// No transaction of the demo costs more in fees.
-const MAX_FEE: Satoshis = Satoshis::from_sat(10_000);
 
 /// A node's directory, key and store, before and after it runs.
 pub(super) struct Place {
@@ -69,6 +68,7 @@ impl Place {
     pub(super) async fn start(
         &self,
         chain: ChainRole,
+        fees: FeeLimits,
         bootstrap: &[Multiaddr],
         agent: Option<AgentOptions>,
     ) -> Outcome<Node> {
@@ -84,7 +84,8 @@ impl Place {
             mdns: false,
             transport: Transport::Real,
             chain,
-            fees: FeePolicy { rate: FeeRate::DEFAULT, max: MAX_FEE },
+            fees,
+            sweep: SweepPolicy::default(),
             agent,
         };
         Ok(Node::start(options).await?)

@@ -61,9 +61,15 @@ impl<'a> Story<'a> {
     }
 
     /// Who plays.
-    pub(super) async fn peers(&self, stage: &Stage, before: &Ledgers, transports: usize) -> Outcome {
+    pub(super) async fn peers(
+        &self,
+        stage: &Stage,
+        before: &Ledgers,
+        chain: &str,
+        transports: usize,
+    ) -> Outcome {
         let Stage { bootstrap, agent, buyer } = stage;
-        self.who("bootstrap", bootstrap, "mines a development chain and introduces the others")?;
+        self.who("bootstrap", bootstrap, &format!("mines {chain} and introduces the others"))?;
         let names: Vec<String> = streams(agent).into_iter().map(|stream| stream.name).collect();
         self.who("agent", agent, &format!("sells {}", names.join(", ")))?;
         self.who("buyer", buyer, &format!("has {}", sat(before.buyer.total)))?;

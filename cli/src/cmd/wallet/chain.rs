@@ -1,4 +1,4 @@
-//! `sensora wallet audit --chain` and `sweep`: the wallet beside the chain, and the excess out of reach.
+//! `sensora wallet audit --on-chain` and `sweep`: the wallet beside the chain, and the excess out of reach.
 
 use sensora_chain::Satoshis;
 use sensora_chain::keys::Address;
@@ -19,7 +19,7 @@ async fn on_chain(context: &Context, open: OpenHome, flags: &NetworkArgs) -> Out
     let session = Session::start_alone(context, open, flags).await?;
     let ready = async {
         if session.node.chain().dev_chain().is_none() {
-            session.meet().await?;
+            session.ready(context).await?;
         }
         session.refreshed_balance().await
     };

@@ -178,7 +178,7 @@ pub(super) fn watch(args: &WatchArgs, context: &Context) -> Outcome<Exit> {
         let session = Session::start_alone(context, open, &args.network).await?;
         let refreshed = async {
             if session.node.chain().dev_chain().is_none() {
-                session.meet().await?;
+                session.ready(context).await?;
             }
             session.sync().await?;
             Ok::<_, Failure>(watched.refresh(session.node.chain()).await?)

@@ -4,6 +4,7 @@ use sensora_chain::Satoshis;
 use sensora_chain::header::HeaderView as _;
 use sensora_chain::sources::service::{Service, ServiceConfig, ServiceKind};
 use sensora_chain::wallet::KeyRow;
+use sensora_node::config::ChainSource;
 use sensora_node::recovery::{
     BlockScan, Found, Progress as At, Scan, catch_up, find_signposts, mark_followed, scan_blocks,
     scan_dev_chain, scan_scripts,
@@ -44,28 +45,22 @@ impl Way {
 /// Finds coins again.
 pub(super) fn run(args: &RecoverArgs, context: &Context) -> Outcome<Exit> {
     let open = context.open_home()?;
-    let services = services(args, open.network)?;
     context.block_on(async {
         let session = Session::start_still(context, open, &args.network, None).await?;
-        let done = look(args, context, &session, services).await;
+        let done = look(args, context, &session).await;
         session.stop().await;
         done
     })
 }
 
-async fn look(
-    args: &RecoverArgs,
-    context: &Context,
-    session: &Session,
-    services: Vec<Service>,
-) -> Outcome<Exit> {
+async fn look(args: &RecoverArgs, context: &Context, session: &Session) -> Outcome<Exit> {
     let (wallet, chain) = (session.node.wallet(), session.node.chain());
     let identity = session.node.identity();
     if chain.dev_chain().is_none() {
-        session.meet().await?;
+        session.ready(context).await?;
     }
     session.sync().await?;
-    let way = way(services, chain.dev_chain().is_some());
+    let way = way(services(session)?, chain.dev_chain().is_some());
     let (found, waiting, gained) = {
         let found = find(&way, args, context, session).await?;
         let gained = found.credit_to(wallet, identity.key(), session.clock.now_ms())?;
@@ -175,33 +170,15 @@ fn way(services: Vec<Service>, is_dev: bool) -> Way {
     }
 }
 
-/// The services that were named.
-fn services(args: &RecoverArgs, network: sensora_chain::Network) -> Outcome<Vec<Service>> {
-    let mut services = Vec::new();
-    for text in &args.service {
-        let (kind, url) = text.split_once('=').ok_or_else(|| {
-            Failure::usage("--service: there is no `=` in it")
-                .hint("write it like whatsonchain=https://api.whatsonchain.com")
-        })?;
-        let kind: ServiceKind =
-            kind.parse().map_err(|error| Failure::usage(format!("--service: {error}")))?;
-        if !matches!(kind, ServiceKind::WhatsOnChain | ServiceKind::NodeRpc) {
-            let text = format!("--service: {kind} knows neither scripts nor blocks");
-            return Err(
-                Failure::usage(text).hint("use whatsonchain=URL, or node-rpc=URL for a node of your own")
-            );
-        }
-        let config = ServiceConfig {
-            name: kind.name().to_owned(),
-            kind,
-            network,
-            url: url.to_owned(),
-            key: None,
-            requests_per_second: None,
-            zmq: None,
-            timeout: ServiceConfig::TIMEOUT,
-        };
-        services.push(Service::new(config).map_err(|error| Failure::usage(error.to_string()))?);
+/// The services of the configuration, or of `--chain`, that can find coins.
+fn services(session: &Session) -> Outcome<Vec<Service>> {
+    if session.config.chain.source != ChainSource::Services {
+        return Ok(Vec::new());
     }
-    Ok(services)
+    let configured = session.config.chain.services(session.network, |name| std::env::var(name).ok());
+    let configured = configured.map_err(|error| Failure::from_error(Exit::Usage, &error))?;
+    let useful =
+        |config: &ServiceConfig| matches!(config.kind, ServiceKind::WhatsOnChain | ServiceKind::NodeRpc);
+    let made = configured.services.into_iter().filter(useful).map(Service::new);
+    made.collect::<Result<_, _>>().map_err(|error| Failure::usage(error.to_string()))
 }

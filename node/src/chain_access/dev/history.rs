@@ -8,7 +8,7 @@ use sensora_chain::sources::dev::{DevChain, DevChainError};
 use sensora_chain::{Transaction, Txid};
 
 /// Atomic BEEF of a mined transaction: itself and its Merkle path.
-pub(super) fn proven(tx: Transaction, path: &MerklePath) -> Result<Vec<u8>, BeefError> {
+pub(in crate::chain_access) fn proven(tx: Transaction, path: &MerklePath) -> Result<Vec<u8>, BeefError> {
     let mut beef = Beef::new();
     let txid = beef.add(tx, Some(path))?;
     beef.to_atomic(&txid)

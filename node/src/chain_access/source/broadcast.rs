@@ -1,32 +1,200 @@
-//! Broadcast to several peers: one that accepts is enough, unless another one shows a double spend.
+//! Broadcast to several at once, peers and services alike: one that accepts is enough, unless another one shows a double spend.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use sensora_chain::OutPoint;
 use sensora_chain::beef::Beef;
 use sensora_protocol::chain_access::message::MAX_OUTPOINTS;
 use sensora_protocol::chain_access::{Answer, Refusal, Request};
-use tokio::task::JoinSet;
+use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
-use super::swarm::{ASK_DEADLINE, MAX_ASKED, SwarmSource};
-use crate::chain_access::error::{BroadcastError, ChainError, Failure, Tried};
+use super::services::ServicesSource;
+use super::swarm::{ASK_DEADLINE, MAX_ASKED, Part, SwarmSource};
+use crate::chain_access::error::{Asked, BroadcastError, ChainError, Failure, Tried};
 use crate::chain_access::headers::Headers;
 use crate::chain_access::{ChainPeer, check};
 use crate::net::RequestError;
 
 /// Peers that a transaction goes to at once: enough that one liar among them does not decide.
-const AT_ONCE: usize = 4;
+pub(super) const AT_ONCE: usize = 4;
 
-/// What the peers of one round said.
+/// How long the others have once one has accepted: a double spend that somebody can show is shown by then, and a service that hangs
+/// holds no payment up.
+const OTHERS_HAVE: Duration = Duration::from_secs(3);
+
+/// Somebody who takes transactions.
+#[derive(Clone)]
+pub(super) enum Taker {
+    /// A peer.
+    Peer(SwarmSource, ChainPeer),
+    /// The service with this number.
+    Service(ServicesSource, usize),
+}
+
+impl Taker {
+    pub(super) fn name(&self) -> Asked {
+        match self {
+            Self::Peer(_, peer) => Asked::Peer(peer.peer),
+            Self::Service(services, index) => services.asked(*index),
+        }
+    }
+
+    /// Sends it, and remembers how that went.
+    async fn send(&self, headers: &Arc<Headers>, cargo: &Cargo, deadline: Instant) -> Result<(), Failure> {
+        let subject = cargo.beef.subject().unwrap_or_default();
+        match self {
+            Self::Peer(swarm, peer) => {
+                let check = move |_: &_, answer: Answer| check::accepted(&subject, &answer);
+                let asking = swarm.ask_and_judge(headers, peer, &cargo.request, check);
+                let outcome = timeout_at(deadline, asking).await.unwrap_or_else(|_| {
+                    Err(RequestError::Timeout { peer: peer.peer, after: ASK_DEADLINE }.into())
+                });
+                swarm.note(peer.peer, Part::Answers, &outcome).await;
+                outcome
+            }
+            Self::Service(services, index) => {
+                let sending = services.send(*index, &cargo.beef);
+                let outcome =
+                    timeout_at(deadline, sending).await.unwrap_or_else(|_| Err(services.too_late(*index)));
+                services.note(*index, &outcome);
+                outcome
+            }
+        }
+    }
+
+    /// What it says spends these outputs, checked.
+    async fn shows_conflict(&self, headers: &Arc<Headers>, parsed: &Beef) -> bool {
+        let Some(subject) = parsed.subject().and_then(|subject| parsed.transaction(&subject)) else {
+            return false;
+        };
+        let spends: Vec<OutPoint> = subject.inputs.iter().map(|input| input.previous).collect();
+        for outpoints in spends.chunks(MAX_OUTPOINTS) {
+            let spent = match self {
+                Self::Peer(swarm, peer) => {
+                    let outpoints: Arc<[OutPoint]> = outpoints.into();
+                    let request = Request::Spent { outpoints: outpoints.to_vec() };
+                    let check = move |chain: &_, answer| check::spent(chain, &outpoints, &answer);
+                    let outcome = swarm.ask_and_judge(headers, peer, &request, check).await;
+                    swarm.note(peer.peer, Part::Answers, &outcome).await;
+                    outcome.unwrap_or_default()
+                }
+                Self::Service(services, index) => services.spent_by_word_of(headers, *index, outpoints).await,
+            };
+            if check::is_conflict(parsed, subject, &spent) {
+                return true;
+            }
+        }
+        false
+    }
+}
+
+/// A transaction on its way.
+pub(super) struct Cargo {
+    pub(super) beef: Beef,
+    request: Request,
+}
+
+impl Cargo {
+    pub(super) fn new(beef: Beef, bytes: &[u8]) -> Arc<Self> {
+        Arc::new(Self { beef, request: Request::Broadcast { beef: bytes.to_vec() } })
+    }
+}
+
+/// What those of one round said.
 #[derive(Default)]
-struct Round {
-    accepted: bool,
-    rejected: Vec<(ChainPeer, Refusal)>,
-    tried: Vec<Tried>,
+pub(super) struct Round {
+    pub(super) accepted: Vec<Asked>,
+    pub(super) rejected: Vec<(Taker, Refusal)>,
+    pub(super) tried: Vec<Tried>,
+}
+
+impl Round {
+    /// Whether anybody has an opinion.
+    pub(super) fn is_decided(&self) -> bool {
+        !self.accepted.is_empty() || !self.rejected.is_empty()
+    }
+}
+
+/// Sends the transaction to all of them at once. Those who are slow are left to it once somebody has accepted: what is under way arrives.
+pub(super) async fn round(
+    headers: &Arc<Headers>,
+    cargo: &Arc<Cargo>,
+    takers: &[Taker],
+    deadline: Instant,
+) -> Result<Round, BroadcastError> {
+    let (said, mut hear) = mpsc::channel(takers.len().max(1));
+    for taker in takers {
+        let (headers, cargo, taker, said) = (headers.clone(), cargo.clone(), taker.clone(), said.clone());
+        tokio::spawn(async move {
+            let outcome = taker.send(&headers, &cargo, deadline).await;
+            // Nobody listens any more where the others have decided.
+            let _ = said.send((taker, outcome)).await;
+        });
+    }
+    drop(said);
+    let mut round = Round::default();
+    let mut until = deadline + OTHERS_HAVE;
+    while let Ok(Some((taker, outcome))) = timeout_at(until, hear.recv()).await {
+        match outcome {
+            Ok(()) => {
+                round.accepted.push(taker.name());
+                until = until.min(Instant::now() + OTHERS_HAVE);
+            }
+            Err(Failure::Refused(refusal @ Refusal::Rejected { .. })) => {
+                round.rejected.push((taker, refusal));
+            }
+            Err(failure) if failure.is_stopped() => {
+                return Err(BroadcastError::Failed(ChainError::Stopped));
+            }
+            Err(failure) => round.tried.push(Tried { asked: taker.name(), failure }),
+        }
+    }
+    Ok(round)
+}
+
+/// Weighs acceptance against rejection. That a transaction is refused is easily said; that it is a double spend can be
+/// shown, and who accepts it then has not seen the other one, or lies to a seller.
+pub(super) async fn decide(
+    headers: &Arc<Headers>,
+    parsed: &Beef,
+    round: Round,
+) -> Result<(), BroadcastError> {
+    let mut verdict = None;
+    for (taker, refusal) in round.rejected {
+        let Refusal::Rejected { double_spent, code, reason } = refusal else { continue };
+        if let Some(accepted_by) = round.accepted.first() {
+            let shown = double_spent && taker.shows_conflict(headers, parsed).await;
+            if let Taker::Service(services, _) = &taker {
+                let txid = parsed.subject().unwrap_or_default();
+                let what = if shown {
+                    format!("shows that transaction {txid} is a double spend, which {accepted_by} accepts")
+                } else {
+                    format!("refuses transaction {txid} ({code}), which {accepted_by} accepts")
+                };
+                services.disagree(&taker.name(), accepted_by, what);
+            }
+            if !shown {
+                tracing::debug!(by = %taker.name(), %reason, "a transaction that others accept was refused");
+                continue;
+            }
+        }
+        // Of several refusals a double spend says most.
+        if verdict.is_none() || double_spent {
+            verdict = Some(BroadcastError::Rejected { double_spent, code, reason });
+        }
+    }
+    verdict.map_or(Ok(()), Err)
 }
 
 impl SwarmSource {
+    /// The first peers that a transaction would go to.
+    pub(super) async fn takers(&self) -> Vec<Taker> {
+        let candidates = self.candidates(Part::Answers).await;
+        candidates.into_iter().map(|peer| Taker::Peer(self.clone(), peer)).collect()
+    }
+
     /// Sends the transaction to several peers at once, and to further ones until some have decided.
     pub(super) async fn broadcast(
         &self,
@@ -35,13 +203,12 @@ impl SwarmSource {
         bytes: &[u8],
     ) -> Result<(), BroadcastError> {
         let deadline = Instant::now() + ASK_DEADLINE;
-        let request = Arc::new(Request::Broadcast { beef: bytes.to_vec() });
-        let candidates = self.candidates().await;
+        let cargo = Cargo::new(parsed, bytes);
         let mut tried: Vec<Tried> = Vec::new();
-        for peers in candidates.chunks(AT_ONCE) {
-            let round = self.round(headers, &parsed, &request, peers, deadline).await?;
-            if round.accepted || !round.rejected.is_empty() {
-                return self.decide(headers, &parsed, round).await;
+        for takers in self.takers().await.chunks(AT_ONCE) {
+            let round = round(headers, &cargo, takers, deadline).await?;
+            if round.is_decided() {
+                return decide(headers, &cargo.beef, round).await;
             }
             tried.extend(round.tried);
             let counted = tried.iter().filter(|tried| !tried.failure.is_no_server()).count();
@@ -54,86 +221,5 @@ impl SwarmSource {
             return Err(BroadcastError::Failed(ChainError::NoSource));
         }
         Err(BroadcastError::Unavailable { tried })
-    }
-
-    async fn round(
-        &self,
-        headers: &Arc<Headers>,
-        parsed: &Beef,
-        request: &Arc<Request>,
-        peers: &[ChainPeer],
-        deadline: Instant,
-    ) -> Result<Round, BroadcastError> {
-        let subject = parsed.subject().unwrap_or_default();
-        let mut asked = JoinSet::new();
-        for peer in peers {
-            let (source, headers, peer, request) =
-                (self.clone(), headers.clone(), peer.clone(), request.clone());
-            let check = move |_: &_, answer: Answer| check::accepted(&subject, &answer);
-            asked.spawn(async move {
-                let asking = source.ask_and_judge(&headers, &peer, &request, check);
-                let outcome = timeout_at(deadline, asking).await.unwrap_or_else(|_| {
-                    Err(RequestError::Timeout { peer: peer.peer, after: ASK_DEADLINE }.into())
-                });
-                source.note(peer.peer, &outcome).await;
-                (peer, outcome)
-            });
-        }
-        let mut round = Round::default();
-        while let Some(done) = asked.join_next().await {
-            let Ok((peer, outcome)) = done else { continue };
-            match outcome {
-                Ok(()) => round.accepted = true,
-                Err(Failure::Refused(refusal @ Refusal::Rejected { .. })) => {
-                    round.rejected.push((peer, refusal));
-                }
-                Err(failure) if failure.is_stopped() => {
-                    return Err(BroadcastError::Failed(ChainError::Stopped));
-                }
-                Err(failure) => round.tried.push(Tried { peer: peer.peer, failure }),
-            }
-        }
-        Ok(round)
-    }
-
-    /// Weighs acceptance against rejection. That a transaction is refused is easily said; that it is a double spend can be
-    /// shown, and who accepts it then has not seen the other one, or lies to a seller.
-    async fn decide(
-        &self,
-        headers: &Arc<Headers>,
-        parsed: &Beef,
-        round: Round,
-    ) -> Result<(), BroadcastError> {
-        let mut verdict = None;
-        for (peer, refusal) in round.rejected {
-            let Refusal::Rejected { double_spent, code, reason } = refusal else { continue };
-            if round.accepted && !(double_spent && self.shows_conflict(headers, parsed, &peer).await) {
-                tracing::debug!(peer = %peer.peer, %reason, "a transaction that others accept was refused");
-                continue;
-            }
-            // Of several refusals a double spend says most.
-            if verdict.is_none() || double_spent {
-                verdict = Some(BroadcastError::Rejected { double_spent, code, reason });
-            }
-        }
-        verdict.map_or(Ok(()), Err)
-    }
-
-    async fn shows_conflict(&self, headers: &Arc<Headers>, parsed: &Beef, peer: &ChainPeer) -> bool {
-        let Some(subject) = parsed.subject().and_then(|subject| parsed.transaction(&subject)) else {
-            return false;
-        };
-        let spends: Vec<OutPoint> = subject.inputs.iter().map(|input| input.previous).collect();
-        for outpoints in spends.chunks(MAX_OUTPOINTS) {
-            let outpoints: Arc<[OutPoint]> = outpoints.into();
-            let request = Request::Spent { outpoints: outpoints.to_vec() };
-            let check = move |chain: &_, answer| check::spent(chain, &outpoints, &answer);
-            let outcome = self.ask_and_judge(headers, peer, &request, check).await;
-            self.note(peer.peer, &outcome).await;
-            if outcome.is_ok_and(|spent| check::is_conflict(parsed, subject, &spent)) {
-                return true;
-            }
-        }
-        false
     }
 }

@@ -8,9 +8,9 @@ use sensora_protocol::chain_access::{Answer, Request, Response};
 use tokio::time::{Instant, timeout_at};
 
 use super::{Check, judge, may_be_newer};
-use crate::chain_access::error::{ChainError, Failure, Tried};
+use crate::chain_access::error::{Asked, ChainError, Failure, Tried};
 use crate::chain_access::headers::Headers;
-use crate::chain_access::memory::Memory;
+use crate::chain_access::memory::{Grade, Memory};
 use crate::chain_access::{ChainPeer, sync};
 use crate::net::{Net, PeerId, Protocol, RequestError};
 
@@ -30,6 +30,15 @@ const MAX_CANDIDATES: usize = 256;
 /// Longest text about a peer's bytes that is kept, in characters.
 const MAX_REASON: usize = 256;
 
+/// What a peer is asked for. Every node that follows the chain has headers, few have more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(in crate::chain_access) enum Part {
+    /// The tip and runs of headers.
+    Headers,
+    /// All else.
+    Answers,
+}
+
 /// Peers as a source.
 #[derive(Clone)]
 pub(in crate::chain_access) struct SwarmSource {
@@ -38,7 +47,7 @@ pub(in crate::chain_access) struct SwarmSource {
     /// On regtest work costs nothing, so that anybody can show the longest chain, and two development chains that meet on one local
     /// network would overwrite each other. There, whoever names peers means their chain and no other.
     only_configured: bool,
-    memory: Arc<Mutex<Memory>>,
+    memory: Arc<Mutex<Memory<(PeerId, Part)>>>,
 }
 
 impl SwarmSource {
@@ -47,24 +56,30 @@ impl SwarmSource {
         Self { net, configured: peers.into(), only_configured, memory: Arc::default() }
     }
 
-    fn with_memory<T>(&self, work: impl FnOnce(&mut Memory, Instant) -> T) -> T {
+    /// Peers beside services: on regtest only those that are named, even if none is.
+    pub(super) fn beside_services(net: Net, peers: Vec<ChainPeer>) -> Self {
+        let only_configured = net.network() == Network::Regtest.name();
+        Self { only_configured, ..Self::new(net, peers) }
+    }
+
+    fn with_memory<T>(&self, work: impl FnOnce(&mut Memory<(PeerId, Part)>, Instant) -> T) -> T {
         work(&mut self.memory.lock().unwrap_or_else(PoisonError::into_inner), Instant::now())
     }
 
     /// Whom to ask, best first: the configured peers in their order, then connected ones, those with the fewest failures
     /// first. Who rests after a failure is left out.
-    pub(in crate::chain_access) async fn rested(&self) -> Vec<ChainPeer> {
+    pub(in crate::chain_access) async fn rested(&self, part: Part) -> Vec<ChainPeer> {
         let connected = self.net.connected_peers().await;
         self.with_memory(|memory, now| {
             let mut others: Vec<PeerId> = connected
                 .into_iter()
                 .filter(|_| !self.only_configured)
                 .filter(|peer| self.configured.iter().all(|known| known.peer != *peer))
-                .filter(|peer| !memory.is_resting(peer, now))
+                .filter(|peer| !memory.is_resting(&(*peer, part), now))
                 .collect();
-            others.sort_by_key(|peer| memory.failures(peer));
-            let configured =
-                self.configured.iter().filter(|known| !memory.is_resting(&known.peer, now)).cloned();
+            others.sort_by_key(|peer| memory.failures(&(*peer, part)));
+            let is_rested = |known: &&ChainPeer| !memory.is_resting(&(known.peer, part), now);
+            let configured = self.configured.iter().filter(is_rested).cloned();
             let others = others.into_iter().map(|peer| ChainPeer { peer, addresses: Vec::new() });
             configured.chain(others).take(MAX_CANDIDATES).collect()
         })
@@ -72,10 +87,12 @@ impl SwarmSource {
 
     /// As [`SwarmSource::rested`], and at the end the configured peers that rest without having lied: somebody waits for an
     /// answer, so they are tried when nobody else has one.
-    pub(super) async fn candidates(&self) -> Vec<ChainPeer> {
-        let mut candidates = self.rested().await;
+    pub(super) async fn candidates(&self, part: Part) -> Vec<ChainPeer> {
+        let mut candidates = self.rested(part).await;
         self.with_memory(|memory, now| {
-            for known in self.configured.iter().filter(|known| !memory.is_distrusted(&known.peer, now)) {
+            for known in
+                self.configured.iter().filter(|known| !memory.is_distrusted(&(known.peer, part), now))
+            {
                 if candidates.iter().all(|candidate| candidate.peer != known.peer) {
                     candidates.push(known.clone());
                 }
@@ -124,13 +141,19 @@ impl SwarmSource {
     }
 
     /// Remembers how it went, and charges the peer where it is to blame.
-    pub(super) async fn note<T>(&self, peer: PeerId, outcome: &Result<T, Failure>) {
+    pub(super) async fn note<T>(&self, peer: PeerId, part: Part, outcome: &Result<T, Failure>) {
         let Err(failure) = outcome else {
-            self.with_memory(|memory, _| memory.succeeded(&peer));
+            self.with_memory(|memory, now| memory.succeeded(&(peer, part), now));
             return;
         };
-        if let Some(grade) = failure.grade() {
-            self.with_memory(|memory, now| memory.failed(peer, grade, now));
+        match failure.grade() {
+            // Who lies in one thing is believed in nothing.
+            Some(Grade::False) => self.with_memory(|memory, now| {
+                memory.failed((peer, Part::Headers), Grade::False, now);
+                memory.failed((peer, Part::Answers), Grade::False, now);
+            }),
+            Some(grade) => self.with_memory(|memory, now| memory.failed((peer, part), grade, now)),
+            None => {}
         }
         match failure.offence() {
             Some(offence) => {
@@ -151,19 +174,19 @@ impl SwarmSource {
         let deadline = Instant::now() + ASK_DEADLINE;
         let mut tried: Vec<Tried> = Vec::new();
         let mut counted = 0usize;
-        for candidate in self.candidates().await {
+        for candidate in self.candidates(Part::Answers).await {
             let asking = self.ask_and_judge(headers, &candidate, request, check.clone());
             let outcome = timeout_at(deadline, asking).await.unwrap_or_else(|_| {
                 Err(RequestError::Timeout { peer: candidate.peer, after: ASK_DEADLINE }.into())
             });
-            self.note(candidate.peer, &outcome).await;
+            self.note(candidate.peer, Part::Answers, &outcome).await;
             match outcome {
                 Ok(believed) => return Ok(believed),
                 Err(failure) if failure.is_stopped() => return Err(ChainError::Stopped),
                 Err(failure) => {
                     counted = counted.saturating_add(usize::from(!failure.is_no_server()));
                     if tried.len() < MAX_ASKED {
-                        tried.push(Tried { peer: candidate.peer, failure });
+                        tried.push(Tried { asked: Asked::Peer(candidate.peer), failure });
                     }
                 }
             }
@@ -177,18 +200,18 @@ impl SwarmSource {
     /// Follows the headers of one peer.
     pub(in crate::chain_access) async fn follow(&self, headers: &Arc<Headers>, peer: &ChainPeer) {
         let outcome = self.walk(headers, peer).await;
-        self.note(peer.peer, &outcome).await;
+        self.note(peer.peer, Part::Headers, &outcome).await;
     }
 
     /// Follows the headers of the first peer that has some.
     pub(super) async fn refresh(&self, headers: &Arc<Headers>) -> Result<(), ChainError> {
         let mut tried: Vec<Tried> = Vec::new();
-        for candidate in self.candidates().await {
+        for candidate in self.candidates(Part::Headers).await {
             let outcome = self.walk(headers, &candidate).await;
-            self.note(candidate.peer, &outcome).await;
+            self.note(candidate.peer, Part::Headers, &outcome).await;
             match outcome {
                 Ok(()) => return Ok(()),
-                Err(failure) => tried.push(Tried { peer: candidate.peer, failure }),
+                Err(failure) => tried.push(Tried { asked: Asked::Peer(candidate.peer), failure }),
             }
             if tried.len() >= MAX_ASKED {
                 break;

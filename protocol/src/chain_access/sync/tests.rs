@@ -1,5 +1,5 @@
 use super::*;
-use sensora_chain::header::HeaderChain;
+use sensora_chain::header::{HeaderChain, HeaderView};
 
 fn mine(previous: &Header, salt: u8) -> Header {
     let root = [salt; 32];
@@ -152,4 +152,37 @@ fn headers_from_the_future_are_nobodys_crime() {
     assert_eq!(check_time(&[header], 10_000 - MAX_AHEAD_SECS), Ok(()));
     let fault = check_time(&[header], 9_999 - MAX_AHEAD_SECS).unwrap_err();
     assert!(matches!(fault, Fault::TooNew { ahead_secs: 7_201, .. }) && !fault.is_hostile());
+}
+
+#[test]
+fn a_block_from_the_future_leaves_the_chain_as_it_was() {
+    let real = Header::parse_run(include_bytes!("../../../../chain/tests/data/main-887501.bin")).unwrap();
+    let (after, last) = (&real[400..], i64::from(real[499].time()));
+    let take = |now_secs: i64| {
+        let mut chain = HeaderChain::checkpoint(Network::Main).unwrap();
+        let mut walk = Walk::new();
+        walk.ask(&chain);
+        let taken = walk.take(&mut chain, &bytes(after), now_secs);
+        (taken.map(|taken| taken.connected.added), chain.tip_height())
+    };
+    assert_eq!(take(last - MAX_AHEAD_SECS), (Ok(100), 888_000));
+    let (fault, height) = take(last - MAX_AHEAD_SECS - 1);
+    assert_eq!(height, 887_900);
+    let fault = fault.unwrap_err();
+    assert!(matches!(fault, Fault::TooNew { ahead_secs: 7_201, .. }) && !fault.is_hostile());
+}
+
+#[test]
+fn a_rival_of_the_checkpoint_is_no_chain_to_follow() {
+    let trunk = branch(&Header::regtest_genesis(), 10, 1);
+    let base = || HeaderChain::from_checkpoint(Network::Regtest, 6, &trunk[5..]).unwrap();
+    // With more work, from the block before the first that is kept, and from far below.
+    for fork in [4, 1] {
+        let (mut chain, mut walk) = (base(), Walk::new());
+        walk.ask(&chain);
+        let rival = branch(&trunk[fork], 50, 2);
+        let fault = walk.take(&mut chain, &bytes(&rival), 0).unwrap_err();
+        assert_eq!(fault, Fault::NotAChain(rival[0].hash()));
+        assert_eq!(chain.tip(), base().tip());
+    }
 }
