@@ -4,9 +4,11 @@
 //! home's configuration is known too.
 
 mod agent;
+mod cost;
 mod trade;
 mod upkeep;
 mod values;
+mod wallet;
 
 use std::path::PathBuf;
 
@@ -14,14 +16,18 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use sensora_chain::Network;
 
 pub(crate) use agent::AgentArgs;
+pub(crate) use cost::CostArgs;
 pub(crate) use trade::{
     BuyArgs, ExportArgs, OrdersArgs, RowFormat, SampleArgs, SearchArgs, ShowArgs, StreamArgs, VerifyArgs, Way,
 };
 pub(crate) use upkeep::{
-    BalanceArgs, CompletionsArgs, ConfigAction, ConfigArgs, DemoArgs, DoctorArgs, FundArgs, InitArgs,
-    ManArgs, SendArgs, StatusArgs, WalletAction, WalletArgs,
+    CompletionsArgs, ConfigAction, ConfigArgs, DemoArgs, DoctorArgs, InitArgs, ManArgs, StatusArgs,
 };
 pub(crate) use values::{SeqRange, parse_time};
+pub(crate) use wallet::{
+    AuditArgs, BackupArgs, BalanceArgs, ExportKeysArgs, ExportWatchArgs, FundArgs, RecoverArgs, RestoreArgs,
+    SendArgs, SweepArgs, VerifyBackupArgs, WalletAction, WalletArgs, WatchArgs,
+};
 
 /// Sell and buy sensor readings between peers, paid in BSV and proven on chain.
 ///
@@ -153,6 +159,7 @@ pub(crate) enum Command {
     Export(ExportArgs),
     Verify(VerifyArgs),
     Wallet(WalletArgs),
+    Cost(CostArgs),
     Status(StatusArgs),
     Doctor(DoctorArgs),
     Config(ConfigArgs),

@@ -4,6 +4,7 @@ mod agent;
 mod buy;
 mod completions;
 mod config;
+mod cost;
 mod demo;
 mod doctor;
 mod export;
@@ -40,6 +41,7 @@ pub(crate) fn run(command: Command, context: &Context) -> Outcome<Exit> {
         Command::Export(args) => export::run(&args, context),
         Command::Verify(args) => verify::run(&args, context),
         Command::Wallet(args) => wallet::run(&args, context),
+        Command::Cost(args) => cost::run(&args, context),
         Command::Status(_) => status::run(context),
         Command::Doctor(args) => doctor::run(&args, context),
         Command::Config(args) => config::run(args.action, context),

@@ -4,6 +4,7 @@
 //! `sensora-protocol` and `sensora-chain`; here is the I/O that they need, and the order in which things become durable.
 
 pub mod agent;
+pub mod backup;
 pub mod buyer;
 pub mod chain_access;
 pub mod clock;
@@ -13,7 +14,9 @@ pub mod fees;
 pub mod home;
 pub mod keystore;
 pub mod net;
+pub mod recovery;
 pub mod store;
 mod stripes;
 pub mod supervisor;
 pub mod wallet;
+pub mod watch_only;

@@ -19,7 +19,9 @@ pub mod kinds;
 pub mod orders;
 pub mod outbox;
 pub mod peers;
+pub mod restored;
 pub mod streams;
+pub mod tables;
 pub mod wallet;
 
 use std::path::{Path, PathBuf};
@@ -268,6 +270,7 @@ impl Store {
             orders::create(tx)?;
             outbox::create(tx)?;
             peers::create(tx)?;
+            restored::create(tx)?;
             streams::create(tx)?;
             wallet::create(tx)
         })

@@ -64,69 +64,6 @@ impl std::fmt::Debug for ChainText {
     }
 }
 
-/// The home's money.
-#[derive(Args, Debug)]
-pub(crate) struct WalletArgs {
-    /// What to do.
-    #[command(subcommand)]
-    pub(crate) action: WalletAction,
-}
-
-/// What can be done with money.
-#[derive(Debug, Subcommand)]
-pub(crate) enum WalletAction {
-    /// Print a fresh address to be paid at
-    Address,
-    /// What the wallet holds
-    Balance(BalanceArgs),
-    /// What came in and went out
-    History,
-    /// Get coins from the development chain's faucet
-    Fund(FundArgs),
-    /// Send coins to an address
-    Send(SendArgs),
-    /// Add the wallet up twice, from its coins and its history, and compare
-    Audit,
-    /// Show the words of the key, for a backup on paper
-    Words,
-}
-
-/// What the wallet holds.
-#[derive(Args, Debug)]
-pub(crate) struct BalanceArgs {
-    /// Ask the chain first what has been mined and what has come in
-    #[arg(long)]
-    pub(crate) refresh: bool,
-    /// How to reach others.
-    #[command(flatten)]
-    pub(crate) network: NetworkArgs,
-}
-
-/// Get coins from the development chain's faucet.
-#[derive(Args, Debug)]
-pub(crate) struct FundArgs {
-    /// How many satoshis
-    #[arg(value_name = "SAT", default_value_t = 1_000_000)]
-    pub(crate) sat: u64,
-    /// How to reach others.
-    #[command(flatten)]
-    pub(crate) network: NetworkArgs,
-}
-
-/// Send coins to an address.
-#[derive(Args, Debug)]
-pub(crate) struct SendArgs {
-    /// Where to
-    #[arg(value_name = "ADDRESS")]
-    pub(crate) address: String,
-    /// How many satoshis
-    #[arg(value_name = "SAT")]
-    pub(crate) sat: u64,
-    /// How to reach others.
-    #[command(flatten)]
-    pub(crate) network: NetworkArgs,
-}
-
 /// What this home has and does.
 #[derive(Args, Debug)]
 pub(crate) struct StatusArgs {}

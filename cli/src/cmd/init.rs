@@ -10,7 +10,7 @@ use sensora_protocol::identity::peer_id;
 use serde::Serialize;
 use zeroize::Zeroizing;
 
-use crate::args::InitArgs;
+use crate::args::{InitArgs, NetworkArgs};
 use crate::context::{Context, PASSPHRASE_VARIABLE, ask_secret, passphrase_from_environment};
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
@@ -41,10 +41,10 @@ pub(super) fn run(args: &InitArgs, context: &Context) -> Outcome<Exit> {
     }
     let network = context.global.network.unwrap_or(Network::Regtest);
     let key = if args.restore { Key::from_words(read_words()?)? } else { Key::generate(count(args.words)?)? };
-    let passphrase = passphrase(args.passphrase)?;
+    let passphrase = key_passphrase(args.passphrase)?;
     let config = paths.config();
     if !config.exists() {
-        let text = config_text(network, args)?;
+        let text = config_text(network, &args.bootstrap)?;
         std::fs::write(&config, text).map_err(|error| Failure::file("write", &config, &error))?;
     }
     key.create(&key_path, passphrase.as_ref().map(|text| text.as_str()))?;
@@ -85,19 +85,19 @@ pub(super) fn run(args: &InitArgs, context: &Context) -> Outcome<Exit> {
 }
 
 /// The default configuration, with the network and the addresses that were given.
-fn config_text(network: Network, args: &InitArgs) -> Outcome<String> {
+pub(super) fn config_text(network: Network, flags: &NetworkArgs) -> Outcome<String> {
     // The flags are checked as addresses first, so that no mistake is written down.
-    super::session::apply(&mut Config::default(), &args.bootstrap)?;
+    super::session::apply(&mut Config::default(), flags)?;
     let list = |texts: &[String]| {
         format!("[{}]", texts.iter().map(|text| format!("\"{text}\"")).collect::<Vec<_>>().join(", "))
     };
     let network = format!("\"{network}\"");
-    let (bootstrap, listen) = (list(&args.bootstrap.bootstrap), list(&args.bootstrap.listen));
+    let (bootstrap, listen) = (list(&flags.bootstrap), list(&flags.listen));
     let mut set = vec![("", "network", network.as_str())];
-    if !args.bootstrap.bootstrap.is_empty() {
+    if !flags.bootstrap.is_empty() {
         set.push(("net", "bootstrap", &bootstrap));
     }
-    if !args.bootstrap.listen.is_empty() {
+    if !flags.listen.is_empty() {
         set.push(("net", "listen", &listen));
     }
     Config::default_toml_with(&set).map_err(|error| Failure::usage(error.to_string()))
@@ -111,7 +111,8 @@ fn count(words: u8) -> Outcome<WordCount> {
     }
 }
 
-fn read_words() -> Outcome<Words> {
+/// The words of a key, typed or from standard input.
+pub(super) fn read_words() -> Outcome<Words> {
     let stdin = std::io::stdin();
     if stdin.is_terminal() {
         return Ok(Words::parse(&ask_secret("Words of the key: ")?)?);
@@ -122,7 +123,8 @@ fn read_words() -> Outcome<Words> {
     Ok(Words::parse(&text)?)
 }
 
-fn passphrase(wanted: bool) -> Outcome<Option<Zeroizing<String>>> {
+/// A passphrase to seal a new key file under, where one is wanted.
+pub(super) fn key_passphrase(wanted: bool) -> Outcome<Option<Zeroizing<String>>> {
     if let Some(given) = passphrase_from_environment() {
         return Ok(Some(given));
     }

@@ -6,12 +6,14 @@ use sensora_chain::header::HeaderView as _;
 use sensora_chain::wallet::{Balance, Wallet};
 use sensora_chain::{Network, Satoshis};
 use sensora_node::agent::AgentOptions;
+use sensora_node::backup::{KeeperParts, KeeperTask};
 use sensora_node::chain_access::SyncProgress;
 use sensora_node::clock::Clock;
 use sensora_node::config::{ChainSource, Config};
 use sensora_node::home::{Home, HomePaths};
 use sensora_node::net::{Multiaddr, Transport};
 use sensora_node::supervisor::{ChainRole, Node, NodeOptions, ServicesRole};
+use tokio::task::JoinHandle;
 
 use crate::args::{ChainArgs, NetworkArgs};
 use crate::context::{Context, OpenHome};
@@ -49,6 +51,10 @@ pub(super) struct Session {
     pub(super) addresses: Vec<String>,
     /// The time.
     pub(super) clock: Clock,
+    /// Brings a restored wallet up to date.
+    follows: Option<JoinHandle<()>>,
+    /// Keeps the backup of wallet.backup_to fresh.
+    backup: Option<KeeperTask>,
     /// Held for its lock.
     home: Home,
 }
@@ -72,8 +78,28 @@ impl Session {
         Self::start_as(context, open, flags, None).await
     }
 
-    /// Starts a node, one that sells where `agent` says what.
+    /// Starts a node, one that sells where `agent` says what. A restored wallet looks up on the chain what happened since, beside
+    /// whatever else is done; what the command's end cuts short, the next one goes on with.
     pub(super) async fn start_as(
+        context: &Context,
+        open: OpenHome,
+        flags: &NetworkArgs,
+        agent: Option<AgentOptions>,
+    ) -> Outcome<Self> {
+        let mut session = Self::start_still(context, open, flags, agent).await?;
+        let node = &session.node;
+        session.follows = Some(tokio::spawn(sensora_node::recovery::follow_restored(
+            node.store().clone(),
+            node.wallet().clone(),
+            node.chain().clone(),
+            node.identity().clone(),
+            context.clock.clone(),
+        )));
+        Ok(session)
+    }
+
+    /// As [`Session::start_as`], where the command itself looks up what happened since a restore.
+    pub(super) async fn start_still(
         context: &Context,
         open: OpenHome,
         flags: &NetworkArgs,
@@ -102,10 +128,22 @@ impl Session {
         };
         let node = Node::start(options).await?;
         let addresses = node.addresses().await.iter().map(ToString::to_string).collect();
-        Ok(Self { node, network, config, addresses, clock: context.clock.clone(), home })
+        let backup = config.wallet.backup_to().map(|path| {
+            KeeperParts {
+                path: home.paths().root().join(path),
+                store: node.store().clone(),
+                identity: node.identity().clone(),
+                network,
+                clock: context.clock.clone(),
+            }
+            .start()
+        });
+        let clock = context.clock.clone();
+        Ok(Self { node, network, config, addresses, clock, follows: None, backup, home })
     }
 
-    async fn ready(&self, context: &Context) -> Outcome {
+    /// Waits for a peer where one is needed, and until the headers are not far behind.
+    pub(super) async fn ready(&self, context: &Context) -> Outcome {
         if self.config.chain.source == ChainSource::Services && self.config.net.bootstrap.is_empty() {
             // What only needs the chain needs no peer; whoever does need one says so.
             let _ = tokio::time::timeout(MAYBE_PEER, self.met()).await;
@@ -206,7 +244,15 @@ impl Session {
 
     /// Stops the node, so that everything is on disk.
     pub(super) async fn stop(self) {
+        // It holds the store, which may be opened again at once.
+        if let Some(follows) = self.follows {
+            follows.abort();
+            let _ = follows.await;
+        }
         self.node.shutdown().await;
+        if let Some(backup) = self.backup {
+            backup.stop().await;
+        }
     }
 }
 

@@ -1,5 +1,11 @@
 //! `sensora wallet`: the home's money.
 
+mod backup;
+mod chain;
+mod export;
+mod recover;
+mod restore;
+
 use sensora_chain::Satoshis;
 use sensora_chain::keys::Address;
 use sensora_chain::wallet::{Balance, HistoryEntry, Wallet};
@@ -48,8 +54,17 @@ pub(super) fn run(args: &WalletArgs, context: &Context) -> Outcome<Exit> {
         WalletAction::History => history(context),
         WalletAction::Fund(args) => fund(args, context),
         WalletAction::Send(args) => send(args, context),
-        WalletAction::Audit => audit(context),
+        WalletAction::Audit(args) if args.on_chain => chain::audit(args, context),
+        WalletAction::Audit(_) => audit(context),
+        WalletAction::Sweep(args) => chain::sweep(args, context),
         WalletAction::Words => words(context),
+        WalletAction::Backup(args) => backup::write(args, context),
+        WalletAction::VerifyBackup(args) => backup::verify(args, context),
+        WalletAction::Restore(args) => restore::run(args, context),
+        WalletAction::Recover(args) => recover::run(args, context),
+        WalletAction::ExportKeys(args) => export::keys(args, context),
+        WalletAction::ExportWatch(args) => export::watch_file(args, context),
+        WalletAction::Watch(args) => export::watch(args, context),
     }
 }
 

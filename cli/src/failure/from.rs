@@ -2,14 +2,17 @@
 
 use sensora_chain::wallet::WalletError;
 use sensora_node::agent::AgentError;
+use sensora_node::backup::BackupError;
 use sensora_node::buyer::BuyError;
 use sensora_node::chain_access::ChainError;
 use sensora_node::discovery::DiscoveryError;
 use sensora_node::home::HomeError;
 use sensora_node::keystore::KeystoreError;
+use sensora_node::recovery::RecoveryError;
 use sensora_node::store::StoreError;
 use sensora_node::supervisor::NodeError;
 use sensora_node::wallet::WalletHandleError;
+use sensora_node::watch_only::WatchError;
 use sensora_protocol::market::offer::OfferError;
 use sensora_protocol::market::purchase::PurchaseError;
 use sensora_protocol::market::refusal::Refusal;
@@ -72,10 +75,69 @@ impl From<WalletHandleError> for Failure {
             WalletHandleError::Store(error) => error.into(),
             WalletHandleError::Wallet(error) => error.into(),
             WalletHandleError::Chain(error) => error.into(),
+            WalletHandleError::NoSweepAddress | WalletHandleError::ForeignAddress { .. } => {
+                Self::from_error(Exit::Usage, &error)
+            }
             WalletHandleError::Spv(_) | WalletHandleError::Beef(_) => {
                 Self::from_error(Exit::Unverified, &error)
             }
             _ => Self::from_error(Exit::Failure, &error),
+        }
+    }
+}
+
+impl From<BackupError> for Failure {
+    fn from(error: BackupError) -> Self {
+        match error {
+            BackupError::Store(error) => error.into(),
+            BackupError::Keystore(error) => error.into(),
+            error => {
+                let exit = match &error {
+                    BackupError::NotABackup(_)
+                    | BackupError::Damaged(_)
+                    | BackupError::TooHard { .. }
+                    | BackupError::TooLong { .. } => Exit::Unverified,
+                    BackupError::EmptyPassphrase | BackupError::Exists { .. } => Exit::Usage,
+                    BackupError::Missing { .. } => Exit::NotFound,
+                    BackupError::PassphraseNeeded
+                    | BackupError::WordsNeeded
+                    | BackupError::WrongPassphrase
+                    | BackupError::LockedForAnother { .. }
+                    | BackupError::Network { .. }
+                    | BackupError::Key { .. }
+                    | BackupError::Used { .. } => Exit::Home,
+                    _ => Exit::Failure,
+                };
+                Self::from_error(exit, &error)
+            }
+        }
+    }
+}
+
+impl From<RecoveryError> for Failure {
+    fn from(error: RecoveryError) -> Self {
+        const GO_ON: &str = "what was found is kept; the same command goes on";
+        match error {
+            RecoveryError::Wallet(error) => error.into(),
+            RecoveryError::Handle(error) => error.into(),
+            RecoveryError::Store(error) => error.into(),
+            RecoveryError::Source(_) | RecoveryError::Chain(_) | RecoveryError::NoHeader { .. } => {
+                Self::from_error(Exit::Unreachable, &error).hint(GO_ON)
+            }
+            RecoveryError::False { .. } => Self::from_error(Exit::Unverified, &error)
+                .hint("ask another service: this one does not tell the truth, or follows another chain"),
+            _ => Self::from_error(Exit::Failure, &error),
+        }
+    }
+}
+
+impl From<WatchError> for Failure {
+    fn from(error: WatchError) -> Self {
+        match error {
+            WatchError::Chain(error) => error.into(),
+            WatchError::Network { .. } => Self::from_error(Exit::Usage, &error),
+            WatchError::Newer { .. } | WatchError::TooMany => Self::from_error(Exit::Failure, &error),
+            _ => Self::from_error(Exit::Unverified, &error),
         }
     }
 }

@@ -9,3 +9,4 @@ mod journey;
 mod kill;
 mod real_node;
 mod support;
+mod wallet;

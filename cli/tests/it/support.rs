@@ -31,7 +31,7 @@ pub(crate) struct Ran {
 }
 
 impl Ran {
-    fn of(output: Output) -> Self {
+    pub(crate) fn of(output: Output) -> Self {
         let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
         Self {
             code: output.status.code().unwrap_or(-1),
@@ -63,9 +63,14 @@ impl Ran {
 /// The binary with a clean environment.
 pub(crate) fn sensora() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sensora"));
-    for variable in
-        ["SENSORA_HOME", "SENSORA_PASSPHRASE", "SENSORA_BOOTSTRAP", "SENSORA_CHAIN", "SENSORA_LOG"]
-    {
+    for variable in [
+        "SENSORA_HOME",
+        "SENSORA_PASSPHRASE",
+        "SENSORA_BACKUP_PASSPHRASE",
+        "SENSORA_BOOTSTRAP",
+        "SENSORA_CHAIN",
+        "SENSORA_LOG",
+    ] {
         command.env_remove(variable);
     }
     command.stdin(Stdio::null());
@@ -143,6 +148,13 @@ impl World {
         Self { dir, address, node, runtime }
     }
 
+    /// Mines blocks with whatever waits.
+    pub(crate) fn mine(&self, blocks: u32) {
+        for _ in 0..blocks {
+            self.runtime.block_on(self.node.chain().mine()).unwrap();
+        }
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
@@ -196,6 +208,11 @@ impl Home<'_> {
         let mut command = sensora();
         command.arg("--home").arg(&self.path).args(line.split(' ')).current_dir(self.world.dir.path());
         command
+    }
+
+    /// The same world from another directory.
+    pub(crate) fn elsewhere(&self, path: &Path) -> Self {
+        Self { world: self.world, path: path.to_owned() }
     }
 
     pub(crate) fn run(&self, line: &str) -> Ran {

@@ -27,9 +27,9 @@ use crate::wallet::{WalletHandle, WalletHandleError};
 /// How long an ad holds: a day, so that a seller that has gone is forgotten soon, and a node that restarts is still known.
 const LIFETIME_MS: i64 = 24 * 3600 * 1000;
 /// An ad on chain is renewed when less than this is left of it.
-const RENEW_ON_CHAIN_MS: i64 = 2 * 3600 * 1000;
+pub const RENEW_ON_CHAIN_MS: i64 = 2 * 3600 * 1000;
 /// An ad on chain holds a week: each costs its fee.
-const LIFETIME_ON_CHAIN_MS: i64 = 7 * 24 * 3600 * 1000;
+pub const LIFETIME_ON_CHAIN_MS: i64 = 7 * 24 * 3600 * 1000;
 /// The ad is said again so often: above the minute in which gossip drops a repeated message, and often enough that newcomers hear it.
 const ANNOUNCE_EVERY: Duration = Duration::from_secs(5 * 60);
 /// Newcomers make us say it again, but not more often than this.

@@ -53,6 +53,14 @@ pub enum RecorderError {
         /// What is wrong.
         source: ReadingError,
     },
+    /// An earlier copy of this home recorded it, and its readings are not here.
+    #[error(
+        "stream `{name}` was begun before this home was restored from a backup, and its readings are not in backups: a second history under its name would contradict the first; give it another name (--name)"
+    )]
+    Closed {
+        /// Name of the stream.
+        name: String,
+    },
     /// No such stream.
     #[error("stream {0} is not recorded here")]
     UnknownStream(StreamId),
@@ -194,6 +202,9 @@ impl Recorder {
         let mut streams = self.inner.streams.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(found) = streams.get(&id) {
             return Ok(look(found).summary());
+        }
+        if store.read(|tx| streams::is_closed(tx, &id))? {
+            return Err(RecorderError::Closed { name: name.to_owned() });
         }
         let mut secret = Zeroizing::new([0; 32]);
         getrandom::fill(secret.as_mut_slice()).map_err(|e| RecorderError::Randomness(e.to_string()))?;

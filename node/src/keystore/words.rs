@@ -86,7 +86,7 @@ impl Words {
     }
 
     /// The entropy behind the words.
-    pub(super) fn entropy(&self) -> Zeroizing<Vec<u8>> {
+    pub(crate) fn entropy(&self) -> Zeroizing<Vec<u8>> {
         Zeroizing::new(self.0.to_entropy())
     }
 

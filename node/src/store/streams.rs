@@ -15,6 +15,8 @@ const STREAMS: Records = Records { name: "streams" };
 const CHUNKS: Records = Records { name: "chunks" };
 const CHUNK_INDEX: Records = Records { name: "chunk_index" };
 const TAIL: Records = Records { name: "tail" };
+/// Names of streams that are not here and must not be begun again, under their ids.
+pub(crate) const CLOSED: Records = Records { name: "streams_closed" };
 
 /// What a stream is, apart from its readings.
 #[derive(Clone, PartialEq, Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
@@ -72,7 +74,17 @@ pub(super) fn create(tx: &WriteTransaction) -> Result<(), StoreError> {
     STREAMS.create(tx)?;
     CHUNKS.create(tx)?;
     CHUNK_INDEX.create(tx)?;
-    TAIL.create(tx)
+    TAIL.create(tx)?;
+    CLOSED.create(tx)
+}
+
+/// Whether the stream was recorded by an earlier copy of this home whose readings are not here. Its checkpoints are signed and in
+/// others' hands: a second log under the same id would contradict them.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn is_closed(tx: &ReadTransaction, id: &StreamId) -> Result<bool, StoreError> {
+    Ok(CLOSED.get_bytes(tx, id.as_bytes())?.is_some())
 }
 
 /// `stream ‖ number`, big-endian, so that a stream's entries stand together and in order.

@@ -2,6 +2,7 @@
 
 #![cfg(test)]
 
+mod backup;
 mod bad_input;
 mod chain_access;
 mod config;
