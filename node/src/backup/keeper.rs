@@ -35,7 +35,6 @@ pub struct KeeperParts {
 
 impl KeeperParts {
     /// Keeps the backup fresh in the background, until the task is stopped.
-    #[must_use]
     pub fn start(self) -> KeeperTask {
         let cancel = CancellationToken::new();
         let task = tokio::spawn(Keeper::new(self).run(cancel.clone()));

@@ -11,7 +11,7 @@ use sensora_node::home::Home;
 use sensora_node::keystore::{self, Key};
 use sensora_node::store::{self, Store, StoreError};
 use sensora_protocol::identity::peer_id;
-use serde_json::json;
+use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use super::BalanceReport;
@@ -47,10 +47,12 @@ pub(super) fn write(args: &BackupArgs, context: &Context) -> Outcome<Exit> {
     let out = &context.out;
     if out.is_json() {
         let mut document = summary_json(&summary);
-        document["file"] = json!(args.file);
-        document["bytes"] = json!(sealed.len());
-        document["locked_with"] =
-            json!(locked_with(passphrase.as_ref().map_or(LockKind::Key, |_| LockKind::Passphrase)));
+        document.insert("file".to_owned(), json!(args.file));
+        document.insert("bytes".to_owned(), json!(sealed.len()));
+        document.insert(
+            "locked_with".to_owned(),
+            json!(locked_with(passphrase.as_ref().map_or(LockKind::Key, |_| LockKind::Passphrase))),
+        );
         out.document(&document)?;
         return Ok(Exit::Ok);
     }
@@ -84,12 +86,15 @@ pub(super) fn verify(args: &VerifyBackupArgs, context: &Context) -> Outcome<Exit
     let out = &context.out;
     if out.is_json() {
         let mut document = summary_json(&summary);
-        document["ok"] = json!(true);
-        document["file"] = json!(args.file);
-        document["locked_with"] = json!(locked_with(kind));
-        document["of_this_home"] = json!(same);
-        document["behind"] = behind
-            .map_or(json!(null), |behind| json!({"transactions": behind.transactions, "ms": behind.ms}));
+        document.insert("ok".to_owned(), json!(true));
+        document.insert("file".to_owned(), json!(args.file));
+        document.insert("locked_with".to_owned(), json!(locked_with(kind)));
+        document.insert("of_this_home".to_owned(), json!(same));
+        document.insert(
+            "behind".to_owned(),
+            behind
+                .map_or(json!(null), |behind| json!({"transactions": behind.transactions, "ms": behind.ms})),
+        );
         out.document(&document)?;
         return Ok(Exit::Ok);
     }
@@ -97,7 +102,7 @@ pub(super) fn verify(args: &VerifyBackupArgs, context: &Context) -> Outcome<Exit
     out.field("opened by", locked_with(kind))?;
     match (same, home_key, behind) {
         (_, None, _) => {
-            out.field("this home", "has no key: `sensora wallet restore` puts the backup there")?
+            out.field("this home", "has no key: `sensora wallet restore` puts the backup there")?;
         }
         (false, Some(key), _) => {
             out.field("this home", out.paint().warn(&format!("has another key: {}", peer_id(&key))))?;
@@ -186,21 +191,22 @@ fn locked_with(kind: LockKind) -> &'static str {
 }
 
 /// What is in a backup, as JSON.
-pub(super) fn summary_json(summary: &Summary) -> serde_json::Value {
-    json!({
-        "network": summary.network,
-        "peer_id": summary.peer_id,
-        "created_ms": summary.created_ms,
-        "program": summary.program,
-        "has_words": summary.has_words,
-        "balance": BalanceReport::from(summary.balance),
-        "coins": summary.coins,
-        "transactions": summary.transactions,
-        "purchases": summary.purchases,
-        "sales": summary.sales,
-        "waiting": summary.waiting,
-        "streams": summary.streams,
-    })
+pub(super) fn summary_json(summary: &Summary) -> serde_json::Map<String, Value> {
+    let fields = [
+        ("network", json!(summary.network)),
+        ("peer_id", json!(summary.peer_id)),
+        ("created_ms", json!(summary.created_ms)),
+        ("program", json!(summary.program)),
+        ("has_words", json!(summary.has_words)),
+        ("balance", json!(BalanceReport::from(summary.balance))),
+        ("coins", json!(summary.coins)),
+        ("transactions", json!(summary.transactions)),
+        ("purchases", json!(summary.purchases)),
+        ("sales", json!(summary.sales)),
+        ("waiting", json!(summary.waiting)),
+        ("streams", json!(summary.streams)),
+    ];
+    fields.map(|(name, value)| (name.to_owned(), value)).into_iter().collect()
 }
 
 /// What is in a backup, for people.

@@ -56,8 +56,8 @@ pub(super) fn run(args: &RestoreArgs, context: &Context) -> Outcome<Exit> {
     let out = &context.out;
     if out.is_json() {
         let mut document = summary_json(&summary);
-        document["home"] = json!(home.paths().root());
-        document["restored"] = json!(true);
+        document.insert("home".to_owned(), json!(home.paths().root()));
+        document.insert("restored".to_owned(), json!(true));
         out.document(&document)?;
         return Ok(Exit::Ok);
     }
