@@ -211,14 +211,14 @@ pub(crate) struct VerifyArgs {
     #[arg(value_name = "FILE")]
     pub(crate) file: PathBuf,
     /// Block headers to check against: a file of 80-byte headers as `export --headers` writes it, raw or as hex lines
-    #[arg(long, value_name = "FILE", conflicts_with = "chain")]
+    #[arg(long, value_name = "FILE", conflicts_with = "sync")]
     pub(crate) headers: Option<PathBuf>,
     /// Height of the first header in that file, where it is none that comes with this program
     #[arg(long, value_name = "HEIGHT", default_value_t = 0, requires = "headers")]
     pub(crate) first_height: u32,
     /// Bring this home's headers up to date first, over the network
     #[arg(long)]
-    pub(crate) chain: bool,
+    pub(crate) sync: bool,
     /// How to reach others.
     #[command(flatten)]
     pub(crate) network: NetworkArgs,

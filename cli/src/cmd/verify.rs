@@ -43,7 +43,7 @@ pub(super) fn run(args: &VerifyArgs, context: &Context) -> Outcome<Exit> {
     let verified = verified.map_err(|failure| match &evidence.anchor {
         Some(anchor) if anchor.height.is_some_and(|height| height > headers.tip_height()) => {
             failure.hint(format!(
-                "its anchor is at height {}, the headers end at {}: bring them up to date with --chain",
+                "its anchor is at height {}, the headers end at {}: bring them up to date with --sync",
                 anchor.height.unwrap_or_default(),
                 headers.tip_height()
             ))
@@ -111,7 +111,7 @@ fn headers(args: &VerifyArgs, context: &Context, evidence: &Evidence) -> Outcome
             &parse_headers(path, &read(path, MAX_HEADERS)?)?,
         );
     }
-    if args.chain {
+    if args.sync {
         super::session::sync_headers(context, &args.network)?;
     }
     let home = Offline::open(context).map_err(|failure| {

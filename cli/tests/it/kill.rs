@@ -31,8 +31,8 @@ fn assert_charged_once(buyer: &Home<'_>, seller: &Home<'_>, rows: u64) {
     assert_eq!(buyer.number("wallet balance --json", "/total_sat"), 1_000_000 - price - fees, "{lines:#?}");
     assert_eq!(seller.number("status --json", "/sales/sat"), price);
     assert_eq!(seller.number("status --json", "/sales/count"), orders.len() as i64);
-    buyer.run("wallet audit").ends_with(0);
-    seller.run("wallet audit").ends_with(0);
+    buyer.run("wallet audit --on-chain").ends_with(0);
+    seller.run("wallet audit --on-chain").ends_with(0);
 }
 
 fn assert_same_rows(world: &World, out: &str, recording: &std::path::Path) {

@@ -35,7 +35,7 @@ pub const LEFT_OUT: [&str; 14] = [
     "bought_streams",
     "chunk_index",
     "chunks",
-    "headers",
+    "fees",
     "peers",
     "restored",
     "samples",
