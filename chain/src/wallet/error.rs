@@ -130,7 +130,7 @@ pub enum WalletError {
         "the coins that are left rest on more than {limit} transactions in a row that are in no block; wait for a block"
     )]
     AncestryTooDeep {
-        /// The limit in generations, [`MAX_BEEF_DEPTH`].
+        /// The limit in generations, [`MAX_BEEF_DEPTH`](super::MAX_BEEF_DEPTH).
         limit: u32,
     },
     /// The stored state is not a wallet, or not of a version this program reads.
