@@ -397,6 +397,15 @@ async fn mined(world: &World, txids: &[Txid]) {
     }
 }
 
+/// What a wallet has, and what its transactions so far have paid to miners: an ad or an anchor may be made at any moment.
+fn before_fees(node: &Node) -> u64 {
+    node.wallet().read(|wallet| {
+        let settled = wallet.history().into_iter().filter(|line| line.status.is_settled());
+        let fees: u64 = settled.filter_map(|line| line.fee).map(Satoshis::as_u64).sum();
+        wallet.audit().unwrap().total.as_u64() + fees
+    })
+}
+
 async fn reorganised(dropped: OnReorg) {
     let world = slow_world().await;
     let bought = world.buyer.buyer().buy(&world.request(seq(0, 50)).await, |_| {}).await.unwrap();
@@ -419,7 +428,7 @@ async fn reorganised(dropped: OnReorg) {
         .await
     };
     upgraded().await;
-    let totals = || (total(&world.buyer), total(&world.agent));
+    let totals = || (before_fees(&world.buyer), before_fees(&world.agent));
     let before = totals();
     let chain = world.bootstrap.chain().dev_chain().unwrap().clone();
     for depth in 1..=6 {
