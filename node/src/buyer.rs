@@ -11,6 +11,7 @@ mod proof;
 
 pub use error::{BuyError, ProofFailure};
 pub use order::{Bought, BuyRequest, OrderSummary, Progress};
+pub use proof::AnchorDue;
 
 use std::sync::Arc;
 use std::time::Duration;

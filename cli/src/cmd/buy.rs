@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use sensora_chain::Satoshis;
 use sensora_chain::keys::PublicKey;
-use sensora_node::buyer::{Bought, BuyError, BuyRequest, OrderSummary, Progress as Step};
+use sensora_node::buyer::{AnchorDue, Bought, BuyError, BuyRequest, OrderSummary, Progress as Step};
 use sensora_protocol::OrderId;
 use sensora_protocol::anchor::Standing;
 use sensora_protocol::evidence::Evidence;
@@ -24,7 +24,7 @@ use crate::args::{BuyArgs, parse_time};
 use crate::context::Context;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
-use crate::output::{Progress, counted, printable, sat, short_id};
+use crate::output::{Progress, counted, duration, printable, sat, short_id};
 
 /// How often the seller is asked whether the anchor is there, while `--wait-anchor` lasts.
 const ASK_ANCHOR: Duration = Duration::from_millis(500);
@@ -105,13 +105,17 @@ async fn buy(args: &BuyArgs, context: &Context, session: &Session) -> Outcome<Ex
     }
     let bought = buyer.buy(&request, |step| tell(&progress, &step)).await?;
     let orders = covering_orders(session, &bought)?;
-    let mut anchored = true;
+    let (mut anchored, mut due) = (true, None);
     let ends = Instant::now() + plan.wait_anchor.unwrap_or_default();
     for order in &orders {
-        anchored &= wait_for_anchor(session, &order.order, ends, &progress).await?;
+        let waited = wait_for_anchor(session, &order.order, ends, &progress).await?;
+        anchored &= matches!(waited, Waited::Mined);
+        if let Waited::Not(Some(told)) = waited {
+            due = Some(told);
+        }
     }
     drop(progress);
-    let mut report = report::Report::of(&bought, &orders, &stream.ad, anchored);
+    let mut report = report::Report::of(&bought, &orders, &stream.ad, anchored, due);
     report.write_files(args, session, context)?;
     report.show(args, session, context)?;
     Ok(if plan.wait_anchor.is_some() && !anchored { Exit::NotAnchored } else { Exit::Ok })
@@ -174,21 +178,30 @@ fn covering_orders(session: &Session, bought: &Bought) -> Outcome<Vec<OrderSumma
     Ok(orders)
 }
 
+/// What came of waiting for an order's anchor.
+enum Waited {
+    /// It is in a block.
+    Mined,
+    /// Not yet; with the seller's last word on when.
+    Not(Option<AnchorDue>),
+}
+
 /// Ties an order to the chain: asks the seller until its proof leads to a block, or the time is over. Asks at least once.
 async fn wait_for_anchor(
     session: &Session,
     order: &OrderId,
     ends: Instant,
     progress: &Progress,
-) -> Outcome<bool> {
+) -> Outcome<Waited> {
     let buyer = session.node.buyer();
     if buyer.standing(order).is_ok_and(is_mined) {
-        return Ok(true);
+        return Ok(Waited::Mined);
     }
+    let mut due = None;
     loop {
-        match buyer.upgrade(order).await {
-            Ok(standing) if is_mined(standing) => return Ok(true),
-            Ok(_) => {}
+        match buyer.upgrade_or_due(order).await {
+            Ok((standing, _)) if is_mined(standing) => return Ok(Waited::Mined),
+            Ok((_, told)) => due = told,
             // The readings are here and verified; what a seller that went away keeps from us is only their anchor.
             Err(error @ (BuyError::Request { .. } | BuyError::Refused(_))) => {
                 tracing::info!(%order, %error, "no anchored proof yet");
@@ -200,9 +213,14 @@ async fn wait_for_anchor(
             Err(error) => return Err(error.into()),
         }
         if Instant::now() >= ends {
-            return Ok(false);
+            return Ok(Waited::Not(due));
         }
-        progress.say("waiting for the anchor");
+        progress.say(due.map_or_else(
+            || "waiting for the block of the anchor".to_owned(),
+            |AnchorDue { due_ms, .. }| {
+                format!("waiting for the anchor, due in about {}", duration(Duration::from_millis(due_ms)))
+            },
+        ));
         tokio::time::sleep(ASK_ANCHOR).await;
     }
 }

@@ -3,6 +3,7 @@
 use sensora_chain::header::HeaderView as _;
 use sensora_chain::wallet::Wallet;
 use sensora_node::config::{ChainSource, Config};
+use sensora_node::fees::Fees;
 use sensora_node::home::{Home, HomePaths, RESERVED_SPACE, free_space};
 use sensora_node::keystore;
 use sensora_node::net::split_peer_id;
@@ -75,7 +76,7 @@ pub(super) fn run(args: &DoctorArgs, context: &Context) -> Outcome<Exit> {
     let is_free = home(&paths, &mut findings);
     if is_free && config.is_some() {
         match Offline::open(context) {
-            Ok(home) => at_rest(&home, &mut findings),
+            Ok(home) => at_rest(&home, context, &mut findings),
             Err(failure) => findings.failed("store", &failure),
         }
         if !args.offline {
@@ -174,7 +175,29 @@ fn home(paths: &HomePaths, findings: &mut Findings) -> bool {
     }
 }
 
-fn at_rest(home: &Offline, findings: &mut Findings) {
+/// Transactions that no block takes, and those that another one has outdone: both are for a person to know of.
+fn unsettled(home: &Offline, context: &Context, findings: &mut Findings) {
+    let looked = home.store.read(store::wallet::get).map_err(Failure::from).and_then(|wallet| {
+        let policy = Fees::new(context.config(home.home.paths())?.chain.fees()).now().rate;
+        let stuck = super::status::stuck_in(&wallet, home.headers()?.tip_height(), policy);
+        Ok((stuck, super::status::conflicted_in(&wallet)))
+    });
+    match looked {
+        Ok((stuck, outdone)) => {
+            for text in stuck {
+                findings.add("not mined", Grade::Warning, text, None);
+            }
+            for text in outdone {
+                let advice = "the money is counted as if it never was; if it was a sale, the buyer has spent the coin elsewhere";
+                findings.add("outdone", Grade::Warning, text, Some(advice));
+            }
+        }
+        Err(failure) => findings.failed("transactions", &failure),
+    }
+}
+
+fn at_rest(home: &Offline, context: &Context, findings: &mut Findings) {
+    unsettled(home, context, findings);
     let audited = home.store.read(store::wallet::get).map(|wallet| Wallet::audit(&wallet));
     match audited {
         Ok(Ok(balance)) if balance.total.is_zero() => {

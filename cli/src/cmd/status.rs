@@ -4,11 +4,15 @@
 
 use std::path::Path;
 
+use sensora_chain::FeeRate;
 use sensora_chain::header::HeaderView as _;
+use sensora_chain::wallet::{Status as TxStatus, Wallet};
 use sensora_node::config::{ChainSource, Config};
+use sensora_node::fees::Fees;
 use sensora_node::home::{Home, HomeError, HomePaths};
 use sensora_node::store;
 use sensora_node::store::Store;
+use sensora_node::wallet::Stuck;
 use sensora_protocol::StreamId;
 use sensora_protocol::identity::peer_id;
 use sensora_protocol::market::purchase::PurchaseState;
@@ -20,7 +24,7 @@ use super::wallet::{BalanceReport, offline_wallet};
 use crate::context::Context;
 use crate::exit::Exit;
 use crate::failure::Outcome;
-use crate::output::{Table, counted, sat, time_ms};
+use crate::output::{Table, counted, duration, sat, time_ms};
 
 /// What `--json` prints.
 #[derive(Debug, Serialize, Deserialize)]
@@ -41,6 +45,10 @@ struct Status {
     /// Headers that are still to come, as far as somebody says so; null where no node runs.
     chain_behind: Option<u32>,
     balance: BalanceReport,
+    /// Transactions that the network has and no block takes.
+    stuck: Vec<String>,
+    /// Transactions that the network had and that another one has outdone.
+    conflicted: Vec<String>,
     streams: Vec<Stream>,
     sales: Sums,
     orders: Sums,
@@ -53,6 +61,9 @@ struct Stream {
     id: StreamId,
     name: String,
     readings: Option<u64>,
+    /// Readings that stand under no mined anchor, and for how long the oldest of them has; null where no node runs.
+    unanchored: Option<u64>,
+    anchor_lag_ms: Option<u64>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -96,8 +107,15 @@ fn read(path: &Path) -> Option<Status> {
 /// A home on which no node runs.
 fn of_rest(home: &Offline, context: &Context) -> Outcome<Status> {
     let streams = home.store.read(store::streams::all)?;
-    let streams =
-        streams.iter().map(|stream| Stream { id: stream.id, name: stream.name.clone(), readings: None });
+    let streams = streams.iter().map(|stream| Stream {
+        id: stream.id,
+        name: stream.name.clone(),
+        readings: None,
+        unanchored: None,
+        anchor_lag_ms: None,
+    });
+    let (wallet, height) = (offline_wallet(home)?, home.headers()?.tip_height());
+    let policy = Fees::new(context.config(home.home.paths())?.chain.fees()).now().rate;
     let (sales, orders, unfinished) = sums(&home.store, home.network)?;
     Ok(Status {
         home: home.home.paths().root().to_owned(),
@@ -108,14 +126,28 @@ fn of_rest(home: &Offline, context: &Context) -> Outcome<Status> {
         peers: None,
         addresses: Vec::new(),
         chain_source: configured_source(&context.config(home.home.paths())?),
-        chain_height: home.headers()?.tip_height(),
+        chain_height: height,
         chain_behind: None,
-        balance: offline_wallet(home)?.balance()?.into(),
+        balance: wallet.balance()?.into(),
+        stuck: stuck_in(&wallet, height, policy),
+        conflicted: conflicted_in(&wallet),
         streams: streams.collect(),
         sales,
         orders,
         unfinished,
     })
+}
+
+/// A line for each transaction that no block takes.
+pub(super) fn stuck_in(wallet: &Wallet, height: u32, policy: FeeRate) -> Vec<String> {
+    wallet.stuck(height).into_iter().map(|tx| Stuck { tx, policy }.to_string()).collect()
+}
+
+/// A line for each transaction that was outdone.
+pub(super) fn conflicted_in(wallet: &Wallet) -> Vec<String> {
+    let outdone =
+        wallet.history().into_iter().filter(|line| matches!(line.status, TxStatus::Conflicted { .. }));
+    outdone.map(|line| format!("{} ({}) is {}", line.txid, line.label, line.status)).collect()
 }
 
 /// Where a node on this home would have the chain from.
@@ -155,10 +187,23 @@ pub(super) fn write(session: &Session) {
 fn try_write(session: &Session) -> Outcome {
     let node = &session.node;
     let summaries = node.agent().map(|agent| agent.recorder().summaries()).unwrap_or_default();
-    let stream = |s: sensora_node::agent::recorder::StreamSummary| Stream {
-        id: s.id,
-        name: s.name,
-        readings: Some(s.size),
+    let lags = match node.agent().map(|agent| agent.anchorer().lags()) {
+        Some(Ok(lags)) => lags,
+        Some(Err(error)) => {
+            tracing::debug!(%error, "how far the anchors are behind is not known");
+            Vec::new()
+        }
+        None => Vec::new(),
+    };
+    let stream = |s: sensora_node::agent::recorder::StreamSummary| {
+        let lag = lags.iter().find(|lag| lag.stream == s.id);
+        Stream {
+            id: s.id,
+            name: s.name,
+            readings: Some(s.size),
+            unanchored: lag.map(|lag| lag.readings),
+            anchor_lag_ms: lag.map(|lag| lag.age_ms),
+        }
     };
     let (sales, orders, unfinished) = sums(node.store(), session.network)?;
     let progress = *node.chain().sync_progress().borrow();
@@ -175,6 +220,8 @@ fn try_write(session: &Session) -> Outcome {
         chain_height: node.chain().headers().tip_height(),
         chain_behind: Some(progress.target.saturating_sub(progress.height)),
         balance: node.wallet().balance()?.into(),
+        stuck: node.wallet().stuck().iter().map(ToString::to_string).collect(),
+        conflicted: node.wallet().read(conflicted_in),
         streams: summaries.into_iter().map(stream).collect(),
         sales,
         orders,
@@ -245,14 +292,28 @@ fn show(status: &Status, context: &Context) -> Outcome {
             format!("{}: `sensora orders --resume`", counted(status.unfinished as u64, "order")),
         )?;
     }
+    for stuck in &status.stuck {
+        out.field("not mined", out.paint().warn(stuck))?;
+    }
+    for outdone in &status.conflicted {
+        out.field("outdone", out.paint().warn(outdone))?;
+    }
     if status.streams.is_empty() {
         return Ok(());
     }
     out.line("")?;
-    let mut table = Table::new(["stream", "id", "#readings"]);
+    let mut table = Table::new(["stream", "id", "#readings", "#not anchored", "#for"]);
     for stream in &status.streams {
-        let readings = stream.readings.map(|n| n.to_string()).unwrap_or_default();
-        table.row([stream.name.clone(), stream.id.to_string(), readings]);
+        let text = |n: Option<u64>| n.map(|n| n.to_string()).unwrap_or_default();
+        let lag = stream.anchor_lag_ms.filter(|_| stream.unanchored.is_some_and(|readings| readings > 0));
+        let lag = lag.map(|ms| duration(std::time::Duration::from_millis(ms))).unwrap_or_default();
+        table.row([
+            stream.name.clone(),
+            stream.id.to_string(),
+            text(stream.readings),
+            text(stream.unanchored),
+            lag,
+        ]);
     }
     out.table(&table)
 }

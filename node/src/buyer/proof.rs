@@ -17,12 +17,29 @@ use sensora_protocol::{OrderId, Signed};
 use super::{BuyError, Buyer, BuyerParts, ProofFailure, unexpected};
 use crate::store::bought;
 
+/// How far a seller's anchors are behind what was bought, in its word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AnchorDue {
+    /// Readings of the order's checkpoint that are under no anchor of the seller yet.
+    pub behind: u64,
+    /// About how long until its next anchor is made, in milliseconds. A block is still to come after that.
+    pub due_ms: u64,
+}
+
 impl Buyer {
     /// Ties an order's readings to the chain: asks the seller for the proof under its anchored checkpoint, verifies it and keeps it.
     ///
     /// # Errors
     /// [`BuyError`]. A seller that has not anchored yet is no error: the readings stand as [`Standing::Signed`].
     pub async fn upgrade(&self, id: &OrderId) -> Result<Standing, BuyError> {
+        Ok(self.upgrade_or_due(id).await?.0)
+    }
+
+    /// As [`Buyer::upgrade`]; where the seller has not anchored the readings yet, with what it says of how far it is behind.
+    ///
+    /// # Errors
+    /// [`BuyError`].
+    pub async fn upgrade_or_due(&self, id: &OrderId) -> Result<(Standing, Option<AnchorDue>), BuyError> {
         let BuyerParts { network, store, chain, .. } = &*self.inner;
         let purchase = self.complete(id)?;
         let offer = purchase.terms(*network)?;
@@ -32,7 +49,10 @@ impl Buyer {
         let request = Request::Proof { stream, first, count, size: checkpoint.value().size };
         let proof = match self.ask(&purchase.seller, &request).await? {
             Response::Ok(Answer::Proof(proof)) => proof,
-            Response::Refused(Refusal::NotAnchored { .. }) => return self.standing(id),
+            Response::Refused(Refusal::NotAnchored { size, due_ms }) => {
+                let behind = checkpoint.value().size.saturating_sub(size);
+                return Ok((self.standing(id)?, Some(AnchorDue { behind, due_ms })));
+            }
             other => return Err(unexpected(&request, other)),
         };
         let mut checked = self.check_proof(&purchase, terms, &checkpoint, &proof);
@@ -45,7 +65,7 @@ impl Buyer {
         }
         let standing = checked?;
         store.write(|tx| bought::put_anchored(tx, id, &proof))?;
-        Ok(standing)
+        Ok((standing, None))
     }
 
     /// How firmly an order's readings stand by what is kept, checked anew.

@@ -17,6 +17,9 @@ use super::{Scanned, SpentBy, TxStanding};
 /// A transaction of this length could be two hashes of a Merkle tree that look like one.
 const AMBIGUOUS_SIZE: usize = 64;
 
+/// Blocks below the tip of which two honest sources may have different ones.
+const MAY_BE_FORKED: u32 = 6;
+
 fn other(answer: &Answer) -> Failure {
     let kind = match answer {
         Answer::Tip(_) => "a tip",
@@ -75,6 +78,9 @@ fn path(chain: &HeaderChain, txid: &Txid, bytes: &[u8]) -> Result<MerklePath, Fa
     let header = chain.header_at(height).ok_or(Failure::OutOfReach { height })?;
     if header.merkle_root() == root {
         Ok(path)
+    } else if chain.tip_height().saturating_sub(height) < MAY_BE_FORKED {
+        // It may be of a branch that competes with ours: not believed, and no lie either.
+        Err(Failure::OutOfReach { height })
     } else {
         Err(Failure::False(format!(
             "the Merkle path of {txid} leads to another root than block {height} has"

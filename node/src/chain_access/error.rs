@@ -81,6 +81,9 @@ pub enum Failure {
     /// A service lacks a parent of the transaction that was sent with it.
     #[error("it says that it lacks a parent of the transaction")]
     Orphan,
+    /// A service has the transaction, and has not seen the network take it.
+    #[error("it has the transaction, and has not seen the network take it yet")]
+    Pending,
     /// A service was not asked: what it said before did not hold, or it has asked to be left alone.
     #[error("it is not asked for {} s more, after what it said last", .0.as_secs())]
     Resting(Duration),
@@ -103,6 +106,7 @@ impl Failure {
             Self::OutOfReach { .. } => "out_of_reach",
             Self::Service(error) => error.label(),
             Self::Orphan => "orphan",
+            Self::Pending => "pending",
             Self::Resting(_) => "resting",
             Self::Stopped => "stopped",
         }
@@ -126,6 +130,7 @@ impl Failure {
             Self::Refused(_)
             | Self::Stopped
             | Self::Orphan
+            | Self::Pending
             | Self::Resting(_)
             | Self::Headers(Fault::TooLong) => None,
             Self::Service(error) => service_grade(error),

@@ -10,6 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota, RateLimiter};
+use sensora_chain::Network;
+use sensora_chain::beef::{Beef, BeefLimits};
 use sensora_chain::header::HeaderView as _;
 use sensora_chain::sources::dev::DevChain;
 use sensora_protocol::chain_access::message::{
@@ -35,15 +37,23 @@ const BUSY_RETRY_MS: u64 = 500;
 /// When to try again after more requests than the quota allows: by then some of it is there again.
 const QUOTA_RETRY_MS: u64 = 2_000;
 
-/// What one peer's questions may cost in requests to services that are not our own: a burst, a page of 64 transactions, and so
-/// many for each minute after that. Public services allow us three a second in all.
-const PEER_COST: (u32, u32) = (64, 20);
+/// What one peer's questions may cost in requests to services: a burst, which is a page of 64 outputs, and so many for each minute after that. Public services allow us three a second in all.
+const PEER_COST: (u32, u32) = (320, 20);
 
-/// What the questions of all peers together may cost: more than two peers' bursts, and half a request for each second.
-const ALL_COST: (u32, u32) = (160, 30);
+/// What the questions of all peers together may cost: two peers' bursts, and a request for each second.
+const ALL_COST: (u32, u32) = (640, 60);
+
+/// Requests that where one transaction stands takes at most: its status, its proof, its block.
+const PROOF_COST: usize = 3;
+
+/// Requests that what spends one output takes at most: the spender's id, its bytes, and what [`PROOF_COST`] counts.
+const SPENT_COST: usize = 5;
 
 /// Peers whose cost is counted apart; beyond them the common quota alone holds them back.
 const MAX_COST_PEERS: usize = 4096;
+
+/// ARC's status code of Merkle roots that do not hold.
+const UNPROVEN: u16 = 469;
 
 /// The serving side of `/sensora/chain/1`. A cheap clone.
 #[derive(Clone)]
@@ -119,8 +129,10 @@ impl ChainService {
         services: Option<ChainAccess>,
         clock: Clock,
     ) -> Self {
-        // A node of one's own has no quota that a peer could use up; the limits on jobs and the swarm's own quotas are enough for it.
-        let costs = services.as_ref().is_some_and(|services| !services.has_only_own_services());
+        // A node of one's own has no quota that a peer could use up, but what spends an output may cost it many blocks: on regtest they are small.
+        let costs = services.as_ref().is_some_and(|services| {
+            !services.has_only_own_services() || services.headers().chain().network() != Network::Regtest
+        });
         let inner = Inner {
             chain,
             followed,
@@ -277,6 +289,10 @@ impl ChainService {
                     found.into_iter().map(|found| ScannedOutput { at: found.at, beef: found.beef }).collect();
                 Ok(Answer::Scan(ScanPage { outputs, next }))
             }
+            Request::Broadcast { beef } if self.inner.cost.is_some() && !holds(services, &beef).await => {
+                let reason = "what it rests on is not proven".to_owned();
+                Err(Refusal::Rejected { double_spent: false, code: UNPROVEN, reason })
+            }
             Request::Broadcast { beef } => match services.broadcast(&beef).await {
                 Ok(()) => {
                     let limits = sensora_chain::beef::BeefLimits::DEFAULT;
@@ -305,6 +321,16 @@ impl ChainService {
     }
 }
 
+/// Whether a transaction that a peer wants sent can be one at all: what cannot is not worth a request to a service.
+async fn holds(services: &ChainAccess, beef: &[u8]) -> bool {
+    let headers = services.headers();
+    let Ok(beef) = Beef::parse(beef, &BeefLimits::DEFAULT) else { return false };
+    let checked = super::blocking(move || {
+        beef.subject().is_some_and(|subject| sensora_chain::spv::verify(&beef, &subject, &headers).is_ok())
+    });
+    checked.await.unwrap_or(false)
+}
+
 fn read(body: &[u8]) -> Result<Request, Refusal> {
     Request::from_bytes(body).map_err(|error| Refusal::Malformed { reason: error.to_string() }.tamed())
 }
@@ -312,8 +338,12 @@ fn read(body: &[u8]) -> Result<Request, Refusal> {
 /// Requests to services that a question costs at least.
 fn requests_for(request: &Request) -> usize {
     match request {
-        Request::Proof { txids } => txids.len(),
-        Request::Spent { outpoints } => outpoints.len(),
+        Request::Proof { txids } => txids.len().saturating_mul(PROOF_COST),
+        Request::Spent { outpoints } => outpoints.len().saturating_mul(SPENT_COST),
+        // Each unproven transaction is sent, to two broadcasters for example.
+        Request::Broadcast { beef } => {
+            Beef::parse(beef, &BeefLimits::DEFAULT).map_or(1, |beef| beef.txs().len().saturating_mul(2))
+        }
         _ => 1,
     }
 }
@@ -394,13 +424,13 @@ mod tests {
     #[test]
     fn a_peer_cannot_use_up_what_services_allow_us() {
         let (cost, greedy, modest) = (Cost::new(), PeerId::random(), PeerId::random());
-        cost.take(&greedy, 60).unwrap();
-        assert!(matches!(cost.take(&greedy, 60), Err(Refusal::Busy { .. })));
+        cost.take(&greedy, 300).unwrap();
+        assert!(matches!(cost.take(&greedy, 300), Err(Refusal::Busy { .. })));
         assert!(
             matches!(cost.take(&greedy, 1_000_000), Err(Refusal::Busy { .. })),
             "more than there ever is"
         );
-        cost.take(&modest, 60).unwrap();
+        cost.take(&modest, 300).unwrap();
         let crowd = (0..50).filter(|_| cost.take(&PeerId::random(), 30).is_ok()).count();
         assert!(crowd <= 2, "a crowd of throw-away keys has no more than all together may: {crowd}");
     }

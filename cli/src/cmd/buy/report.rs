@@ -2,9 +2,10 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use sensora_chain::{Satoshis, Txid};
-use sensora_node::buyer::{Bought, OrderSummary};
+use sensora_node::buyer::{AnchorDue, Bought, OrderSummary};
 use sensora_protocol::ad::StreamAd;
 use sensora_protocol::market::offer::Offer;
 use sensora_protocol::stream::{Reading, Schema};
@@ -18,7 +19,7 @@ use crate::args::BuyArgs;
 use crate::context::Context;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
-use crate::output::{Table, counted, sat, short_id, time_ms, time_ns};
+use crate::output::{Table, counted, duration, sat, short_id, time_ms, time_ns};
 
 /// Readings that are shown where no file was asked for.
 const SHOWN: u64 = 10;
@@ -40,6 +41,12 @@ pub(super) struct Report {
     paid_sat: Satoshis,
     verified: bool,
     anchored: bool,
+    /// Where it is not: readings of the seller's log that are under no anchor yet, in its word.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    anchor_behind: Option<u64>,
+    /// About how long until the seller's next anchor, in its word.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    anchor_due_ms: Option<u64>,
     orders: Vec<OrderLine>,
     #[serde(skip_serializing_if = "Option::is_none")]
     out: Option<PathBuf>,
@@ -63,7 +70,13 @@ struct OrderLine {
 
 impl Report {
     /// What was bought, by which orders.
-    pub(super) fn of(bought: &Bought, orders: &[OrderSummary], stream: &StreamAd, anchored: bool) -> Self {
+    pub(super) fn of(
+        bought: &Bought,
+        orders: &[OrderSummary],
+        stream: &StreamAd,
+        anchored: bool,
+        due: Option<AnchorDue>,
+    ) -> Self {
         let line = |order: &OrderSummary| OrderLine {
             order: order.order,
             first: order.first,
@@ -82,6 +95,8 @@ impl Report {
             // Nothing is kept that does not verify.
             verified: true,
             anchored,
+            anchor_behind: due.map(|due| due.behind),
+            anchor_due_ms: due.map(|due| due.due_ms),
             orders: orders.iter().map(line).collect(),
             out: None,
             evidence: Vec::new(),
@@ -166,7 +181,15 @@ impl Report {
             ("verified", "all of them, none missing".to_owned()),
             (
                 "anchored",
-                if self.anchored { "in a block" } else { "not yet: --wait-anchor SECONDS waits" }.to_owned(),
+                match (self.anchored, self.anchor_behind, self.anchor_due_ms) {
+                    (true, ..) => "in a block".to_owned(),
+                    (false, Some(behind), Some(ms)) => format!(
+                        "not yet: the seller is {} behind, its next anchor is due in about {}; --wait-anchor SECONDS waits",
+                        counted(behind, "reading"),
+                        duration(Duration::from_millis(ms))
+                    ),
+                    (false, ..) => "not yet: --wait-anchor SECONDS waits".to_owned(),
+                },
             ),
         ];
         let orders = self.orders.iter().map(|order| ("order", order.order.to_string()));

@@ -20,9 +20,9 @@ use crate::net::RequestError;
 /// Peers that a transaction goes to at once: enough that one liar among them does not decide.
 pub(super) const AT_ONCE: usize = 4;
 
-/// How long the others have once one has accepted: a double spend that somebody can show is shown by then, and a service that hangs
-/// holds no payment up.
-const OTHERS_HAVE: Duration = Duration::from_secs(3);
+/// How long the others have once one has accepted: a double spend that somebody can show is shown by then (ARC is asked to hold its
+/// answer back for up to 5 s, until it has seen what the network makes of it), and a service that hangs holds no payment up.
+const OTHERS_HAVE: Duration = Duration::from_secs(7);
 
 /// Somebody who takes transactions.
 #[derive(Clone)]
@@ -115,6 +115,23 @@ impl Round {
     pub(super) fn is_decided(&self) -> bool {
         !self.accepted.is_empty() || !self.rejected.is_empty()
     }
+
+    /// Leaves out what peers accept where a service of our own choice has an opinion: any peer may be the payer's friend, and must not make a
+    /// payment of what our services refuse. A double spend that a peer can show still counts against what a service accepts.
+    fn heed_services(&mut self) {
+        let accepts = self.accepted.iter().any(|asked| matches!(asked, Asked::Service(_)));
+        let refuses = self.rejected.iter().any(|(taker, _)| matches!(taker, Taker::Service(..)));
+        // Who lacks a parent may lack it because its coin is long spent: that is a doubt, and no silence.
+        let doubts = self.tried.iter().any(|tried| {
+            matches!((&tried.asked, &tried.failure), (Asked::Service(_), Failure::Orphan | Failure::Pending))
+        });
+        if accepts || refuses || doubts {
+            self.accepted.retain(|asked| matches!(asked, Asked::Service(_)));
+        }
+        if refuses && !accepts {
+            self.rejected.retain(|(taker, _)| matches!(taker, Taker::Service(..)));
+        }
+    }
 }
 
 /// Sends the transaction to all of them at once. Those who are slow are left to it once somebody has accepted: what is under way arrives.
@@ -136,11 +153,15 @@ pub(super) async fn round(
     drop(said);
     let mut round = Round::default();
     let mut until = deadline + OTHERS_HAVE;
+    // A peer that is quick to accept must not keep the services from having their say.
+    let by_services = takers.iter().any(|taker| matches!(taker, Taker::Service(..)));
     while let Ok(Some((taker, outcome))) = timeout_at(until, hear.recv()).await {
         match outcome {
             Ok(()) => {
                 round.accepted.push(taker.name());
-                until = until.min(Instant::now() + OTHERS_HAVE);
+                if !by_services || matches!(taker, Taker::Service(..)) {
+                    until = until.min(Instant::now() + OTHERS_HAVE);
+                }
             }
             Err(Failure::Refused(refusal @ Refusal::Rejected { .. })) => {
                 round.rejected.push((taker, refusal));
@@ -151,6 +172,7 @@ pub(super) async fn round(
             Err(failure) => round.tried.push(Tried { asked: taker.name(), failure }),
         }
     }
+    round.heed_services();
     Ok(round)
 }
 
@@ -189,9 +211,10 @@ pub(super) async fn decide(
 }
 
 impl SwarmSource {
-    /// The first peers that a transaction would go to.
-    pub(super) async fn takers(&self) -> Vec<Taker> {
-        let candidates = self.candidates(Part::Answers).await;
+    /// The first peers that a transaction would go to; with `chosen` only those that somebody has named.
+    pub(super) async fn takers(&self, chosen: bool) -> Vec<Taker> {
+        let mut candidates = self.candidates(Part::Answers).await;
+        candidates.retain(|peer| !chosen || self.is_configured(&peer.peer));
         candidates.into_iter().map(|peer| Taker::Peer(self.clone(), peer)).collect()
     }
 
@@ -205,7 +228,7 @@ impl SwarmSource {
         let deadline = Instant::now() + ASK_DEADLINE;
         let cargo = Cargo::new(parsed, bytes);
         let mut tried: Vec<Tried> = Vec::new();
-        for takers in self.takers().await.chunks(AT_ONCE) {
+        for takers in self.takers(false).await.chunks(AT_ONCE) {
             let round = round(headers, &cargo, takers, deadline).await?;
             if round.is_decided() {
                 return decide(headers, &cargo.beef, round).await;

@@ -62,6 +62,11 @@ impl SwarmSource {
         Self { only_configured, ..Self::new(net, peers) }
     }
 
+    /// Whether somebody has named this peer.
+    pub(super) fn is_configured(&self, peer: &PeerId) -> bool {
+        self.configured.iter().any(|known| known.peer == *peer)
+    }
+
     fn with_memory<T>(&self, work: impl FnOnce(&mut Memory<(PeerId, Part)>, Instant) -> T) -> T {
         work(&mut self.memory.lock().unwrap_or_else(PoisonError::into_inner), Instant::now())
     }

@@ -106,6 +106,10 @@ async fn a_wrong_merkle_path_is_charged_and_the_next_peer_asked() {
     let paid = dev.faucet(&script_of(&owner), Satoshis::from_sat(5_000)).unwrap();
     let txid = paid.txid();
     let block = dev.mine(NOW_MS).unwrap();
+    // Nearer to the tip it could be of a branch that competes with ours.
+    for _ in 0..6 {
+        dev.mine_empty(NOW_MS).unwrap();
+    }
     let forged = MerklePath::for_block(block.height, &[txid, Txid([8; 32])], 0).unwrap().to_bytes();
     let lie = move |request: &Request, honest: Response| match request {
         Request::Proof { .. } => {

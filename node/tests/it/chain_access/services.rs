@@ -175,6 +175,10 @@ async fn a_proof_that_does_not_hold_is_believed_nobody_and_its_service_distruste
         let access = access(vec![good.arc("good")]).await;
         within(access.chain.broadcast(&beef)).await.unwrap();
         dev.mine(NOW_MS).unwrap();
+        // Nearer to the tip it could be of a branch that competes with ours.
+        for _ in 0..6 {
+            dev.mine_empty(NOW_MS).unwrap();
+        }
         (beef, txid)
     };
     let alone = access(vec![good.chaintracks("tracks"), liar.arc("liar")]).await;
@@ -348,6 +352,25 @@ async fn peers_answer_where_no_service_does() {
     assert!(within(access.chain.scan(b"SENSORA", 0, 10)).await.unwrap().is_empty());
     within(access.chain.faucet(&script_of(&key(1)), Satoshis::from_sat(1000))).await.unwrap();
     within(access.chain.refresh()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_accepts_everything_makes_no_payment_of_what_a_service_refuses() {
+    let dev = new_chain();
+    // It takes it at once; the payer may have asked it to.
+    let friend = Peer::serving(&dev).await;
+    let own = Fake::start(&dev, Mood::Denies).await;
+    let services = vec![own.chaintracks("tracks"), own.arc("own")];
+    let access = ordered(services, BTreeMap::new(), &[&friend]).await;
+    access.follows(&dev).await;
+    let (beef, _) = payment(&dev, 12);
+    let refused = within(access.chain.broadcast(&beef)).await.unwrap_err();
+    assert!(matches!(refused, BroadcastError::Rejected { double_spent: false, code: 461, .. }), "{refused}");
+    // A service that says nothing leaves the word to peers.
+    own.becomes(Mood::Failing);
+    let (beef, txid) = payment(&dev, 13);
+    within(access.chain.broadcast(&beef)).await.unwrap();
+    assert!(dev.mempool().unwrap().contains(&txid));
 }
 
 #[tokio::test(flavor = "multi_thread")]

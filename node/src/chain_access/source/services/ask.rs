@@ -59,8 +59,8 @@ impl ServicesSource {
             let Said { items, words, outcome } = self.ask_each(index, &open, deadline).await;
             let denied: Vec<_> =
                 items.iter().zip(&words).filter_map(|(item, word)| item.denied(word)).collect();
-            let judged = self.judge(headers, index, items, &words).await;
-            let outcome = match judged {
+            let judged = timeout_at(deadline, self.judge(headers, index, items, &words)).await;
+            let outcome = match judged.unwrap_or_else(|_| Err(self.too_late(index))) {
                 Ok(lines) => {
                     self.remember(index, &denied, &lines, height);
                     merge(&mut found, lines);

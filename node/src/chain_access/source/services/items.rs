@@ -83,7 +83,8 @@ impl Item for Txid {
         let standing = |word: &Report| match word {
             Report::Mined(path) => Standing::Mined { path: path.to_bytes() },
             // Without a path it is nothing to believe yet.
-            Report::MinedUnproven { .. } | Report::Seen | Report::Pending => Standing::Mempool,
+            Report::MinedUnproven { .. } | Report::Seen => Standing::Mempool,
+            // Pending: the service has it, and nobody has seen the network take it. It goes out again.
             _ => Standing::Unknown,
         };
         Answer::Proof { standings: words.iter().map(standing).collect() }

@@ -1,6 +1,7 @@
 //! Sending transactions to services: parents first, each with what it spends.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use sensora_chain::beef::{Beef, Proof};
 use sensora_chain::header::HeaderView as _;
@@ -8,7 +9,7 @@ use sensora_chain::merkle_path::MerklePath;
 use sensora_chain::sources::service::{Need, Report, Service, SourceError, Submission};
 use sensora_chain::{TxOut, spv};
 use sensora_protocol::chain_access::Refusal;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::{ServicesSource, lock};
 use crate::chain_access::error::{BroadcastError, Failure};
@@ -18,6 +19,11 @@ use crate::chain_access::source::swarm::ASK_DEADLINE;
 
 /// ARC's status code of a double spend.
 const CONFLICT: u16 = 466;
+/// How often, and after how long each time, a broadcaster is asked what became of a transaction that it has taken and not seen on the
+/// network: what is paid for is delivered only when somebody says that the network has it.
+const PENDING_LOOKS: usize = 5;
+/// As above.
+const PENDING_WAIT: Duration = Duration::from_secs(1);
 /// ARC's status code of inputs that are not there.
 const INPUTS: u16 = 462;
 
@@ -34,7 +40,9 @@ impl ServicesSource {
         let mut takers: Vec<Taker> =
             services.into_iter().map(|index| Taker::Service(self.clone(), index)).collect();
         if let Some(swarm) = &self.swarm {
-            takers.extend(swarm.takers().await.into_iter().take(AT_ONCE));
+            // Who has chosen broadcasters has not chosen whoever happens to be connected: that may be the payer.
+            let chosen = !self.of(Need::Broadcast).is_empty();
+            takers.extend(swarm.takers(chosen).await.into_iter().take(AT_ONCE));
         }
         let cargo = Cargo::new(parsed, bytes);
         let round = broadcast::round(headers, &cargo, &takers, deadline).await?;
@@ -75,6 +83,14 @@ impl ServicesSource {
                 report = Report::DoubleSpent { competing: Vec::new() };
             }
         }
+        let subject = beef.subject().unwrap_or_default();
+        for _ in 0..PENDING_LOOKS {
+            if report != Report::Pending {
+                break;
+            }
+            sleep(PENDING_WAIT).await;
+            report = service.report(&subject).await?;
+        }
         self.verdict(index, report)
     }
 
@@ -83,7 +99,8 @@ impl ServicesSource {
             Err(Failure::Refused(Refusal::Rejected { double_spent, code, reason }.tamed()))
         };
         match report {
-            Report::Pending | Report::Seen | Report::Mined(_) | Report::MinedUnproven { .. } => Ok(()),
+            Report::Seen | Report::Mined(_) | Report::MinedUnproven { .. } => Ok(()),
+            Report::Pending => Err(Failure::Pending),
             Report::Orphan => Err(Failure::Orphan),
             Report::DoubleSpent { competing } => {
                 let by: Vec<String> = competing.iter().take(4).map(ToString::to_string).collect();

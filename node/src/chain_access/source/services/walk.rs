@@ -8,10 +8,13 @@ use sensora_chain::sources::service::{Need, Service};
 use sensora_protocol::chain_access::message::Tip as ClaimedTip;
 use sensora_protocol::chain_access::{Answer, Refusal, Request};
 
+use tokio::time::Instant;
+
 use super::health::{TipWord, stands};
 use super::{ServicesSource, lock};
 use crate::chain_access::error::{Asked, ChainError, Failure, Tried};
 use crate::chain_access::headers::Headers;
+use crate::chain_access::source::swarm::ASK_DEADLINE;
 use crate::chain_access::{HeaderSnapshot, sync};
 
 /// Blocks of the locator that the first question after a reorganisation goes back: deeper ones are rare.
@@ -164,7 +167,12 @@ fn height_after(height: u32, headers: usize) -> u32 {
 
 /// Asks on until there are `count` headers or no more: a run that is shorter than asked for would look like the end of the chain.
 async fn fill(service: &Service, found: &mut Vec<Header>, below: u32, count: usize, tip: u32) {
+    // A service that drips is left with what has come, and asked on with the next look: others wait behind it.
+    let by = Instant::now() + ASK_DEADLINE;
     for _ in 0..MAX_FILLS {
+        if Instant::now() >= by {
+            return;
+        }
         let missing = count.saturating_sub(found.len());
         let Some(last) = found.last().map(Header::hash).filter(|_| missing > 0) else { return };
         let next = height_after(below, found.len()).saturating_add(1);
