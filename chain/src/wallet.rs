@@ -276,9 +276,7 @@ impl Wallet {
     /// were replaced, and [`Wallet::unmined`] is to be called with it. `None` when all proofs hold.
     pub fn lowest_stale_proof(&self, headers: &impl HeaderView) -> Option<u32> {
         let mut proofs = self.ledger.index.proofs.iter();
-        let stale = proofs.find(|((height, _), root)| {
-            headers.header_at(*height).is_none_or(|header| header.merkle_root() != **root)
-        });
+        let stale = proofs.find(|((height, _), root)| is_stale(*height, root, headers));
         stale.map(|((height, _), _)| *height)
     }
 
@@ -404,6 +402,15 @@ impl Wallet {
 
 fn coin((outpoint, owned, state): (OutPoint, &Owned, CoinState)) -> Coin {
     Coin { outpoint, value: owned.value, key: owned.key.clone(), purpose: owned.purpose.clone(), state }
+}
+
+/// Whether a proof does not lead to the block that is at its height. Below the first header that is known nothing contradicts it: a checkpoint
+/// that is newer than the coin was put there because the chain is what it is.
+fn is_stale(height: u32, root: &[u8; 32], headers: &impl HeaderView) -> bool {
+    match headers.header_at(height) {
+        Some(header) => header.merkle_root() != *root,
+        None => height > headers.tip_height(),
+    }
 }
 
 fn change_key(number: u64) -> KeySource {

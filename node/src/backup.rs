@@ -33,7 +33,7 @@ use sensora_chain::Network;
 use sensora_protocol::codec::CodecError;
 
 pub use content::{ANCHORS_KEPT, Backup, LEFT_OUT, Summary};
-pub use file::{Overwrite, read_file, write_file};
+pub use file::{Overwrite, read_file, refuse_richer, write_file};
 pub use keeper::{EVERY, Keeper, KeeperParts, KeeperTask};
 pub use lock::{Lock, LockKind, MAX_WORK_FACTOR, WORK_FACTOR, lock_of};
 
@@ -139,6 +139,14 @@ pub enum BackupError {
     Exists {
         /// The file.
         path: PathBuf,
+    },
+    /// The file knows of more than the home does.
+    #[error("{} knows of {missing} transactions that this home does not: put it back first with `sensora wallet restore` into a new home, or name another file", path.display())]
+    KnowsMore {
+        /// The file.
+        path: PathBuf,
+        /// How many.
+        missing: usize,
     },
     /// There is no such file.
     #[error("there is no file {}", path.display())]

@@ -305,14 +305,14 @@ pub(crate) fn mode_of(_metadata: &fs::Metadata) -> Option<u32> {
 
 /// Lets only the owner read and write the file about to be made.
 #[cfg(unix)]
-pub(crate) fn private(options: &mut OpenOptions) {
+pub fn private(options: &mut OpenOptions) {
     use std::os::unix::fs::OpenOptionsExt as _;
     options.mode(0o600);
 }
 
 /// Lets only the owner read and write the file about to be made.
 #[cfg(not(unix))]
-pub(crate) fn private(_options: &mut OpenOptions) {}
+pub fn private(_options: &mut OpenOptions) {}
 
 #[cfg(test)]
 mod tests {

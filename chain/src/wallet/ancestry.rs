@@ -44,7 +44,11 @@ impl Wallet {
         while let Some(txid) = queue.pop() {
             let Some(record) = self.ledger.get(&txid) else { continue };
             let Some(tx) = &record.tx else { continue };
-            let finished = matches!(record.status, Status::Mined { .. } | Status::Rejected { .. });
+            let finished = match record.status {
+                Status::Mined { .. } => true,
+                Status::Rejected { .. } => record.entry.is_none(),
+                _ => false,
+            };
             if !finished && wanted.insert(txid) {
                 queue.extend(tx.inputs.iter().map(|input| input.previous.txid));
             }

@@ -120,9 +120,12 @@ impl Wallet {
         headers: &impl HeaderView,
     ) -> Vec<Difference> {
         let coins = coins.iter().filter_map(|(outpoint, word)| self.compare_coin(outpoint, *word));
-        let proofs = self.ledger.index.proofs.iter().filter(|((height, _), root)| {
-            headers.header_at(*height).is_none_or(|header| header.merkle_root() != **root)
-        });
+        let proofs = self
+            .ledger
+            .index
+            .proofs
+            .iter()
+            .filter(|((height, _), root)| super::is_stale(*height, root, headers));
         let stale = proofs.map(|((height, txid), _)| Difference::StaleProof { txid: *txid, height: *height });
         let misplaced = places.iter().filter_map(|(txid, place)| {
             let status = self.status(txid)?;

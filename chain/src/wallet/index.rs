@@ -103,7 +103,13 @@ impl Index {
 }
 
 fn is_open(record: &Record) -> bool {
-    record.tx.is_some() && !matches!(record.status, Status::Mined { .. } | Status::Rejected { .. })
+    record.tx.is_some()
+        && match record.status {
+            Status::Mined { .. } => false,
+            // What was refused may be sent on by whoever has it: of what touches our coins the chain goes on being asked.
+            Status::Rejected { .. } => record.entry.is_some(),
+            _ => true,
+        }
 }
 
 fn finished(record: &Record) -> Option<u64> {

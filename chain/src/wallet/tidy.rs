@@ -110,9 +110,8 @@ impl Wallet {
         if self.under_way(Task::Sweep).is_some() {
             return Ok(None);
         }
-        // What payments have reserved will leave, so it counts for neither side.
-        let super::Balance { confirmed, unconfirmed, .. } = self.balance()?;
-        let excess = confirmed.checked_add(unconfirmed)?.saturating_sub(keep).as_u64();
+        // What payments have reserved will leave, and what is in no block may still be taken back: neither counts as kept.
+        let excess = self.balance()?.confirmed.saturating_sub(keep).as_u64();
         if excess < MIN_SWEEP {
             return Ok(None);
         }

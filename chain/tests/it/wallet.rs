@@ -363,6 +363,46 @@ fn a_reorganisation_is_noticed_and_undone() {
     assert_eq!(wallet.unmined(0).len(), 1);
 }
 
+/// Headers that begin above the first blocks, as with a newer checkpoint.
+struct Above<'a>(&'a Blocks, u32);
+
+impl HeaderView for Above<'_> {
+    fn header_at(&self, height: u32) -> Option<Header> {
+        self.0.header_at(height).filter(|_| height >= self.1)
+    }
+
+    fn tip_height(&self) -> u32 {
+        self.0.tip_height()
+    }
+}
+
+#[test]
+fn a_proof_below_the_first_header_that_is_known_is_not_stale() {
+    let (mut wallet, mut blocks) = funded(&[50_000]);
+    let built = pay(&mut wallet, 1_000).unwrap();
+    let path = blocks.mine(built.txid);
+    wallet.mark_mined(&built.txid, path, &blocks).unwrap();
+    blocks.mine(Txid([5; 32]));
+    assert_eq!(wallet.lowest_stale_proof(&Above(&blocks, 2)), None);
+    assert_eq!(wallet.compare(&[], &[], &Above(&blocks, 2)), []);
+    blocks.0[1] = Txid([4; 32]);
+    assert_eq!(wallet.lowest_stale_proof(&Above(&blocks, 1)), Some(1), "what is known still counts");
+}
+
+#[test]
+fn what_was_refused_is_asked_about_still_and_stands_when_it_is_mined_after_all() {
+    let (mut wallet, mut blocks) = funded(&[50_000]);
+    let built = pay(&mut wallet, 1_000).unwrap();
+    // On somebody's word alone; he may keep the transaction and send it on later.
+    wallet.mark_rejected(&built.txid, "no").unwrap();
+    assert!(wallet.unproven().contains(&built.txid));
+    let path = blocks.mine(built.txid);
+    wallet.mark_mined(&built.txid, path, &blocks).unwrap();
+    assert!(matches!(wallet.status(&built.txid), Some(Status::Mined { .. })));
+    assert!(!wallet.unproven().contains(&built.txid));
+    wallet.audit().unwrap();
+}
+
 #[test]
 fn pruning_forgets_transactions_but_no_money() {
     let (mut wallet, mut blocks) = funded(&[1_000_000]);

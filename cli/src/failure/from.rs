@@ -97,7 +97,9 @@ impl From<BackupError> for Failure {
                     | BackupError::Damaged(_)
                     | BackupError::TooHard { .. }
                     | BackupError::TooLong { .. } => Exit::Unverified,
-                    BackupError::EmptyPassphrase | BackupError::Exists { .. } => Exit::Usage,
+                    BackupError::EmptyPassphrase
+                    | BackupError::Exists { .. }
+                    | BackupError::KnowsMore { .. } => Exit::Usage,
                     BackupError::Missing { .. } => Exit::NotFound,
                     BackupError::PassphraseNeeded
                     | BackupError::WordsNeeded

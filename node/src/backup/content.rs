@@ -1,9 +1,11 @@
 //! What a backup holds, and its way out of a store and into another.
 
+use std::collections::BTreeSet;
+
 use redb::ReadTransaction;
-use sensora_chain::Network;
 use sensora_chain::keys::PublicKey;
 use sensora_chain::wallet::Balance;
+use sensora_chain::{Network, Txid};
 use sensora_protocol::codec;
 use sensora_protocol::identity::peer_id;
 use serde::{Deserialize, Serialize};
@@ -295,6 +297,28 @@ impl Backup {
         })
     }
 
+    /// The transactions that the backup knows of, those of the archive included.
+    ///
+    /// # Errors
+    /// As [`Backup::restore`].
+    pub fn transactions(&self) -> Result<BTreeSet<Txid>, BackupError> {
+        let store = self.in_memory()?;
+        let archived = store.read(store::wallet::archived)?;
+        let wallet = store.read(store::wallet::get)?;
+        Ok(archived.into_iter().chain(wallet.history()).map(|line| line.txid).collect())
+    }
+
+    /// Refuses a store that holds something already.
+    ///
+    /// # Errors
+    /// [`BackupError::Used`].
+    pub fn refuse_used(store: &Store) -> Result<(), BackupError> {
+        match store.read(used_rows)? {
+            0 => Ok(()),
+            rows => Err(BackupError::Used { rows }),
+        }
+    }
+
     /// A store in memory with what is in the backup.
     ///
     /// # Errors
@@ -311,10 +335,7 @@ impl Backup {
     /// # Errors
     /// [`BackupError::Used`] where there is something already, [`BackupError::Newer`] for a table that this program does not have.
     pub fn restore(&self, store: &Store, now_ms: i64) -> Result<(), BackupError> {
-        let rows = store.read(used_rows)?;
-        if rows > 0 {
-            return Err(BackupError::Used { rows });
-        }
+        Self::refuse_used(store)?;
         let known = store.read(tables::names)?;
         if self.tables.iter().any(|table| !known.contains(&table.name)) {
             return Err(BackupError::Newer { found: VERSION.saturating_add(1), known: VERSION });

@@ -38,6 +38,21 @@ pub fn read_file(path: &Path) -> Result<Vec<u8>, BackupError> {
     }
 }
 
+/// Refuses to put `backup` in the place of one of the same node that knows of more: a new home, or one that was put back from an older backup,
+/// must not take the place of what it still has to learn from. Where nothing of this node is that `lock` opens there is nothing to refuse.
+///
+/// # Errors
+/// [`BackupError::KnowsMore`].
+pub fn refuse_richer(path: &Path, backup: &Backup, lock: Lock<'_>) -> Result<(), BackupError> {
+    let found = read_file(path).and_then(|file| Backup::open(&file, lock));
+    let Ok(found) = found else { return Ok(()) };
+    if !found.is_of(backup) {
+        return Ok(());
+    }
+    let missing = found.transactions()?.difference(&backup.transactions()?).count();
+    if missing > 0 { Err(BackupError::KnowsMore { path: path.to_owned(), missing }) } else { Ok(()) }
+}
+
 /// Writes a sealed backup of `backup`'s node to `path`, mode 0600: after a crash there is the old file or the new one.
 ///
 /// # Errors

@@ -8,7 +8,7 @@ use sensora_protocol::Identity;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::{Backup, BackupError, Lock, Overwrite, write_file};
+use super::{Backup, BackupError, Lock, Overwrite, refuse_richer, write_file};
 use crate::clock::{Clock, Stopwatch};
 use crate::store::Store;
 
@@ -76,7 +76,8 @@ impl Keeper {
     /// Writes the backup if there is something that the last one does not have. Whether it was written.
     ///
     /// # Errors
-    /// [`BackupError`]; [`BackupError::Exists`] where the path is taken by something that is no backup of this node.
+    /// [`BackupError`]; [`BackupError::Exists`] where the path is taken by something that is no backup of this node,
+    /// [`BackupError::KnowsMore`] by one that knows of more than the home does.
     pub fn write(&mut self) -> Result<bool, BackupError> {
         let KeeperParts { path, store, identity, network, clock } = &self.parts;
         let backup = Backup::take(store, *network, identity.public(), None, clock.now_ms())?;
@@ -85,6 +86,10 @@ impl Keeper {
             return Ok(false);
         }
         let lock = Lock::Key(identity.key());
+        // Later ones take the place of our own.
+        if self.written.is_none() {
+            refuse_richer(path, &backup, lock)?;
+        }
         write_file(path, &backup.seal(lock)?, &backup, Overwrite::Own(lock))?;
         self.written = Some(fingerprint);
         Ok(true)

@@ -263,6 +263,33 @@ fn a_keeper_writes_what_has_changed_and_nothing_else() {
 }
 
 #[test]
+fn a_new_home_does_not_take_the_place_of_the_backup_it_should_be_put_back_from() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("kept.age");
+    let key = key();
+    let keeper = |store: Store| {
+        Keeper::new(KeeperParts {
+            path: path.clone(),
+            store,
+            identity: Identity::new(key.private_key().clone()),
+            network: Network::Regtest,
+            clock: Clock::fixed(0),
+        })
+    };
+    assert!(keeper(store()).write().unwrap());
+    let kept = read_file(&path).unwrap();
+    // The same words in a new home: it knows of nothing yet.
+    let empty = Store::in_memory(Network::Regtest, &key.public_key()).unwrap();
+    let error = keeper(empty).write().unwrap_err();
+    assert!(matches!(error, BackupError::KnowsMore { missing: 1, .. }), "{error}");
+    assert_eq!(read_file(&path).unwrap(), kept, "nothing was touched");
+    // A home that knows as much goes on with it.
+    let restored = Store::in_memory(Network::Regtest, &key.public_key()).unwrap();
+    Backup::open(&kept, Lock::Key(key.private_key())).unwrap().restore(&restored, 2).unwrap();
+    assert!(keeper(restored).write().unwrap());
+}
+
+#[test]
 fn every_kind_of_foreign_file_is_told_apart() {
     let key = key();
     let lock = Lock::Key(key.private_key());

@@ -23,6 +23,8 @@ use crate::wallet::{WalletHandle, WalletHandleError};
 
 /// How often a restored wallet tries to reach the chain.
 const TRY_AGAIN: Duration = Duration::from_secs(5);
+/// The longest time between two looks where some coins stay unknown; each is twice the one before.
+const LONGEST_AGAIN: Duration = Duration::from_secs(600);
 /// The longest beginning of a data output that can be asked for, in bytes.
 const LONGEST_PREFIX: usize = 32;
 
@@ -31,6 +33,8 @@ const LONGEST_PREFIX: usize = 32;
 pub struct Followed {
     /// Coins that were asked about.
     pub asked: usize,
+    /// Of these, whoever was asked knows nothing.
+    pub unknown: usize,
     /// Transactions, unknown here before, that spend some of them.
     pub spending: usize,
     /// Outputs of those that came back to us.
@@ -68,6 +72,7 @@ pub async fn catch_up(
             for (outpoint, spent) in chain.spent(some).await? {
                 asked.insert(outpoint);
                 followed.asked = followed.asked.saturating_add(1);
+                followed.unknown = followed.unknown.saturating_add(usize::from(spent == SpentBy::Unknown));
                 let SpentBy::Transaction { tx, mined } = spent else { continue };
                 take_spending(
                     wallet,
@@ -226,6 +231,7 @@ pub async fn follow_restored(
     identity: Identity,
     clock: Clock,
 ) {
+    let mut again = TRY_AGAIN;
     loop {
         match store.read(restored::get) {
             Ok(Some(Restored { followed: false, .. })) => {}
@@ -236,6 +242,17 @@ pub async fn follow_restored(
             }
         }
         let outcome = match catch_up(&wallet, &chain, &identity, &clock, DEFAULT_GAP).await {
+            // Who knows nothing of a coin has not said that nothing has spent it.
+            Ok(followed) if followed.unknown > 0 => {
+                let unknown = followed.unknown;
+                tracing::warn!(
+                    unknown,
+                    "whoever was asked does not know some coins of the restored wallet; nothing is swept or sent of itself until somebody does, or `sensora wallet recover` has looked"
+                );
+                tokio::time::sleep(again).await;
+                again = again.saturating_mul(2).min(LONGEST_AGAIN);
+                continue;
+            }
             Ok(followed) => mark_followed(&store).map(|()| followed).map_err(RecoveryError::from),
             Err(error) => Err(error),
         };

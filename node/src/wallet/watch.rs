@@ -109,12 +109,29 @@ impl WalletHandle {
 
     async fn look(&self) {
         self.follow_reorganisation();
-        self.empty_outbox().await;
+        // A restored wallet does not know yet what it has, nor what its owner did since: nothing goes out of itself before the chain has said.
+        let known = self.knows_what_it_has();
+        if known {
+            self.empty_outbox().await;
+        }
         if let Err(error) = self.collect_proofs().await {
             tracing::debug!(%error, "Merkle paths are still missing");
         }
         self.warn_of_stuck();
-        self.tidy();
+        if known {
+            self.tidy();
+        }
+    }
+
+    /// Whether what happened since a backup was put back has been looked up, where one was.
+    pub(super) fn knows_what_it_has(&self) -> bool {
+        match self.inner.store.read(store::restored::get) {
+            Ok(note) => note.is_none_or(|note| note.followed),
+            Err(error) => {
+                tracing::error!(%error, "it is not known whether this home was restored");
+                false
+            }
+        }
     }
 
     pub(super) fn watch<T>(&self, f: impl FnOnce(&mut Watch) -> T) -> T {
@@ -135,7 +152,11 @@ impl WalletHandle {
         if !all {
             self.read(|wallet| {
                 wanted.retain(|txid| {
-                    !matches!(wallet.status(txid), Some(Status::Seen | Status::Conflicted { .. }))
+                    let status = wallet.status(txid);
+                    !matches!(
+                        status,
+                        Some(Status::Seen | Status::Conflicted { .. } | Status::Rejected { .. })
+                    )
                 });
             });
         }

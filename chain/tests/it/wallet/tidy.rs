@@ -102,6 +102,28 @@ fn what_exceeds_the_bound_goes_to_the_cold_address_and_the_bound_stays() {
 }
 
 #[test]
+fn what_is_in_no_block_does_not_count_as_kept() {
+    let (mut wallet, blocks) = funded(&[40_000, 50_000]);
+    // Paid to us on the network's word alone: a block may hold another transaction in its place.
+    let promised = funding(&mut wallet, 77, &[1_000_000]);
+    receive(&mut wallet, &promised, None).unwrap();
+    sweep(&mut wallet, 60_000, &deep(&blocks)).unwrap().unwrap();
+    let kept: u64 = wallet
+        .coins()
+        .iter()
+        .filter(|coin| coin.purpose == Purpose::Change)
+        .map(|coin| coin.value.as_u64())
+        .sum();
+    let untouched: u64 = wallet
+        .coins()
+        .iter()
+        .filter(|coin| matches!(coin.state, CoinState::Confirmed(_)))
+        .map(|coin| coin.value.as_u64())
+        .sum();
+    assert_eq!(kept + untouched, 60_000);
+}
+
+#[test]
 fn a_sweep_never_takes_what_a_payment_has_reserved() {
     let (mut wallet, blocks) = funded(&[50_000, 80_000]);
     let payment = pay(&mut wallet, 60_000).unwrap();

@@ -42,6 +42,9 @@ pub(super) fn write(args: &BackupArgs, context: &Context) -> Outcome<Exit> {
         None => Lock::Key(key.private_key()),
     };
     let sealed = backup.seal(lock)?;
+    if !args.force {
+        backup::refuse_richer(&args.file, &backup, lock)?;
+    }
     let overwrite = if args.force { Overwrite::Anything } else { Overwrite::Own(lock) };
     backup::write_file(&args.file, &sealed, &backup, overwrite)?;
     let out = &context.out;
@@ -133,7 +136,7 @@ fn behind(backup: &Backup, context: &Context) -> Outcome<Option<Behind>> {
     if home.network != backup.network() {
         return Ok(None);
     }
-    let then = transactions(&backup.in_memory()?)?;
+    let then = backup.transactions()?;
     let now = transactions(&home.store)?;
     let transactions = u64::try_from(now.difference(&then).count()).unwrap_or(u64::MAX);
     let ms = context.clock.now_ms().saturating_sub(backup.created_ms());

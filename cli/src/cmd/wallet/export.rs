@@ -128,6 +128,8 @@ pub(super) fn watch_file(args: &ExportWatchArgs, context: &Context) -> Outcome<E
     }
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(args.force).create_new(!args.force);
+    // No secret is in it, but all that this home has.
+    sensora_node::home::private(&mut options);
     let written = options.open(&args.file).and_then(|mut to| {
         to.write_all(text.as_bytes())?;
         to.sync_all()

@@ -67,8 +67,15 @@ async fn look(args: &RecoverArgs, context: &Context, session: &Session) -> Outco
         (found.coins().0, found.waiting.len(), gained)
     };
     let followed = catch_up(wallet, chain, identity, &session.clock, args.gap).await?;
-    // A home that was restored has looked up now what happened since.
-    mark_followed(session.node.store())?;
+    // A home that was restored has looked up now what happened since, unless whoever was asked does not know some of its coins.
+    if followed.unknown == 0 {
+        mark_followed(session.node.store())?;
+    } else {
+        let unknown = crate::output::counted(followed.unknown as u64, "coin");
+        context.out.note(format!(
+            "{unknown} of this wallet is not known to whoever was asked: try again, best with another service (--chain)"
+        ));
+    }
     let balance = session.refreshed_balance().await?;
     let next = |row| wallet.read(|wallet| wallet.next_number(row));
     let out = &context.out;

@@ -43,7 +43,8 @@ pub(super) fn run(args: &RestoreArgs, context: &Context) -> Outcome<Exit> {
     let store_path = home.paths().store();
     // An empty home of the same key: one that holds anything is refused before a file of it is touched.
     let store = Store::open(&store_path, backup.network(), backup.public_key())?;
-    backup.restore(&store, context.clock.now_ms())?;
+    sensora_node::backup::Backup::refuse_used(&store)?;
+    // Key and configuration first: a crash between leaves an empty home, into which the same command restores again.
     if !has_config {
         let text = config_text(backup.network(), &args.network)?;
         let config = paths.config();
@@ -53,6 +54,7 @@ pub(super) fn run(args: &RestoreArgs, context: &Context) -> Outcome<Exit> {
     if !has_key {
         key.create(&paths.key(), passphrase.as_ref().map(|text| text.as_str()))?;
     }
+    backup.restore(&store, context.clock.now_ms())?;
     let out = &context.out;
     if out.is_json() {
         let mut document = summary_json(&summary);
