@@ -14,6 +14,7 @@ use sensora_chain::Network;
 use sensora_chain::beef::{Beef, BeefLimits};
 use sensora_chain::header::HeaderView as _;
 use sensora_chain::sources::dev::DevChain;
+use sensora_chain::spv::{self, SpvError};
 use sensora_protocol::chain_access::message::{
     MAX_HEADERS, MAX_REQUEST_LEN, ScanPage, ScannedOutput, Spending, Standing, Tip,
 };
@@ -322,13 +323,22 @@ impl ChainService {
 }
 
 /// Whether a transaction that a peer wants sent can be one at all: what cannot is not worth a request to a service.
-async fn holds(services: &ChainAccess, beef: &[u8]) -> bool {
-    let headers = services.headers();
-    let Ok(beef) = Beef::parse(beef, &BeefLimits::DEFAULT) else { return false };
-    let checked = super::blocking(move || {
-        beef.subject().is_some_and(|subject| sensora_chain::spv::verify(&beef, &subject, &headers).is_ok())
-    });
-    checked.await.unwrap_or(false)
+async fn holds(services: &ChainAccess, bytes: &[u8]) -> bool {
+    let verified = async || {
+        let (headers, bytes) = (services.headers(), bytes.to_vec());
+        let verify = move || {
+            let beef = Beef::parse(&bytes, &BeefLimits::DEFAULT).ok()?;
+            Some(spv::verify(&beef, &beef.subject()?, &headers).map(|_| ()))
+        };
+        super::blocking(verify).await.flatten()
+    };
+    match verified().await {
+        // It rests on a block that we may not have heard of yet.
+        Some(Err(SpvError::NoHeader { .. } | SpvError::WrongRoot { .. })) => {
+            services.refresh().await.is_ok() && matches!(verified().await, Some(Ok(())))
+        }
+        verified => matches!(verified, Some(Ok(()))),
+    }
 }
 
 fn read(body: &[u8]) -> Result<Request, Refusal> {

@@ -1,6 +1,7 @@
 //! Giving transactions to the node, and what its refusals mean.
 
 use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::json;
@@ -27,6 +28,9 @@ const CONFLICT_DEPTH: usize = 12;
 
 /// The most inputs of a refused transaction that are looked at to say why it is refused.
 const MAX_EXAMINED: usize = 50;
+
+/// How long after a first look a coin is looked at again that seems to be spent by nobody: a block is connected in a fraction of that.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 /// The code of a node's error for a transaction that it does not take (`RPC_VERIFY_REJECTED`).
 const REFUSED: i64 = -26;
@@ -162,6 +166,18 @@ impl NodeRpc {
 
     /// The node lacks an output that `tx` spends: it never knew it, or another has spent it, or `tx` itself did.
     async fn missing_inputs(&self, tx: &Transaction) -> Result<Report, CallError> {
+        let first = self.examine_inputs(tx).await?;
+        match &first {
+            // While a block comes, what it holds is in neither place for some milliseconds, and a coin that nobody is named for looks spent.
+            Report::DoubleSpent { competing } if competing.is_empty() => {
+                tokio::time::sleep(LOOK_AGAIN).await;
+                self.examine_inputs(tx).await
+            }
+            _ => Ok(first),
+        }
+    }
+
+    async fn examine_inputs(&self, tx: &Transaction) -> Result<Report, CallError> {
         let txid = tx.txid();
         let own = self.report_now(&txid).await?;
         if own != Report::Unknown {
