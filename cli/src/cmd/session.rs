@@ -215,7 +215,14 @@ impl Session {
         self.sync().await?;
         // What is mined shows itself when its Merkle path is here; whatever has none after a moment is in no block yet.
         let proven = tokio::time::timeout(PROOFS, async {
-            while !self.node.wallet().read(Wallet::unproven).is_empty() {
+            // What was refused is asked about for as long as it may come back; nobody waits for that.
+            let waits = |wallet: &Wallet| {
+                wallet
+                    .unproven()
+                    .iter()
+                    .any(|txid| wallet.status(txid).is_some_and(|status| !status.is_dead()))
+            };
+            while self.node.wallet().read(waits) {
                 tokio::time::sleep(LOOK).await;
             }
         });
@@ -225,19 +232,29 @@ impl Session {
 
     /// Brings the header chain up to date.
     pub(super) async fn sync(&self) -> Outcome {
-        let advice = "is a node with chain access among the peers? `sensora doctor` looks";
+        let advice = if self.node.chain().services().is_empty() {
+            "is a node with chain access among the peers? `sensora doctor` looks"
+        } else {
+            "`sensora doctor` asks each of the chain services and says what came back"
+        };
+        let mut last = None;
         let synced = tokio::time::timeout(CHAIN_SYNC, async {
             loop {
                 match self.node.chain().refresh().await {
                     Ok(()) => return,
                     // A peer that has just been met may not have said yet what it can do.
-                    Err(error) => tracing::debug!(%error, "the chain is not followed yet"),
+                    Err(error) => {
+                        tracing::debug!(%error, "the chain is not followed yet");
+                        last = Some(error.to_string());
+                    }
                 }
                 tokio::time::sleep(LOOK).await;
             }
         });
-        synced.await.map_err(|_| {
-            let text = format!("the chain was not brought up to date in {} s", CHAIN_SYNC.as_secs());
+        let outcome = synced.await;
+        outcome.map_err(|_| {
+            let why = last.map(|error| format!(": {error}")).unwrap_or_default();
+            let text = format!("the chain was not brought up to date in {} s{why}", CHAIN_SYNC.as_secs());
             Failure::new(Exit::Unreachable, text).hint(advice)
         })
     }
