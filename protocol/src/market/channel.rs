@@ -1,0 +1,2 @@
+pub mod earning;
+pub mod spending;
