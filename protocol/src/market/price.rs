@@ -90,6 +90,47 @@ impl Price {
     }
 }
 
+/// What a live stream costs: so much for each reading, or for each second that it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Tariff {
+    /// Price of one reading.
+    Reading(Price),
+    /// Price of one second, begun or full, in which the stream runs and is not paused.
+    Second(Price),
+}
+
+impl Tariff {
+    /// The price of one unit: a reading or a second.
+    #[must_use]
+    pub const fn price(self) -> Price {
+        match self {
+            Self::Reading(price) | Self::Second(price) => price,
+        }
+    }
+
+    /// What is due after so many readings and so many milliseconds.
+    ///
+    /// # Errors
+    /// [`PriceError::Overflow`].
+    pub fn due(self, readings: u64, active_ms: u64) -> Result<Satoshis, PriceError> {
+        match self {
+            Self::Reading(price) => price.due(readings),
+            Self::Second(price) => price.due(active_ms.div_ceil(1000)),
+        }
+    }
+
+    /// The most readings for which no more than `amount` is due: by the second it is all or none.
+    #[must_use]
+    pub fn covered_by(self, amount: Satoshis, active_ms: u64) -> u64 {
+        match self {
+            Self::Reading(price) => price.covered_by(amount),
+            Self::Second(price) if price.covered_by(amount) >= active_ms.div_ceil(1000).max(1) => u64::MAX,
+            Self::Second(_) => 0,
+        }
+    }
+}
+
 impl fmt::Display for Price {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (whole, part) = (self.0 / Self::PER_SATOSHI, self.0 % Self::PER_SATOSHI);

@@ -3,7 +3,7 @@
 use sensora_chain::{Satoshis, Txid};
 use serde::{Deserialize, Serialize};
 
-use crate::id::{OrderId, StreamId};
+use crate::id::{ChannelId, OrderId, StreamId};
 
 /// Longest text of a refusal that is kept, in characters: a line or two on a terminal.
 pub const MAX_TEXT: usize = 256;
@@ -134,6 +134,48 @@ pub enum Refusal {
         /// Order that was asked for.
         order: OrderId,
     },
+    /// No such channel.
+    #[error("the seller has no channel {channel} with this buyer: open one")]
+    UnknownChannel {
+        /// Channel that was asked for.
+        channel: ChannelId,
+    },
+    /// The channel takes no orders any more.
+    #[error("channel {channel} takes no orders any more: it is closed, or too near to its refund height. Open another")]
+    ChannelClosed {
+        /// The channel.
+        channel: ChannelId,
+    },
+    /// The channel holds more than the seller takes before it is in a block.
+    #[error("channel {channel} is used when it is in a block: try again then")]
+    ChannelNotMined {
+        /// The channel.
+        channel: ChannelId,
+    },
+    /// The channel cannot pay the order.
+    #[error("the order costs {price}, channel {channel} has {free} left: top it up, or order less")]
+    ChannelTooSmall {
+        /// The channel.
+        channel: ChannelId,
+        /// What the order costs.
+        price: Satoshis,
+        /// What the channel has left.
+        free: Satoshis,
+    },
+    /// A voucher is worth nothing.
+    #[error("the voucher is not valid: {reason}")]
+    VoucherInvalid {
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The buyer owes for readings that it has.
+    #[error("readings for {open} are delivered to this buyer and not paid, the seller allows {limit}: go on with the orders that are open, and pay them")]
+    NotPaid {
+        /// What is open.
+        open: Satoshis,
+        /// What the seller allows.
+        limit: Satoshis,
+    },
     /// There is nothing on chain for this yet.
     #[error("not anchored yet: {size} readings are, the next anchor is due in about {due_ms} ms")]
     NotAnchored {
@@ -168,6 +210,12 @@ impl Refusal {
             Self::ChainUnavailable => "chain_unavailable",
             Self::StorageUnavailable => "storage_unavailable",
             Self::UnknownOrder { .. } => "unknown_order",
+            Self::UnknownChannel { .. } => "unknown_channel",
+            Self::ChannelClosed { .. } => "channel_closed",
+            Self::ChannelNotMined { .. } => "channel_not_mined",
+            Self::ChannelTooSmall { .. } => "channel_too_small",
+            Self::VoucherInvalid { .. } => "voucher_invalid",
+            Self::NotPaid { .. } => "not_paid",
             Self::NotAnchored { .. } => "not_anchored",
         }
     }
@@ -182,6 +230,7 @@ impl Refusal {
             Self::ForeignOffer { reason } => Self::ForeignOffer { reason: tame(reason) },
             Self::InvalidOrder { reason } => Self::InvalidOrder { reason: tame(reason) },
             Self::PaymentInvalid { reason } => Self::PaymentInvalid { reason: tame(reason) },
+            Self::VoucherInvalid { reason } => Self::VoucherInvalid { reason: tame(reason) },
             Self::PaymentRejected { txid, reason } => Self::PaymentRejected { txid, reason: tame(reason) },
             other => other,
         }
@@ -196,6 +245,7 @@ impl Refusal {
                 | Self::HeadersBehind { .. }
                 | Self::ChainUnavailable
                 | Self::StorageUnavailable
+                | Self::ChannelNotMined { .. }
                 | Self::NotAnchored { .. }
         )
     }
