@@ -1,2 +1,4 @@
+//! Payment channels: many payments, two transactions.
+
 pub mod earning;
 pub mod spending;

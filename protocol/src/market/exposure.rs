@@ -152,7 +152,9 @@ impl Stakes {
 
     fn open_beside(&self, order: Option<&OrderId>) -> Exposure {
         let others = self.orders.iter().filter(|(id, _)| Some(*id) != order);
-        Exposure(others.fold(Satoshis::ZERO, |sum, (_, part)| sum.checked_add(*part).unwrap_or(Satoshis::MAX)))
+        Exposure(
+            others.fold(Satoshis::ZERO, |sum, (_, part)| sum.checked_add(*part).unwrap_or(Satoshis::MAX)),
+        )
     }
 
     /// What may be open in this order, with all others as they are.
@@ -173,17 +175,15 @@ impl Stakes {
         if amount > before && !allowed {
             return Err(OverLimit { more: amount, open: open.amount(), limit: self.limit });
         }
-        if amount.is_zero() {
-            self.orders.remove(&order);
-        } else {
-            self.orders.insert(order, amount);
-        }
+        self.note(order, amount);
         Ok(())
     }
 
-    /// Counts what an order from before a restart leaves open, whatever the limit: it is a fact and no request.
-    pub fn remember(&mut self, order: OrderId, amount: Satoshis) {
-        if !amount.is_zero() {
+    /// Counts what is open in an order, whatever the limit: it is a fact and no request.
+    pub fn note(&mut self, order: OrderId, amount: Satoshis) {
+        if amount.is_zero() {
+            self.orders.remove(&order);
+        } else {
             self.orders.insert(order, amount);
         }
     }
@@ -228,7 +228,7 @@ mod tests {
     fn what_was_open_before_a_restart_counts_and_can_only_shrink() {
         let (a, b) = (OrderId([1; 32]), OrderId([2; 32]));
         let mut stakes = Stakes::new(sat(10));
-        stakes.remember(a, sat(12));
+        stakes.note(a, sat(12));
         assert_eq!(stakes.room(&b), Satoshis::ZERO);
         assert_eq!(stakes.set(b, sat(1)), Err(OverLimit { more: sat(1), open: sat(12), limit: sat(10) }));
         stakes.set(a, sat(11)).unwrap();

@@ -120,6 +120,14 @@ impl Tariff {
         }
     }
 
+    /// The part of `amount` that pays for whole readings or seconds.
+    ///
+    /// # Errors
+    /// [`PriceError::Overflow`].
+    pub fn whole(self, amount: Satoshis) -> Result<Satoshis, PriceError> {
+        self.price().due(self.price().covered_by(amount))
+    }
+
     /// The most readings for which no more than `amount` is due: by the second it is all or none.
     #[must_use]
     pub fn covered_by(self, amount: Satoshis, active_ms: u64) -> u64 {

@@ -141,7 +141,9 @@ pub enum Refusal {
         channel: ChannelId,
     },
     /// The channel takes no orders any more.
-    #[error("channel {channel} takes no orders any more: it is closed, or too near to its refund height. Open another")]
+    #[error(
+        "channel {channel} takes no orders any more: it is closed, or too near to its refund height. Open another"
+    )]
     ChannelClosed {
         /// The channel.
         channel: ChannelId,
@@ -169,7 +171,9 @@ pub enum Refusal {
         reason: String,
     },
     /// The buyer owes for readings that it has.
-    #[error("readings for {open} are delivered to this buyer and not paid, the seller allows {limit}: go on with the orders that are open, and pay them")]
+    #[error(
+        "readings for {open} are delivered to this buyer and not paid, the seller allows {limit}: go on with the orders that are open, and pay them"
+    )]
     NotPaid {
         /// What is open.
         open: Satoshis,

@@ -5,6 +5,7 @@
 mod ad;
 mod bad_input;
 mod columns;
+mod delivery;
 mod evidence;
 mod golden;
 mod log;

@@ -40,7 +40,9 @@ pub enum EarningError {
         capacity: Satoshis,
     },
     /// The order had paid as much before.
-    #[error("the order has paid {paid} already, the voucher says {said}: a voucher is for more than the one before")]
+    #[error(
+        "the order has paid {paid} already, the voucher says {said}: a voucher is for more than the one before"
+    )]
     NotHigher {
         /// What it had paid.
         paid: Satoshis,
@@ -186,7 +188,9 @@ mod tests {
     fn a_channel_carries_as_many_orders_as_the_buyer_may_begin() {
         let mut account = Earning::new(sat(1));
         for n in 0..MAX_LANES {
-            account.begin(OrderId([(n / 256) as u8, (n % 256) as u8].repeat(16).try_into().unwrap())).unwrap();
+            account
+                .begin(OrderId([(n / 256) as u8, (n % 256) as u8].repeat(16).try_into().unwrap()))
+                .unwrap();
         }
         assert_eq!(account.begin(OrderId([0xee; 32])), Err(EarningError::TooManyOrders));
         account.end(&OrderId([0; 32])).unwrap();

@@ -4,7 +4,11 @@
 //! it pays is moved out of its own reservation; what it does not need is released when it ends. So
 //! Σ paid + Σ reserved ≤ capacity, whatever runs at the same time.
 //!
-//! A voucher is for Σ paid. A reservation is stored before the first voucher out of it, and no voucher needs the disk
+//! A voucher is for Σ paid. Where one was lost on its way and the order ended without it, the receipt says what was paid, and the order's part
+//! shrinks to that: the next voucher may then be for less than the lost one, and a seller that has it after all and closes with it takes
+//! more than its receipts say. [`SpendingRecord::highest`] keeps that in sight.
+//!
+//! A reservation is stored before the first voucher out of it, and no voucher needs the disk
 //! after that: a crash can only forget payments that were reserved, and the seller shows by our own signature how far it got.
 
 #![warn(clippy::arithmetic_side_effects)]
@@ -38,6 +42,8 @@ pub struct SpendingRecord {
     pub ended: Satoshis,
     /// The orders that run.
     pub lanes: BTreeMap<OrderId, Lane>,
+    /// The highest voucher that was signed. In a record that was read after a crash: at least so much.
+    pub highest: Satoshis,
 }
 
 /// Why an order gets nothing (more) out of a channel.
@@ -45,7 +51,9 @@ pub struct SpendingRecord {
 #[non_exhaustive]
 pub enum SpendingError {
     /// Others have reserved or paid the rest.
-    #[error("the channel has {free} left of its capacity, the order asks for {asked}: top it up, or wait until another order ends")]
+    #[error(
+        "the channel has {free} left of its capacity, the order asks for {asked}: top it up, or wait until another order ends"
+    )]
     Insufficient {
         /// What was asked for.
         asked: Satoshis,
@@ -91,10 +99,10 @@ impl SpendingRecord {
     /// Nothing is spent.
     #[must_use]
     pub const fn new(capacity: Satoshis) -> Self {
-        Self { capacity, ended: Satoshis::ZERO, lanes: BTreeMap::new() }
+        Self { capacity, ended: Satoshis::ZERO, lanes: BTreeMap::new(), highest: Satoshis::ZERO }
     }
 
-    /// What has been paid: the amount of the highest voucher.
+    /// What has been paid: the amount of the next voucher, less what that pays.
     ///
     /// # Errors
     /// [`SpendingError::Amount`] for a record that was altered.
@@ -141,7 +149,8 @@ impl SpendingRecord {
 
     fn pay_to(&mut self, order: &OrderId, to: Satoshis) -> Result<Satoshis, SpendingError> {
         let lane = self.lanes.get(order).copied().unwrap_or_default();
-        let more = to.checked_sub(lane.paid).map_err(|_| SpendingError::Lower { asked: to, paid: lane.paid })?;
+        let more =
+            to.checked_sub(lane.paid).map_err(|_| SpendingError::Lower { asked: to, paid: lane.paid })?;
         let Ok(reserved) = lane.reserved.checked_sub(more) else {
             let limit = lane.paid.checked_add(lane.reserved)?;
             return Err(SpendingError::AboveReservation { asked: to, limit });
@@ -149,7 +158,9 @@ impl SpendingRecord {
         if !more.is_zero() {
             self.lanes.insert(*order, Lane { paid: to, reserved });
         }
-        self.paid()
+        let paid = self.paid()?;
+        self.highest = self.highest.max(paid);
+        Ok(paid)
     }
 
     /// After a crash: takes from the seller what the vouchers that are out have paid, `claims` for each order, and `highest` as our own signature
@@ -175,6 +186,7 @@ impl SpendingRecord {
         }
         let unclaimed = highest.saturating_sub(claimed);
         next.ended = next.ended.checked_add(unclaimed)?;
+        next.highest = next.highest.max(highest);
         *self = next;
         Ok(unclaimed)
     }
@@ -188,11 +200,14 @@ impl SpendingRecord {
         }
     }
 
-    fn end(&mut self, order: &OrderId) -> Result<Satoshis, SpendingError> {
-        let Some(lane) = self.lanes.get(order).copied() else { return Ok(Satoshis::ZERO) };
-        self.ended = self.ended.checked_add(lane.paid)?;
+    fn end(&mut self, order: &OrderId, receipted: Satoshis) -> Result<(), SpendingError> {
+        let paid = self.lanes.get(order).map_or(Satoshis::ZERO, |lane| lane.paid);
+        if receipted > paid {
+            return Err(SpendingError::Claims { claimed: receipted, highest: paid });
+        }
+        self.ended = self.ended.checked_add(receipted)?;
         self.lanes.remove(order);
-        Ok(lane.paid)
+        Ok(())
     }
 }
 
@@ -306,12 +321,12 @@ impl Reservation {
         Ok(())
     }
 
-    /// The order has ended: what it paid is final, what it had reserved is free. Returns what it paid.
+    /// The order has ended, and the seller's receipt says that it paid `receipted`. That is final; all else that it had is free.
     ///
     /// # Errors
-    /// [`SpendingError::Amount`] for a record that was altered.
-    pub fn end(self) -> Result<Satoshis, SpendingError> {
-        self.spending.lock().end(&self.order)
+    /// [`SpendingError::Claims`] for a receipt over more than was paid.
+    pub fn end(self, receipted: Satoshis) -> Result<(), SpendingError> {
+        self.spending.lock().end(&self.order, receipted)
     }
 }
 
@@ -349,13 +364,30 @@ mod tests {
         assert_eq!(refused, SpendingError::Insufficient { asked: sat(1), free: Satoshis::ZERO });
         assert_eq!(a.pay_to(sat(10)), Ok(sat(10)));
         assert_eq!(b.pay_to(sat(40)), Ok(sat(50)));
-        assert_eq!(a.pay_to(sat(61)), Err(SpendingError::AboveReservation { asked: sat(61), limit: sat(60) }));
+        assert_eq!(
+            a.pay_to(sat(61)),
+            Err(SpendingError::AboveReservation { asked: sat(61), limit: sat(60) })
+        );
         assert_eq!(a.pay_to(sat(9)), Err(SpendingError::Lower { asked: sat(9), paid: sat(10) }));
         assert_eq!(a.pay_to(sat(10)), Ok(sat(50)), "paying nothing more is the same voucher");
-        assert_eq!(b.end(), Ok(sat(40)));
+        assert_eq!(b.end(sat(40)), Ok(()));
         drop(a);
         let record = spending.record();
         assert_eq!((record.paid(), record.free()), (Ok(sat(50)), Ok(sat(50))));
+    }
+
+    #[test]
+    fn an_order_whose_last_voucher_was_lost_has_paid_what_its_receipt_says() {
+        let spending = Spending::new(SpendingRecord::new(sat(100)));
+        let mut a = spending.reserve(order(1), sat(60), stored).unwrap();
+        a.pay_to(sat(30)).unwrap();
+        assert_eq!(a.end(sat(25)), Ok(()));
+        let record = spending.record();
+        assert_eq!((record.ended, record.highest, record.free()), (sat(25), sat(30), Ok(sat(75))));
+        let mut b = spending.reserve(order(2), sat(10), stored).unwrap();
+        assert_eq!(b.pay_to(sat(3)), Ok(sat(28)));
+        let more = SpendingError::Claims { claimed: sat(4), highest: sat(3) };
+        assert_eq!(b.end(sat(4)), Err(more));
     }
 
     #[test]
@@ -382,7 +414,10 @@ mod tests {
         let held: Vec<_> = (0..MAX_LANES).map(|n| spending.reserve(id(n), sat(1), stored).unwrap()).collect();
         let refused = spending.reserve(id(MAX_LANES), sat(1), stored).unwrap_err();
         assert_eq!(refused, SpendingError::TooManyOrders);
-        assert_eq!(spending.reserve(id(0), sat(1), stored).unwrap_err(), SpendingError::AlreadyReserved(id(0)));
+        assert_eq!(
+            spending.reserve(id(0), sat(1), stored).unwrap_err(),
+            SpendingError::AlreadyReserved(id(0))
+        );
         drop(held);
         assert!(spending.reserve(id(MAX_LANES), sat(1), stored).is_ok());
     }
@@ -464,7 +499,8 @@ mod tests {
                     },
                     3 => drop(held.remove(&tag)),
                     _ => if let Some(reservation) = held.remove(&tag) {
-                        reservation.end().unwrap();
+                        let paid = reservation.paid();
+                        reservation.end(paid).unwrap();
                     },
                 }
                 let record = spending.record();

@@ -30,6 +30,8 @@ pub struct Begin {
     pub channel: ChannelId,
     /// First sequence number that is missing: where the stream stopped before, it goes on.
     pub next: u64,
+    /// The most that the order will pay in all: nothing is to be delivered beyond that.
+    pub budget: Satoshis,
 }
 
 /// A payment of one order.

@@ -1,0 +1,529 @@
+//! The buyer's side of a delivery that is paid through a channel, as a state machine.
+//!
+//! ```text
+//!            agree             the last reading            receipt
+//!  offer ───────────▶ Running ───────────────────▶ Settling ───────▶ Ended
+//!                      │   ▲                          ▲
+//!                      │   └── each verified page,    │ Stopped: pay what was sent
+//!                      │       paid and a little      │
+//!                      └────── ahead                  │
+//!                      └────── stop ──────────────────┘
+//! ```
+//!
+//! Invariant I1: the buyer signs for what it has verified and its exposure, and for nothing more. No voucher follows a page that does
+//! not verify.
+
+#![warn(clippy::arithmetic_side_effects)]
+
+use sensora_chain::keys::PublicKey;
+use sensora_chain::{Network, Satoshis};
+use serde::{Deserialize, Serialize};
+
+use crate::id::{ChannelId, OrderId};
+use crate::identity::Identity;
+use crate::market::channel::spending::{Reservation, SpendingError};
+use crate::market::delivery::frame::{Begin, ToBuyer, ToSeller};
+use crate::market::delivery::terms::{Offered, Terms};
+use crate::market::delivery::{DeliveryError, Page, ProvenPage};
+use crate::market::exposure::{Interval, OverLimit, Stakes};
+use crate::market::offer::OfferError;
+use crate::market::order::Order;
+use crate::market::price::PriceError;
+use crate::market::receipt::ChannelReceipt;
+use crate::market::refusal::Refusal;
+use crate::statement::{Signed, SignedBytes, StatementError};
+use crate::stream::checkpoint::Checkpoint;
+
+/// One order that is paid through a channel, at its buyer. This is the durable record; what it has paid is in the channel's account until it ends.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ChannelPurchase {
+    /// The order's id.
+    pub id: OrderId,
+    /// Who sells.
+    pub seller: PublicKey,
+    /// The offer that was accepted.
+    pub offer: Offered,
+    /// The order.
+    pub order: SignedBytes,
+    /// The channel that pays.
+    pub channel: ChannelId,
+    /// The most that the order may cost.
+    pub budget: Satoshis,
+    /// Next sequence number that is missing.
+    pub next: u64,
+    /// For how long the stream has run, in milliseconds.
+    pub active_ms: u64,
+    /// When it was agreed, milliseconds since the Unix epoch.
+    pub agreed_ms: i64,
+    /// How far it has come.
+    pub state: ChannelPurchaseState,
+}
+
+/// How far a purchase has come.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ChannelPurchaseState {
+    /// Readings come and are paid.
+    Running,
+    /// No more readings are wanted; those before `end`, where it is known, are still to be received and paid.
+    Stopping {
+        /// Sequence number after the last reading, as the seller says.
+        end: Option<u64>,
+    },
+    /// All is here and paid.
+    Ended {
+        /// The seller's receipt.
+        receipt: SignedBytes,
+    },
+    /// The seller has refused it before anything was paid.
+    Refused {
+        /// Why.
+        refusal: Refusal,
+    },
+}
+
+impl ChannelPurchase {
+    /// Takes an offer that was accepted: signs the order. Nothing is owed yet.
+    ///
+    /// # Errors
+    /// [`OfferError`] where offer or order do not hold.
+    #[expect(clippy::too_many_arguments, reason = "each is a separate fact of the order")]
+    pub fn agree(
+        offer: Offered,
+        seller: &PublicKey,
+        channel: ChannelId,
+        budget: Satoshis,
+        nonce: [u8; 16],
+        buyer: &Identity,
+        network: Network,
+        now_ms: i64,
+    ) -> Result<(Self, Terms), OfferError> {
+        let terms = offer.terms(network, seller)?;
+        let order = Order { offer: terms.offer, buyer: *buyer.public(), nonce };
+        let order = Signed::sign(order, buyer, network)?;
+        let budget = terms.total().map_or(budget, |total| total.min(budget));
+        let purchase = Self {
+            id: order.id(network),
+            seller: *seller,
+            offer,
+            order: order.into_bytes(),
+            channel,
+            budget,
+            next: terms.first,
+            active_ms: 0,
+            agreed_ms: now_ms,
+            state: ChannelPurchaseState::Running,
+        };
+        Ok((purchase, terms))
+    }
+
+    /// Whether nothing more is to be done.
+    #[must_use]
+    pub const fn is_final(&self) -> bool {
+        matches!(self.state, ChannelPurchaseState::Ended { .. } | ChannelPurchaseState::Refused { .. })
+    }
+}
+
+/// What has happened outside.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ReceiveEvent {
+    /// The seller has sent a frame.
+    Frame(Box<ToBuyer>),
+    /// The stream has run for so many milliseconds in all.
+    Active(u64),
+    /// No readings for now.
+    Pause,
+    /// Readings again.
+    Resume,
+    /// No more readings.
+    Stop,
+}
+
+/// What the driver is to do, in this order.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ReceiveAction {
+    /// Keep these verified readings; in the same stored step as the purchase.
+    Keep {
+        /// The readings.
+        page: Box<ProvenPage>,
+        /// The signed checkpoint they are proven under, where it is not the offer's.
+        checkpoint: Option<SignedBytes>,
+    },
+    /// Make the purchase durable.
+    Store,
+    /// Sign the channel's voucher for `amount` and send it.
+    Voucher {
+        /// What the order has paid with it.
+        paid: Satoshis,
+        /// What the channel has paid with it.
+        amount: Satoshis,
+    },
+    /// Send this frame.
+    Send(ToSeller),
+    /// The order has ended with so much paid: its lane in the channel's account ends in the same stored step as the purchase.
+    End(Satoshis),
+}
+
+/// Why a frame is not followed. Nothing has changed, and nothing more is to be paid on this stream.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReceiveError {
+    /// The readings do not verify.
+    #[error("the delivery does not verify: {0}")]
+    Delivery(#[from] DeliveryError),
+    /// The checkpoint of a page, or the receipt, is not the seller's.
+    #[error(transparent)]
+    Statement(#[from] StatementError),
+    /// The checkpoint is of another stream.
+    #[error("a page came with the checkpoint of another stream")]
+    OtherStream,
+    /// The frame is not one for now.
+    #[error("the seller sent `{frame}` while the order is {state}")]
+    Unexpected {
+        /// The frame.
+        frame: &'static str,
+        /// How far the order is.
+        state: &'static str,
+    },
+    /// The seller says that less was sent than was.
+    #[error("the seller says that it has sent the readings before {said}, {next} are here")]
+    SentLess {
+        /// What it says.
+        said: u64,
+        /// What is here.
+        next: u64,
+    },
+    /// The seller asks for more than is due.
+    #[error("the seller says that {asked} is due, by the offer it is {due}")]
+    Due {
+        /// What it asks.
+        asked: Satoshis,
+        /// What is due.
+        due: Satoshis,
+    },
+    /// The receipt is for something else.
+    #[error("the receipt does not fit the order: its {field} differs")]
+    Receipt {
+        /// First field that differs.
+        field: &'static str,
+    },
+    /// Neither side could begin: one reading costs more than either lets stand open.
+    #[error(
+        "one reading costs {unit}, the seller gives no credit for that, and the buyer's exposure is {limit}: raise buyer.exposure_sat or --exposure"
+    )]
+    NobodyBegins {
+        /// Price of one reading.
+        unit: Satoshis,
+        /// The buyer's limit.
+        limit: Satoshis,
+    },
+    /// The seller refuses.
+    #[error("the seller refuses to deliver: {0}")]
+    Refused(Refusal),
+    /// More would be open with this seller than is allowed.
+    #[error(transparent)]
+    OverLimit(#[from] OverLimit),
+    /// The price is above all money.
+    #[error(transparent)]
+    Price(#[from] PriceError),
+    /// The channel's account does not allow it.
+    #[error(transparent)]
+    Spending(#[from] SpendingError),
+}
+
+/// By how much the clocks of both sides may differ when a second is what is paid.
+const CLOCK_SLACK_MS: u64 = 2_000;
+
+/// A delivery under way: the purchase, and what need not survive a restart.
+#[derive(Debug)]
+pub struct Receive {
+    purchase: ChannelPurchase,
+    terms: Terms,
+    interval: Interval,
+    /// What the seller has vouchers for, as far as it says and as was sent to it since.
+    known: Satoshis,
+    begun: bool,
+    paused: bool,
+}
+
+impl Receive {
+    /// Begins, or goes on after a stop. `interval` is what the buyer lets stand open; [`Interval::none`] where it pays only for what is here.
+    #[must_use]
+    pub const fn new(purchase: ChannelPurchase, terms: Terms, interval: Interval) -> Self {
+        Self { purchase, terms, interval, known: Satoshis::ZERO, begun: false, paused: false }
+    }
+
+    /// The durable record.
+    #[must_use]
+    pub const fn purchase(&self) -> &ChannelPurchase {
+        &self.purchase
+    }
+
+    /// The terms.
+    #[must_use]
+    pub const fn terms(&self) -> &Terms {
+        &self.terms
+    }
+
+    /// What is due for what is here.
+    ///
+    /// # Errors
+    /// [`PriceError`].
+    pub fn due(&self) -> Result<Satoshis, PriceError> {
+        self.terms.due(self.purchase.next, self.purchase.active_ms)
+    }
+
+    /// The first frame of a new stream.
+    #[must_use]
+    pub fn start(&mut self) -> ReceiveAction {
+        self.begun = false;
+        self.paused = false;
+        ReceiveAction::Send(ToSeller::Begin(Box::new(Begin {
+            offer: self.purchase.offer.clone(),
+            order: self.purchase.order.clone(),
+            channel: self.purchase.channel,
+            next: self.purchase.next,
+            budget: self.purchase.budget,
+        })))
+    }
+
+    /// The connection is gone, or the seller has sent what does not verify: trust begins small again.
+    pub const fn interrupted(&mut self) {
+        self.begun = false;
+        self.interval.fall_back();
+    }
+
+    /// Takes an event; see the module for the states.
+    ///
+    /// # Errors
+    /// [`ReceiveError`].
+    pub fn handle(
+        &mut self,
+        event: ReceiveEvent,
+        reservation: &mut Reservation,
+        stakes: &mut Stakes,
+        network: Network,
+    ) -> Result<Vec<ReceiveAction>, ReceiveError> {
+        if self.purchase.is_final() {
+            return Ok(Vec::new());
+        }
+        match event {
+            ReceiveEvent::Frame(frame) => self.frame(*frame, reservation, stakes, network),
+            ReceiveEvent::Active(active_ms) => {
+                self.purchase.active_ms = self.purchase.active_ms.max(active_ms);
+                self.pay(reservation, stakes)
+            }
+            ReceiveEvent::Pause if !self.paused => {
+                self.paused = true;
+                Ok(vec![ReceiveAction::Send(ToSeller::Pause)])
+            }
+            ReceiveEvent::Resume if self.paused => {
+                self.paused = false;
+                Ok(vec![ReceiveAction::Send(ToSeller::Resume)])
+            }
+            ReceiveEvent::Stop if self.purchase.state == ChannelPurchaseState::Running => Ok(self.stop()),
+            ReceiveEvent::Pause | ReceiveEvent::Resume | ReceiveEvent::Stop => Ok(Vec::new()),
+        }
+    }
+
+    fn stop(&mut self) -> Vec<ReceiveAction> {
+        self.purchase.state = ChannelPurchaseState::Stopping { end: None };
+        let mut actions = vec![ReceiveAction::Store];
+        if self.begun {
+            actions.push(ReceiveAction::Send(ToSeller::Stop));
+        }
+        actions
+    }
+
+    fn frame(
+        &mut self,
+        frame: ToBuyer,
+        reservation: &mut Reservation,
+        stakes: &mut Stakes,
+        network: Network,
+    ) -> Result<Vec<ReceiveAction>, ReceiveError> {
+        let (name, state) = (frame.name(), self.purchase.state.name());
+        let unexpected = ReceiveError::Unexpected { frame: name, state };
+        match frame {
+            ToBuyer::Alive => Ok(Vec::new()),
+            ToBuyer::Refused(refusal)
+                if self.begun || !reservation.paid().is_zero() || refusal.is_temporary() =>
+            {
+                Err(ReceiveError::Refused(refusal))
+            }
+            ToBuyer::Refused(refusal) => {
+                self.purchase.state = ChannelPurchaseState::Refused { refusal };
+                Ok(vec![ReceiveAction::End(Satoshis::ZERO)])
+            }
+            ToBuyer::Begun { paid, credit } if !self.begun => self.begin(paid, credit, reservation, stakes),
+            ToBuyer::Ended { receipt } => {
+                let receipted = self.check_receipt(&receipt, reservation.paid(), network)?;
+                self.purchase.state = ChannelPurchaseState::Ended { receipt };
+                stakes.note(self.purchase.id, Satoshis::ZERO);
+                Ok(vec![ReceiveAction::End(receipted)])
+            }
+            _ if !self.begun => Err(unexpected),
+            ToBuyer::Page(page) => {
+                let Some(checkpoint) = self.terms.checkpoint.clone() else { return Err(unexpected) };
+                self.page(&page, &checkpoint, None, reservation, stakes)
+            }
+            ToBuyer::Live { checkpoint, page } => {
+                if self.terms.checkpoint.is_some() {
+                    return Err(unexpected);
+                }
+                let signed = checkpoint.clone().verify_by::<Checkpoint>(network, &self.purchase.seller)?;
+                if signed.value().stream != self.terms.stream {
+                    return Err(ReceiveError::OtherStream);
+                }
+                self.page(&page, signed.value(), Some(checkpoint), reservation, stakes)
+            }
+            ToBuyer::Stopped { end, due } => self.stopped(end, due, reservation, stakes),
+            ToBuyer::Begun { .. } => Err(unexpected),
+        }
+    }
+
+    fn begin(
+        &mut self,
+        paid: Satoshis,
+        credit: Satoshis,
+        reservation: &mut Reservation,
+        stakes: &mut Stakes,
+    ) -> Result<Vec<ReceiveAction>, ReceiveError> {
+        let unit = self.terms.unit()?;
+        if self.interval.now() < unit && credit < unit {
+            return Err(ReceiveError::NobodyBegins { unit, limit: self.interval.now() });
+        }
+        self.begun = true;
+        self.known = paid;
+        let mut actions = Vec::new();
+        if matches!(self.purchase.state, ChannelPurchaseState::Stopping { .. }) {
+            actions.push(ReceiveAction::Send(ToSeller::Stop));
+        }
+        actions.extend(self.pay(reservation, stakes)?);
+        Ok(actions)
+    }
+
+    fn page(
+        &mut self,
+        page: &Page,
+        checkpoint: &Checkpoint,
+        signed: Option<SignedBytes>,
+        reservation: &mut Reservation,
+        stakes: &mut Stakes,
+    ) -> Result<Vec<ReceiveAction>, ReceiveError> {
+        let end = self.terms.end.unwrap_or(checkpoint.size);
+        let before = self.due()?;
+        let proven = page.open(&self.terms.schema, checkpoint, self.purchase.next, end)?;
+        self.purchase.next = proven.end();
+        self.interval.answered(self.due()?.saturating_sub(before));
+        let mut actions = vec![ReceiveAction::Keep { page: Box::new(proven), checkpoint: signed }];
+        let next_due = self.terms.due(self.purchase.next.saturating_add(1), self.purchase.active_ms)?;
+        if self.terms.end.is_none()
+            && self.purchase.state == ChannelPurchaseState::Running
+            && next_due > self.purchase.budget
+        {
+            actions.extend(self.stop());
+        }
+        actions.extend(self.pay(reservation, stakes)?);
+        Ok(actions)
+    }
+
+    fn stopped(
+        &mut self,
+        end: u64,
+        asked: Satoshis,
+        reservation: &mut Reservation,
+        stakes: &mut Stakes,
+    ) -> Result<Vec<ReceiveAction>, ReceiveError> {
+        if end < self.purchase.next {
+            return Err(ReceiveError::SentLess { said: end, next: self.purchase.next });
+        }
+        let slack = self.purchase.active_ms.saturating_add(CLOCK_SLACK_MS);
+        let due = self.terms.due(end, slack)?;
+        if asked > due {
+            return Err(ReceiveError::Due { asked, due });
+        }
+        let state = &mut self.purchase.state;
+        *state = ChannelPurchaseState::Stopping { end: Some(end) };
+        let mut actions = vec![ReceiveAction::Store];
+        actions.extend(self.pay(reservation, stakes)?);
+        Ok(actions)
+    }
+
+    /// Pays what is due, and ahead of that as much as trust allows.
+    fn pay(
+        &mut self,
+        reservation: &mut Reservation,
+        stakes: &mut Stakes,
+    ) -> Result<Vec<ReceiveAction>, ReceiveError> {
+        let (due, paid) = (self.due()?, reservation.paid());
+        let order = self.purchase.id;
+        stakes.note(order, paid.saturating_sub(due));
+        if !self.begun {
+            return Ok(Vec::new());
+        }
+        let stopping = matches!(self.purchase.state, ChannelPurchaseState::Stopping { .. });
+        let last = self.terms.end.is_some_and(|end| self.purchase.next >= end);
+        let window =
+            if stopping || last { Satoshis::ZERO } else { self.interval.now().min(stakes.room(&order)) };
+        let ahead = due.checked_add(window).unwrap_or(due).min(self.purchase.budget);
+        // What is more than whole readings would buy nothing: a range would cost more than its price, a budget be spent on air.
+        let to = self.terms.tariff.whole(ahead)?;
+        let to = self.terms.total().map_or(to, |total| to.min(total));
+        // Not a voucher for each page: half of what stands ahead is used up first. But never so late that the next reading waits.
+        let half = window.as_u64() / 2;
+        let low = paid.saturating_sub(due).as_u64() < half;
+        let next_due = self.terms.due(self.purchase.next.saturating_add(1), self.purchase.active_ms)?;
+        let waits = paid < due || (!window.is_zero() && paid < next_due);
+        let to = if to > paid && (low || waits) { to } else { paid };
+        // A voucher that the seller never got is sent again; one that paid ahead, only where readings are still wanted.
+        let lost = self.known < paid && (!stopping || self.known < due);
+        if to == paid && !lost {
+            return Ok(Vec::new());
+        }
+        if to > paid {
+            stakes.set(order, to.saturating_sub(due))?;
+        }
+        let amount = reservation.pay_to(to)?;
+        self.known = to;
+        Ok(vec![ReceiveAction::Voucher { paid: to, amount }])
+    }
+
+    /// What the order paid by its receipt: all that is due, and no more than was signed. A voucher that was paid ahead may have been lost.
+    fn check_receipt(
+        &self,
+        receipt: &SignedBytes,
+        paid: Satoshis,
+        network: Network,
+    ) -> Result<Satoshis, ReceiveError> {
+        let receipt = receipt.clone().verify_by::<ChannelReceipt>(network, &self.purchase.seller)?;
+        let receipt = receipt.value();
+        let count = self.purchase.next.saturating_sub(self.terms.first);
+        let differs = [
+            ("order", receipt.order != self.purchase.id),
+            ("offer", receipt.offer != self.terms.offer),
+            ("stream", receipt.stream != self.terms.stream),
+            ("first", receipt.first != self.terms.first),
+            ("count", receipt.count != count),
+            ("paid", receipt.paid > paid || receipt.paid < self.terms.tariff.due(count, 0)?.min(paid)),
+            ("channel", receipt.channel != self.purchase.channel),
+        ];
+        match differs.into_iter().find(|(_, differs)| *differs) {
+            Some((field, _)) => Err(ReceiveError::Receipt { field }),
+            None => Ok(receipt.paid),
+        }
+    }
+}
+
+impl ChannelPurchaseState {
+    /// The state's name in lower case, for people and metrics.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Stopping { .. } => "stopping",
+            Self::Ended { .. } => "ended",
+            Self::Refused { .. } => "refused",
+        }
+    }
+}
