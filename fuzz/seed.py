@@ -27,6 +27,9 @@ TARGETS = {
     "anchor-proof": ["anchor"],
     "script": ["script", "anchor", "ad"],
     "beef": ["beef"],
+    "channel": ["script"],
+    "key-release": ["script"],
+    "transaction": ["transaction"],
 }
 
 count = 0
@@ -38,6 +41,11 @@ for path in sorted(VECTORS.glob("*.json")):
             # An Atomic BEEF is 36 bytes and a BEEF. In the golden one a single path stands first, and transactions follow.
             seeds.append(("bump", data[41:]))
             seeds.append(("transaction", data[36:]))
+        # The target's first byte chooses between a locking script and a transaction.
+        if vector["type"] in ("channel", "key-release"):
+            seeds.append(("contracts", b"\x00" + data))
+        if vector["type"] == "transaction":
+            seeds.append(("contracts", b"\x01" + data))
         if vector["type"] == "columns":
             # The target's first two bytes choose the schema (float, int, bool, text) and the first number.
             seeds = [("columns", b"\xe4\x00" + data)]

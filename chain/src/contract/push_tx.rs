@@ -180,7 +180,7 @@ mod tests {
             let index = at.index(inputs);
             let preimage = grind(&mut tx, index, &spent).unwrap();
             let sequence = tx.inputs[index].sequence;
-            prop_assert!(sequence < SEQUENCE_FINAL && sequence >= SEQUENCE_FINAL - MAX_TRIES);
+            prop_assert!((SEQUENCE_FINAL - MAX_TRIES..SEQUENCE_FINAL).contains(&sequence));
             let (key, signature) = signature_in_script(&preimage.digest).unwrap();
             prop_assert!(key.verify(&preimage.digest, &signature));
             let cache = SighashCache::new(&tx);

@@ -5,6 +5,7 @@ use bsv_rs::script::{LockingScript, ProtocolEra, ScriptFlags, Spend, TxSpendPara
 use bsv_rs::transaction as theirs;
 use proptest::prelude::*;
 use sensora_chain::beef::{Beef, BeefLimits};
+use sensora_chain::contract::key_release::KeyReleaseSpend;
 use sensora_chain::contract::payment::{pay_to_hash, sign_input};
 use sensora_chain::contract::push_tx::Preimage;
 use sensora_chain::contract::{
@@ -197,6 +198,27 @@ fn old_coins_of_uncompressed_keys_are_spent_as_they_spend_them() {
     tx.inputs[0].unlocking = Script::builder().push(&signature).push(&hybrid).build();
     assert!(!spend_is_valid(&tx, 0, &coin, standard()));
     assert!(verify_p2pkh(&tx, &SighashCache::new(&tx), 0, &coin).is_err());
+}
+
+/// Since Chronicle the unlocking script of a version 2 transaction may compute, so a claim can be valid without pushing
+/// the key whole. It is not believed unmined; mined, it takes an interpreter to read the key.
+#[test]
+fn a_claim_of_version_2_can_hide_its_key_behind_opcodes() {
+    let [buyer, seller] = [1, 2].map(|mark| PrivateKey::from_bytes([mark; 32]).unwrap());
+    let (secret, refund_height) = ([7; 32], RefundHeight::new(170).unwrap());
+    let key_hash = sha256(&secret);
+    let terms = KeyReleaseTerms { key_hash, seller: seller.public(), buyer: buyer.public(), refund_height };
+    let release = KeyRelease::new(terms, OutPoint::default(), Satoshis::from_sat(5_000));
+    let mut tx = release.claim(&secret, &seller, &[1; 20], FeeRate::DEFAULT).unwrap();
+    tx.version = 2;
+    let digest = SighashCache::new(&tx).digest(0, &release.output().locking, release.output().value);
+    let signature = [seller.sign(&digest).der(), vec![0x41]].concat();
+    let halves = Script::builder().push(&signature).push(&secret[..16]).push(&secret[16..]);
+    // CAT, and the selector.
+    tx.inputs[0].unlocking = halves.op(0x7e).push(&[1]).build();
+    assert!(spend_is_valid(&tx, 0, release.output(), standard()));
+    assert!(verify_input(&tx, &SighashCache::new(&tx), 0, release.output()).is_err());
+    assert_eq!(release.spend_in(&tx), Some(KeyReleaseSpend::Other));
 }
 
 #[test]

@@ -8,7 +8,9 @@ use std::net::Ipv6Addr;
 use std::path::PathBuf;
 
 use sensora_chain::contract::payment::pay_to_hash;
-use sensora_chain::{BlockHash, OutPoint, Script, Txid};
+use sensora_chain::contract::{Channel, ChannelTerms, CloseTerms, KeyRelease, KeyReleaseTerms, RefundHeight};
+use sensora_chain::encode::sha256;
+use sensora_chain::{BlockHash, FeeRate, OutPoint, PrivateKey, Script, Transaction, Txid};
 use sensora_protocol::ad::{self, Ad};
 use sensora_protocol::anchor::{AnchorPayload, AnchorProof, AnchorTree, ProofV1};
 use sensora_protocol::chain_access::{self, message as chain};
@@ -353,6 +355,52 @@ fn onchain() -> Vec<Vector> {
             purchase.payment,
         ),
     ]
+    .into_iter()
+    .chain(contracts(world.buyer.key(), world.seller.key()))
+    .collect()
+}
+
+/// A channel and a key release of 100,000 sat, and what spends them.
+fn contracts(buyer: &PrivateKey, seller: &PrivateKey) -> Vec<Vector> {
+    let refund_height = RefundHeight::new(950_000).unwrap();
+    let outpoint = OutPoint { txid: Txid([1; 32]), vout: 0 };
+    let (rate, value, secret) = (FeeRate::DEFAULT, sat(100_000), [7; 32]);
+    let hashes = [seller, buyer].map(|key| key.public().hash160());
+    let [seller_hash, buyer_hash] = hashes;
+    let terms = ChannelTerms { buyer: buyer.public(), seller: seller.public(), refund_height };
+    let close = CloseTerms { seller_hash, buyer_hash, fee: CloseTerms::fee_at(rate) };
+    let channel = Channel::new(terms, close, outpoint, value).unwrap();
+    let voucher = channel.sign_voucher(sat(25_000), buyer).unwrap();
+    let (seller_key, buyer_key) = (seller.public(), buyer.public());
+    let terms =
+        KeyReleaseTerms { key_hash: sha256(&secret), seller: seller_key, buyer: buyer_key, refund_height };
+    let release = KeyRelease::new(terms, outpoint, value);
+    let tx = |name: &str, about: &str, tx: Transaction| {
+        vector(name, "transaction", about, tx.to_bytes()).with("txid", tx.txid())
+    };
+    vec![
+        vector(
+            "channel output",
+            "channel",
+            "a channel of the golden buyer and seller until height 950,000",
+            channel.output().locking.as_bytes().to_vec(),
+        )
+        .with("buyer", buyer_key)
+        .with("seller", seller_key)
+        .with("push_tx", hex::encode(sensora_chain::contract::push_tx::BLOCK)),
+        tx("channel close", "its close that pays 25,000 sat", channel.complete(&voucher, seller).unwrap())
+            .with("voucher", hex::encode(voucher.script_signature())),
+        tx("channel refund", "its refund", channel.refund(buyer, rate).unwrap()),
+        vector(
+            "key release output",
+            "key-release",
+            "the key of 32 bytes 07, sold until height 950,000",
+            release.output().locking.as_bytes().to_vec(),
+        )
+        .with("key_hash", hex::encode(terms.key_hash)),
+        tx("key release claim", "its claim", release.claim(&secret, seller, &seller_hash, rate).unwrap()),
+        tx("key release refund", "its refund", release.refund(buyer, &buyer_hash, rate).unwrap()),
+    ]
 }
 
 fn streams() -> Vec<Vector> {
@@ -490,6 +538,15 @@ pub(crate) fn rewrite(kind: &str, bytes: &[u8]) -> Option<Vec<u8>> {
             assert!(script.pushes().all(|op| op.is_ok()));
             bytes.to_vec()
         }
+        "channel" => {
+            let terms = ChannelTerms::parse(&Script::new(bytes.to_vec())).unwrap();
+            terms.locking().into_bytes()
+        }
+        "key-release" => {
+            let terms = KeyReleaseTerms::parse(&Script::new(bytes.to_vec())).unwrap();
+            terms.locking().into_bytes()
+        }
+        "transaction" => Transaction::from_bytes(bytes).unwrap().to_bytes(),
         "beef" => {
             let beef = sensora_chain::beef::Beef::parse(bytes, &Default::default()).unwrap();
             beef.to_atomic(&beef.subject().unwrap()).unwrap()

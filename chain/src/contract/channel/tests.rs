@@ -352,7 +352,7 @@ fn whatever_spends_the_channel_is_told() {
     refund.outputs.push(pay_to_hash(&[3; 20], sat(1)));
     refund.inputs.insert(0, TxIn::new(OutPoint::default()));
     assert_eq!(spend(&refund), Some(ChannelSpend::Refund), "the buyer may do as it likes");
-    let mut agreed = close.clone();
+    let mut agreed = close;
     agreed.outputs.push(pay_to_hash(&[3; 20], sat(1)));
     let agreed = signed_by_both(&channel, agreed);
     assert_eq!(check(&channel, &agreed), Ok(()));
