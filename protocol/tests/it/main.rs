@@ -4,6 +4,7 @@
 
 mod ad;
 mod bad_input;
+mod channel;
 mod columns;
 mod delivery;
 mod evidence;

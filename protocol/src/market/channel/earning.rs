@@ -123,6 +123,11 @@ impl Earning {
         Ok(next)
     }
 
+    /// Takes a voucher for no order: what it pays beyond what is booked is paid all the same.
+    pub fn take(&mut self, amount: Satoshis) {
+        self.highest = self.highest.max(amount);
+    }
+
     /// The order has ended; what it paid is final. Returns how much that is.
     ///
     /// # Errors
