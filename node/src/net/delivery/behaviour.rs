@@ -48,7 +48,7 @@ pub(in crate::net) struct Open {
 #[derive(Debug)]
 pub(in crate::net) enum Event {
     /// A peer has opened a stream.
-    Inbound(DeliveryStream),
+    Inbound(Arc<Shared>),
     /// Streams of a peer were refused: so many because of the peer, so many because this node is full.
     Refused { peer: PeerId, over_its_share: u64, full: u64 },
     /// A peer has done something wrong on a stream.

@@ -20,7 +20,6 @@ use super::{
     PROTOCOL,
     places::NoPlace,
     shared::{Node, Shared, refuse},
-    stream::DeliveryStream,
 };
 use crate::net::PeerId;
 
@@ -35,7 +34,7 @@ pub(in crate::net) struct OpenOn(pub(super) OpenId);
 #[derive(Debug)]
 pub(in crate::net) enum Report {
     /// The peer has opened a stream.
-    Inbound(DeliveryStream),
+    Inbound(Arc<Shared>),
     /// Some streams of the peer were refused.
     Refused {
         /// Because the peer is over its share.
@@ -80,7 +79,7 @@ impl Handler {
         match self.node.places.inbound(self.peer, self.connection) {
             Ok(place) => {
                 let shared = Shared::new(self.node.clone(), self.peer, false, stream, place);
-                self.reports.push_back(Report::Inbound(DeliveryStream::new(shared)));
+                self.reports.push_back(Report::Inbound(shared));
             }
             Err(no_place) => {
                 refuse(&mut stream);

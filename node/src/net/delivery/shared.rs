@@ -1,7 +1,7 @@
 //! What the two halves of a stream share: the substream, what has arrived of it, and why it ended.
 
 use std::{
-    io,
+    fmt, io,
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
@@ -59,7 +59,7 @@ impl Wake for Halves {
     }
 }
 
-/// One stream.
+/// One stream. Where the last of those who hold it lets go, it is reset.
 pub(in crate::net) struct Shared {
     pub(super) peer: PeerId,
     /// Whether this node opened it.
@@ -91,7 +91,7 @@ pub(super) struct State {
 
 /// Which half a task works on.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Half {
+enum Half {
     Receiver,
     Sender,
 }
@@ -132,8 +132,8 @@ impl Shared {
         self.node.first_frame
     }
 
-    /// The task of this half is woken whenever the substream has something for it.
-    pub(super) fn register(&self, half: Half, cx: &Context<'_>) {
+    /// The task of this half is woken when the substream has something for either, until it is taken off again.
+    fn register(&self, half: Half, cx: &Context<'_>) {
         match half {
             Half::Receiver => self.halves.receiver.register(cx.waker()),
             Half::Sender => self.halves.sender.register(cx.waker()),
@@ -151,6 +151,7 @@ impl Shared {
         let Some((stream, _)) = &mut state.io else { return Poll::Ready(Err(self.gone(state))) };
         let space = state.decoder.space();
         let read = ready!(Pin::new(stream).poll_read(&mut Context::from_waker(&self.waker), space));
+        self.halves.receiver.take();
         turn.made_progress();
         Poll::Ready(match read {
             Ok(0) => {
@@ -179,6 +180,7 @@ impl Shared {
         let state = &mut *self.state();
         let Some((stream, _)) = &mut state.io else { return Poll::Ready(Err(self.gone(state))) };
         let written = ready!(Pin::new(stream).poll_write(&mut Context::from_waker(&self.waker), bytes));
+        self.halves.sender.take();
         turn.made_progress();
         Poll::Ready(match written {
             Ok(0) => Err(self.write_failed(state, &io::ErrorKind::WriteZero.into())),
@@ -196,6 +198,7 @@ impl Shared {
         let state = &mut *self.state();
         let Some((stream, _)) = &mut state.io else { return Poll::Ready(Err(self.gone(state))) };
         let flushed = ready!(Pin::new(stream).poll_flush(&mut Context::from_waker(&self.waker)));
+        self.halves.sender.take();
         Poll::Ready(flushed.map_err(|error| self.write_failed(state, &error)))
     }
 
@@ -322,6 +325,15 @@ impl Shared {
         }
         state.failure.get_or_insert(DeliveryError::Abandoned { peer: self.peer });
         state.io = None;
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared")
+            .field("peer", &self.peer)
+            .field("outbound", &self.outbound)
+            .finish_non_exhaustive()
     }
 }
 

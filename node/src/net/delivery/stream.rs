@@ -30,7 +30,7 @@ pub struct DeliveryStream {
 }
 
 impl DeliveryStream {
-    pub(super) fn new(shared: Arc<Shared>) -> Self {
+    pub(in crate::net) fn new(shared: Arc<Shared>) -> Self {
         let first_by = (!shared.outbound).then(|| Instant::now() + shared.first_frame());
         let receiver = DeliveryReceiver {
             shared: shared.clone(),
@@ -50,10 +50,6 @@ impl DeliveryStream {
             alarm: Alarm::default(),
         };
         Self { sender, receiver }
-    }
-
-    pub(in crate::net) fn shared(&self) -> &Arc<Shared> {
-        &self.receiver.shared
     }
 
     /// The application takes it out of the queue. False when it came too late.

@@ -1,13 +1,14 @@
 //! Delivery streams: those of others on their way to the application, and ours on their way to a connection.
 
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 use tokio::time::Instant;
 
 use crate::net::{
     NetEvent, Offence,
+    command::answer,
     counters::inc,
-    delivery::{DeliveryError, DeliveryStream, Event, Open},
+    delivery::{DeliveryError, DeliveryStream, Event, Open, Shared},
     limits::MAX_QUEUED_DELIVERIES,
     on::connection::best,
     runner::NetRunner,
@@ -30,7 +31,7 @@ impl NetRunner {
     }
 
     /// Puts a stream into the queue to the application, from which it must be taken in time.
-    fn hand_on(&mut self, stream: DeliveryStream) {
+    fn hand_on(&mut self, stream: Arc<Shared>) {
         let permit = self.delivery_queue.clone().try_acquire_owned();
         let event = self.events.try_reserve();
         if let (Ok(permit), Ok(event)) = (permit, event) {
@@ -39,8 +40,8 @@ impl NetRunner {
                 self.queued_deliveries.retain(|(_, queued)| queued.upgrade().is_some_and(|s| s.is_queued()));
             }
             let by = Instant::now() + self.accept_delivery;
-            self.queued_deliveries.push((by, stream.shared().queue(permit)));
-            event.send(NetEvent::Delivery { stream });
+            self.queued_deliveries.push((by, stream.queue(permit)));
+            event.send(NetEvent::Delivery { stream: DeliveryStream::new(stream) });
         } else {
             inc(&self.counters.deliveries_refused);
             stream.refuse();
@@ -68,7 +69,7 @@ impl NetRunner {
             // It ended just now.
             None => {
                 let error = DeliveryError::Reset { peer: open.peer };
-                crate::net::command::answer(open.reply, Err(error));
+                answer(open.reply, Err(error));
             }
         }
     }

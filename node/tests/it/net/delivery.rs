@@ -512,9 +512,9 @@ async fn a_connection_lost_in_the_middle_of_a_frame_has_a_name_and_a_new_stream_
 async fn a_peer_without_the_protocol_is_named() {
     let node = Node::client().await;
     let peer = bare::Peer::new("/something/else/1", "/memory/0").await;
-    within(peer.dial(node.id(), node.addresses.clone())).await;
     let unsupported = DeliveryError::Unsupported { peer: peer.id };
-    let mut asks = within(node.net.open_delivery(peer.id, Vec::new(), SHORT)).await.unwrap();
+    let address = vec![peer.address.clone()];
+    let mut asks = within(node.net.open_delivery(peer.id, address, SHORT)).await.unwrap();
     asks.send("hello".into()).await.unwrap();
     assert_eq!(within(asks.next(PATIENCE)).await, Err(unsupported.clone()));
     let mut tells = within(node.net.open_delivery(peer.id, Vec::new(), SHORT)).await.unwrap();
