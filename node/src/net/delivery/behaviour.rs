@@ -32,6 +32,9 @@ use crate::net::{
     limits::{Limits, OPEN_DELIVERY_DEADLINE},
 };
 
+/// Faults that wait for the runner, whatever the limits say: it takes them in microseconds, and each costs a peer its stream.
+const MAX_FAULTS: usize = 4096;
+
 /// A stream of ours, from the handle until it is open.
 #[derive(Debug)]
 pub(in crate::net) struct Open {
@@ -68,7 +71,8 @@ pub(in crate::net) struct Behaviour {
 
 impl Behaviour {
     pub(in crate::net) fn new(limits: &Limits, counters: Arc<Counters>, outbound: usize) -> Self {
-        let (faults_to, faults) = mpsc::channel(limits.deliveries.saturating_add(outbound).max(1));
+        let (faults_to, faults) =
+            mpsc::channel(limits.deliveries.saturating_add(outbound).clamp(1, MAX_FAULTS));
         let node = Node {
             places: Places::new(limits),
             counters,

@@ -191,6 +191,29 @@ async fn a_stream_at_full_load_before_the_protocol_is_agreed_upon_does_not_stop(
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn neither_half_takes_the_wake_of_the_other() {
+    let (a, mut b) = two().await;
+    a.dial(&b).await;
+    let (mut sender, mut receiver) = a.open(&b).await.unwrap().split();
+    let began = tokio::time::Instant::now();
+    // First the sender fills the way to the connection, then the receiver, too, waits for room there: for the question whether the peer speaks the protocol.
+    let send = tokio::spawn(async move {
+        for _ in 0..40 {
+            sender.feed(frame(65_536)).await.unwrap();
+        }
+        sender.finish().await.unwrap();
+    });
+    let receive = tokio::spawn(async move { receiver.next(PATIENCE).await });
+    let mut theirs = b.accept().await;
+    while theirs.next(PATIENCE).await.unwrap().is_some() {}
+    theirs.finish().await.unwrap();
+    assert_eq!(receive.await.unwrap(), Ok(None));
+    send.await.unwrap();
+    // This clock moves only while everybody waits: nobody waited until a deadline woke him.
+    assert!(began.elapsed() < limits::PROGRESS_WINDOW);
+}
+
 #[tokio::test]
 async fn a_peer_has_so_many_streams_and_is_told_about_one_more() {
     let a = Node::client().await;
