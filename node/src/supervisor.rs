@@ -605,6 +605,8 @@ impl Router {
                 });
             }
             NetEvent::Gossip { verdict, .. } => verdict.ignore(),
+            // Nothing is sold over streams yet: the other side should hear that, and not wait.
+            NetEvent::Delivery { stream } => stream.refuse(),
             NetEvent::PeerConnected { .. } => {
                 if let Some(agent) = &self.agent {
                     agent.advertiser().newcomer();
