@@ -134,6 +134,14 @@ pub enum Refusal {
         /// Order that was asked for.
         order: OrderId,
     },
+    /// There is nothing on chain for this yet.
+    #[error("not anchored yet: {size} readings are, the next anchor is due in about {due_ms} ms")]
+    NotAnchored {
+        /// Readings under the latest anchored checkpoint.
+        size: u64,
+        /// When the next anchor is due, in milliseconds.
+        due_ms: u64,
+    },
     /// No such channel.
     #[error("the seller has no channel {channel} with this buyer: open one")]
     UnknownChannel {
@@ -180,14 +188,6 @@ pub enum Refusal {
         /// What the seller allows.
         limit: Satoshis,
     },
-    /// There is nothing on chain for this yet.
-    #[error("not anchored yet: {size} readings are, the next anchor is due in about {due_ms} ms")]
-    NotAnchored {
-        /// Readings under the latest anchored checkpoint.
-        size: u64,
-        /// When the next anchor is due, in milliseconds.
-        due_ms: u64,
-    },
 }
 
 impl Refusal {
@@ -214,13 +214,13 @@ impl Refusal {
             Self::ChainUnavailable => "chain_unavailable",
             Self::StorageUnavailable => "storage_unavailable",
             Self::UnknownOrder { .. } => "unknown_order",
+            Self::NotAnchored { .. } => "not_anchored",
             Self::UnknownChannel { .. } => "unknown_channel",
             Self::ChannelClosed { .. } => "channel_closed",
             Self::ChannelNotMined { .. } => "channel_not_mined",
             Self::ChannelTooSmall { .. } => "channel_too_small",
             Self::VoucherInvalid { .. } => "voucher_invalid",
             Self::NotPaid { .. } => "not_paid",
-            Self::NotAnchored { .. } => "not_anchored",
         }
     }
 

@@ -611,7 +611,8 @@ fn an_offer_that_asks_too_much_is_not_taken() {
     };
     accept(good.clone()).unwrap();
     let height = |height| RefundHeight::new(height).unwrap();
-    let cases: [(ChannelOffer, fn(&ChannelOfferError) -> bool); 10] = [
+    type Fits = fn(&ChannelOfferError) -> bool;
+    let cases: [(ChannelOffer, Fits); 10] = [
         (ChannelOffer { buyer: *identity(9).public(), ..good.clone() }, |e| {
             matches!(e, ChannelOfferError::Buyer(_))
         }),

@@ -197,7 +197,7 @@ proptest! {
         } else {
             Goods::Range { first: 3, count: 50 }
         };
-        let mut pair = Pair::new(Setup { goods, buyer_limit, seller_limit, msat, size: 20, ..Setup::default() });
+        let mut pair = Pair::new(Setup { goods, buyer_limit, seller_limit, msat, size: 20 });
         for action in actions {
             pair.act(action);
         }

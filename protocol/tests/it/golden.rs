@@ -3,6 +3,8 @@
 //! The files under `tests/vectors` are what another implementation is held against; `docs/protocol.md` quotes them. A change here is a
 //! change of the protocol. `SENSORA_WRITE_GOLDEN=1` writes the files anew instead of comparing them.
 
+mod delivery;
+
 use std::collections::BTreeMap;
 use std::net::Ipv6Addr;
 use std::path::PathBuf;
@@ -15,12 +17,16 @@ use sensora_protocol::ad::{self, Ad};
 use sensora_protocol::anchor::{AnchorPayload, AnchorProof, AnchorTree, ProofV1};
 use sensora_protocol::chain_access::{self, message as chain};
 use sensora_protocol::codec::{self, MAX_FRAME, decode_exact};
+use sensora_protocol::market::channel::message::{AskChannel, ChannelReport, CloseChannel, OpenChannel};
+use sensora_protocol::market::channel::offer::ChannelOffer;
 use sensora_protocol::market::delivery::Page;
+use sensora_protocol::market::delivery::frame::{ToBuyer, ToSeller};
+use sensora_protocol::market::live::LiveOffer;
 use sensora_protocol::market::message::{AnchoredProof, Answer, Request, Response, Sample};
 use sensora_protocol::market::offer::{Offer, Range};
 use sensora_protocol::market::order::Order;
 use sensora_protocol::market::payment;
-use sensora_protocol::market::receipt::Receipt;
+use sensora_protocol::market::receipt::{ChannelReceipt, Receipt};
 use sensora_protocol::market::refusal::Refusal;
 use sensora_protocol::market::sale::{Sale, SaleEvent};
 use sensora_protocol::statement::{Signed, SignedBytes, Statement, digest};
@@ -225,6 +231,9 @@ pub(crate) fn market_refusals() -> Vec<Refusal> {
         Refusal::UnknownOrder { order },
         Refusal::NotAnchored { size: 3, due_ms: 60_000 },
     ]
+    .into_iter()
+    .chain(delivery::refusals())
+    .collect()
 }
 
 /// One of each refusal.
@@ -480,7 +489,7 @@ fn streams() -> Vec<Vector> {
     all
 }
 
-fn files() -> [(&'static str, &'static str, Vec<Vector>); 5] {
+fn files() -> [(&'static str, &'static str, Vec<Vector>); 6] {
     [
         (
             "statements.json",
@@ -490,6 +499,7 @@ fn files() -> [(&'static str, &'static str, Vec<Vector>); 5] {
         ("market.json", "Messages of /sensora/market/1.", market()),
         ("chain.json", "Messages of /sensora/chain/1.", chain_messages()),
         ("onchain.json", "What is written into transactions.", onchain()),
+        ("delivery.json", "Channels, and what moves over /sensora/delivery/1.", delivery::vectors()),
         ("proofs.json", "Readings, leaves, columns, runs and the proofs of a log.", streams()),
     ]
 }
@@ -516,6 +526,15 @@ pub(crate) fn rewrite(kind: &str, bytes: &[u8]) -> Option<Vec<u8>> {
         "order" => exact::<Order>(bytes),
         "checkpoint" => exact::<Checkpoint>(bytes),
         "receipt" => exact::<Receipt>(bytes),
+        "channel-offer" => exact::<ChannelOffer>(bytes),
+        "live-offer" => exact::<LiveOffer>(bytes),
+        "channel-receipt" => exact::<ChannelReceipt>(bytes),
+        "open-channel" => exact::<OpenChannel>(bytes),
+        "close-channel" => exact::<CloseChannel>(bytes),
+        "ask-channel" => exact::<AskChannel>(bytes),
+        "channel-report" => exact::<ChannelReport>(bytes),
+        "to-seller" => ToSeller::from_bytes(bytes).unwrap().to_bytes().unwrap(),
+        "to-buyer" => ToBuyer::from_bytes(bytes).unwrap().to_bytes().unwrap(),
         "schema" => exact::<sensora_protocol::stream::Schema>(bytes),
         "run" => exact::<Run>(bytes),
         "page" => exact::<Page>(bytes),

@@ -491,12 +491,14 @@ mod tests {
                             held.insert(tag, reservation);
                         }
                     }
-                    1 | 2 => if let Some(reservation) = held.get_mut(&tag) {
-                        if let Ok(voucher) = reservation.pay_to(sat(amount)) {
+                    1 | 2 => {
+                        if let Some(reservation) = held.get_mut(&tag)
+                            && let Ok(voucher) = reservation.pay_to(sat(amount))
+                        {
                             prop_assert!(voucher.as_u64() >= highest);
                             highest = voucher.as_u64();
                         }
-                    },
+                    }
                     3 => drop(held.remove(&tag)),
                     _ => if let Some(reservation) = held.remove(&tag) {
                         let paid = reservation.paid();
