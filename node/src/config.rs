@@ -24,6 +24,8 @@ pub use licence::{LicenceError, validate_licence};
 pub use streams::{PlaceText, StreamConfig};
 
 use crate::agent::anchorer::AnchorPolicy;
+use crate::agent::seller::channels::ChannelPolicy;
+use crate::agent::seller::supply::Credit;
 use crate::agent::{AgentOptions, SourceOptions, Terms};
 use crate::net::Multiaddr;
 use crate::wallet::SweepPolicy;
@@ -323,6 +325,8 @@ impl Config {
             name: self.agent.name.clone(),
             anchors: self.anchor.policy(),
             sources: self.streams.iter().map(source).collect(),
+            channels: ChannelPolicy::default(),
+            credit: Credit::default(),
         }
     }
 

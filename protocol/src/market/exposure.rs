@@ -144,6 +144,11 @@ impl Stakes {
         self.limit
     }
 
+    /// Another limit; what is open above it can only shrink.
+    pub const fn set_limit(&mut self, limit: Satoshis) {
+        self.limit = limit;
+    }
+
     /// What is open in all orders.
     #[must_use]
     pub fn open(&self) -> Exposure {

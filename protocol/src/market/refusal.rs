@@ -148,6 +148,18 @@ pub enum Refusal {
         /// Channel that was asked for.
         channel: ChannelId,
     },
+    /// The seller takes no such channel.
+    #[error("the seller takes channels of {min} to {max}, for {min_blocks} to {max_blocks} blocks")]
+    ChannelNotOffered {
+        /// Least value.
+        min: Satoshis,
+        /// Greatest value.
+        max: Satoshis,
+        /// Shortest time until the refund height.
+        min_blocks: u32,
+        /// Longest time until the refund height.
+        max_blocks: u32,
+    },
     /// The channel takes no orders any more.
     #[error(
         "channel {channel} takes no orders any more: it is closed, or too near to its refund height. Open another"
@@ -216,6 +228,7 @@ impl Refusal {
             Self::UnknownOrder { .. } => "unknown_order",
             Self::NotAnchored { .. } => "not_anchored",
             Self::UnknownChannel { .. } => "unknown_channel",
+            Self::ChannelNotOffered { .. } => "channel_not_offered",
             Self::ChannelClosed { .. } => "channel_closed",
             Self::ChannelNotMined { .. } => "channel_not_mined",
             Self::ChannelTooSmall { .. } => "channel_too_small",

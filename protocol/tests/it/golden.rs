@@ -13,7 +13,7 @@ use sensora_chain::contract::payment::pay_to_hash;
 use sensora_chain::contract::{Channel, ChannelTerms, CloseTerms, KeyRelease, KeyReleaseTerms, RefundHeight};
 use sensora_chain::encode::sha256;
 use sensora_chain::{BlockHash, FeeRate, OutPoint, PrivateKey, Script, Transaction, Txid};
-use sensora_protocol::ad::{self, Ad};
+use sensora_protocol::ad::{self, Ad, PaymentMode};
 use sensora_protocol::anchor::{AnchorPayload, AnchorProof, AnchorTree, ProofV1};
 use sensora_protocol::chain_access::{self, message as chain};
 use sensora_protocol::codec::{self, MAX_FRAME, decode_exact};
@@ -161,7 +161,7 @@ fn market() -> Vec<Vector> {
     let ad = Signed::sign(world.ad(), &world.seller, NETWORK).unwrap();
     let seller = world.seller.clone();
     let anchor = world.anchor(&seller, std::slice::from_ref(&checkpoint), 0, true);
-    let quote = |range| Request::Quote { stream, range };
+    let quote = |range| Request::Quote { stream, range, mode: PaymentMode::Direct };
     let requests = [
         ("ad", Request::Ad),
         ("sample", Request::Sample { stream, count: 10 }),

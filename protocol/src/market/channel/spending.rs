@@ -253,14 +253,14 @@ impl Spending {
         next.reserve(order, amount)?;
         store(&next)?;
         *record = next;
-        Ok(Reservation { spending: self.clone(), order })
+        Ok(Reservation { spending: self.clone(), order, left: false })
     }
 
     /// Takes up the reservation of an order that ran when the node stopped, as it was stored.
     #[must_use]
     pub fn take_up(&self, order: OrderId) -> Option<Reservation> {
         let known = self.lock().lanes.contains_key(&order);
-        known.then(|| Reservation { spending: self.clone(), order })
+        known.then(|| Reservation { spending: self.clone(), order, left: false })
     }
 }
 
@@ -270,6 +270,7 @@ impl Spending {
 pub struct Reservation {
     spending: Spending,
     order: OrderId,
+    left: bool,
 }
 
 impl Reservation {
@@ -321,6 +322,12 @@ impl Reservation {
         Ok(())
     }
 
+    /// Leaves the reservation as it is, for whoever takes the order up with [`Spending::take_up`].
+    pub fn leave(self) {
+        let mut left = self;
+        left.left = true;
+    }
+
     /// The order has ended, and the seller's receipt says that it paid `receipted`. That is final; all else that it had is free.
     ///
     /// # Errors
@@ -332,6 +339,9 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
+        if self.left {
+            return;
+        }
         self.spending.lock().release(&self.order);
     }
 }

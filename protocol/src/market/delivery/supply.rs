@@ -145,6 +145,13 @@ impl ChannelSale {
         Ok((sale, terms))
     }
 
+    /// The receipt, once the order has ended.
+    #[must_use]
+    pub fn receipt(&self, network: Network) -> Option<ChannelReceipt> {
+        let ChannelSaleState::Ended { receipt } = &self.state else { return None };
+        receipt.clone().verify::<ChannelReceipt>(network).ok().map(|signed| signed.value().clone())
+    }
+
     /// What may have been delivered and is not paid, given what the order has `paid`.
     #[must_use]
     pub fn open(&self, paid: Satoshis) -> Satoshis {
