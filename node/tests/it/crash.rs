@@ -183,16 +183,16 @@ impl Market {
                 outcome = &mut task => break Some(outcome.unwrap()),
             }
         };
-        if !agent_died && agent_disk.is_frozen() {
+        // Both before either is started again: in the meantime the other could stop.
+        let (agent_stopped, buyer_stopped) = (self.agent.disk.disarm(), self.buyer.disk.disarm());
+        if agent_stopped {
             agent_died = true;
             self.agent.revive(kept).await;
         }
-        if buyer_died || buyer_disk.is_frozen() {
+        if buyer_stopped {
             buyer_died = true;
             self.buyer.revive(kept).await;
         }
-        self.agent.disk.disarm();
-        self.buyer.disk.disarm();
         if !matches!(outcome, Some(Ok(_))) {
             self.go_on(&request).await;
         }
@@ -446,8 +446,7 @@ async fn a_log_goes_on_exactly_where_a_crash_left_it() {
             .await;
         };
         done.await;
-        died = mortal.disk.is_frozen();
-        mortal.disk.disarm();
+        died = mortal.disk.disarm();
         if died {
             mortal.revive(kept).await;
         }
@@ -568,8 +567,7 @@ impl Spender {
     }
 
     async fn back(&mut self, died: bool, kept: Kept) {
-        self.mortal.disk.disarm();
-        if died {
+        if self.mortal.disk.disarm() || died {
             self.mortal.revive(kept).await;
         }
     }

@@ -95,8 +95,10 @@ impl Disk {
         image.freeze_at = Some(image.syncs + n);
     }
 
-    pub(crate) fn disarm(&self) {
+    /// It does not freeze from here on. Answers whether it has: asked apart, it could freeze in between.
+    pub(crate) fn disarm(&self) -> bool {
         self.image().freeze_at = None;
+        self.is_frozen()
     }
 
     pub(crate) fn is_frozen(&self) -> bool {

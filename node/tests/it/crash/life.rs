@@ -361,15 +361,14 @@ impl Market {
             settled(&self.agent).await;
             settled(&self.buyer).await;
         }
-        let died = frozen(self);
-        if self.agent.disk.is_frozen() {
+        let (agent_stopped, buyer_stopped) = (self.agent.disk.disarm(), self.buyer.disk.disarm());
+        let died = agent_stopped || buyer_stopped;
+        if agent_stopped {
             self.agent.revive(kept).await;
         }
-        if self.buyer.disk.is_frozen() {
+        if buyer_stopped {
             self.buyer.revive(kept).await;
         }
-        self.agent.disk.disarm();
-        self.buyer.disk.disarm();
         self.go_on(&request).await;
         until("the purchases to be mined on both sides", || async {
             drop(self.bootstrap.chain().mine().await);

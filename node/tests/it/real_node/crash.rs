@@ -102,8 +102,7 @@ async fn a_wallet_killed_at_any_step_of_a_payments_life_agrees_with_the_node() {
     for at in 1.. {
         life.mortal.disk.freeze_at_sync(at);
         let done = life.pays(1 + u32::try_from(at).unwrap() % 6).await;
-        let died = done.is_none() || life.mortal.disk.is_frozen();
-        life.mortal.disk.disarm();
+        let died = life.mortal.disk.disarm() || done.is_none();
         if died {
             life.mortal.revive(KEPT[usize::try_from(at).unwrap() % KEPT.len()]).await;
         }
