@@ -277,8 +277,9 @@ impl Buyer {
         }
         for purchase in self.inner.store.read(records::open_purchases)? {
             let terms = purchase.offer.terms(self.inner.network, &purchase.seller)?;
-            let missing = purchase.next.max(first)..terms.end.unwrap_or(u64::MAX).min(end);
-            if &terms.stream == stream && !missing.is_empty() {
+            // Also where all readings are here: the last of them may not be paid yet, and its receipt is missing.
+            let wanted = terms.first.max(first)..terms.end.unwrap_or(u64::MAX).min(end);
+            if &terms.stream == stream && !wanted.is_empty() {
                 return Ok(Some(purchase.id));
             }
         }
