@@ -291,7 +291,8 @@ impl Market {
             ToBuyer::Learned(orders, report) => {
                 let mut channel = self.buyer.channel.clone();
                 channel.spending = self.spending.record();
-                match channel.learn(&orders, &report, &self.contract) {
+                let orders: Vec<_> = orders.into_iter().map(|order| (order, Satoshis::ZERO)).collect();
+                match channel.learn(&orders, &report, sat(CAPACITY), &self.contract) {
                     Ok(_) => {
                         self.spending = Spending::new(channel.spending.clone());
                         self.buyer.channel = channel;
@@ -611,7 +612,8 @@ fn an_offer_that_asks_too_much_is_not_taken() {
     };
     accept(good.clone()).unwrap();
     let height = |height| RefundHeight::new(height).unwrap();
-    let cases: [(ChannelOffer, fn(&ChannelOfferError) -> bool); 10] = [
+    type Fits = fn(&ChannelOfferError) -> bool;
+    let cases: [(ChannelOffer, Fits); 10] = [
         (ChannelOffer { buyer: *identity(9).public(), ..good.clone() }, |e| {
             matches!(e, ChannelOfferError::Buyer(_))
         }),
@@ -661,7 +663,10 @@ fn a_report_without_our_signature_is_not_believed() {
     market.deliver_to_seller(voucher);
     let good = market.report(&[ORDER]);
     let mut channel = market.buyer.channel.clone();
-    assert_eq!(channel.learn(&[ORDER], &good, &market.contract), Ok(Satoshis::ZERO));
+    assert_eq!(
+        channel.learn(&[(ORDER, sat(300))], &good, Satoshis::ZERO, &market.contract),
+        Ok(Satoshis::ZERO)
+    );
     assert_eq!(channel.spending.paid(), Ok(sat(300)));
     let lies = [
         ChannelReport { highest: sat(301), ..good.clone() },
@@ -671,9 +676,53 @@ fn a_report_without_our_signature_is_not_believed() {
     for lie in lies {
         let mut channel = market.buyer.channel.clone();
         let before = channel.clone();
-        assert!(channel.learn(&[ORDER], &lie, &market.contract).is_err(), "{lie:?}");
+        assert!(
+            channel.learn(&[(ORDER, sat(300))], &lie, Satoshis::ZERO, &market.contract).is_err(),
+            "{lie:?}"
+        );
         assert_eq!(channel, before);
     }
+}
+
+#[test]
+fn only_the_buyer_of_a_channel_has_it_closed() {
+    let mut market = Market::new();
+    let open = market.to_seller.pop().unwrap();
+    market.deliver_to_seller(open);
+    let report = market.to_buyer.pop().unwrap();
+    market.deliver_to_buyer(report);
+    market.pay(300);
+    let voucher = market.to_seller.pop().unwrap();
+    market.deliver_to_seller(voucher);
+    let signature =
+        market.buyer.channel.sign(&market.contract, sat(200), &market.world.buyer).unwrap().signature;
+    let good = CloseChannel { channel: market.buyer.channel.id, paid: sat(200), signature };
+    let other = CloseChannel { channel: sensora_protocol::ChannelId([1; 32]), ..good };
+    let forged = CloseChannel { paid: sat(199), ..good };
+    for close in [other, forged] {
+        market.deliver_to_seller(ToSeller::Close(close));
+        assert!(matches!(market.to_buyer.pop(), Some(ToBuyer::Refused(_))));
+        assert_eq!(market.seller.channel.as_ref().unwrap().state.name(), "open");
+    }
+    market.deliver_to_seller(ToSeller::Close(good));
+    market.chain.mine();
+    market.look();
+    assert_eq!(market.seller.credited, sat(300), "the highest voucher, whatever the buyer says");
+}
+
+#[test]
+fn a_channel_that_was_never_answered_is_had_back_from_the_refund_height_on() {
+    let mut market = Market::new();
+    let open = market.to_seller.pop().unwrap();
+    market.deliver_to_seller(open);
+    market.to_buyer.clear();
+    market.seller.channel = None;
+    while market.chain.tip() < market.offer.value().refund_height.get() + 2 {
+        market.chain.mine();
+        market.look();
+    }
+    assert_eq!(market.buyer.channel.state.name(), "ended");
+    assert!(market.buyer.credited >= sat(VALUE - 60), "{}", market.buyer.credited);
 }
 
 proptest! {

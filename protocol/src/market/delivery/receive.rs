@@ -117,6 +117,23 @@ impl ChannelPurchase {
         Ok((purchase, terms))
     }
 
+    /// What is due for what is here.
+    ///
+    /// # Errors
+    /// [`PriceError`].
+    pub fn due(&self, terms: &Terms) -> Result<Satoshis, PriceError> {
+        terms.due(self.next, self.active_ms)
+    }
+
+    /// What is paid and not received, given what the order has `paid`: after a restart the stakes with the seller begin with it, for every
+    /// order that has not ended, before any goes on.
+    ///
+    /// # Errors
+    /// [`PriceError`].
+    pub fn open(&self, terms: &Terms, paid: Satoshis) -> Result<Satoshis, PriceError> {
+        if self.is_final() { Ok(Satoshis::ZERO) } else { Ok(paid.saturating_sub(self.due(terms)?)) }
+    }
+
     /// Whether nothing more is to be done.
     #[must_use]
     pub const fn is_final(&self) -> bool {
@@ -286,7 +303,7 @@ impl Receive {
     /// # Errors
     /// [`PriceError`].
     pub fn due(&self) -> Result<Satoshis, PriceError> {
-        self.terms.due(self.purchase.next, self.purchase.active_ms)
+        self.purchase.due(&self.terms)
     }
 
     /// The first frame of a new stream.
@@ -335,7 +352,7 @@ impl Receive {
             let Before { next, active_ms, state, interval, known, begun } = before;
             (self.purchase.next, self.purchase.active_ms, self.purchase.state) = (next, active_ms, state);
             (self.interval, self.known, self.begun) = (interval, known, begun);
-            stakes.note(self.purchase.id, reservation.paid().saturating_sub(self.due()?));
+            stakes.note(self.purchase.id, self.purchase.open(&self.terms, reservation.paid())?);
         }
         followed
     }

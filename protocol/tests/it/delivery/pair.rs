@@ -6,7 +6,9 @@ use sensora_chain::contract::channel::{Channel, ChannelTerms, CloseTerms, Vouche
 use sensora_chain::contract::height_lock::RefundHeight;
 use sensora_chain::{OutPoint, Satoshis, Txid};
 use sensora_protocol::market::channel::earning::Earning;
-use sensora_protocol::market::channel::spending::{Reservation, Spending, SpendingError, SpendingRecord};
+use sensora_protocol::market::channel::spending::{
+    Claim, Reservation, Spending, SpendingError, SpendingRecord,
+};
 use sensora_protocol::market::delivery::frame::{OrderVoucher, ToBuyer, ToSeller};
 use sensora_protocol::market::delivery::receive::{
     ChannelPurchase, ChannelPurchaseState, Receive, ReceiveAction, ReceiveError, ReceiveEvent,
@@ -246,7 +248,9 @@ impl Pair {
         if self.reservation.is_none() {
             let order = self.receive.purchase().id;
             let mut record = self.buyer_disk.spending.clone();
-            record.learn(self.earning.highest, &[(order, self.claim())]).unwrap();
+            let due = self.receive.due().unwrap();
+            let claim = Claim { order, paid: self.claim(), due };
+            record.learn(self.earning.highest, &[claim], sat(self.setup.buyer_limit)).unwrap();
             self.spending = Spending::new(record.clone());
             self.buyer_disk.spending = record;
             self.reservation = self.spending.take_up(order);
@@ -350,12 +354,13 @@ impl Pair {
                     channel: view,
                     now_ms: self.world.now_ms,
                 };
-                let sale = match self.seller_disk.sale.clone() {
-                    Some(sale) => sale,
-                    None => match ChannelSale::admit(&begin, &admission) {
-                        Ok((sale, _)) => sale,
-                        Err(refusal) => return self.refuse(refusal),
-                    },
+                let admitted = match self.seller_disk.sale.clone() {
+                    Some(sale) => sale.go_on(&begin, NETWORK, &self.world.seller).map(|terms| (sale, terms)),
+                    None => ChannelSale::admit(&begin, &admission),
+                };
+                let sale = match admitted {
+                    Ok((sale, _)) => sale,
+                    Err(refusal) => return self.refuse(refusal),
                 };
                 if !matches!(sale.state, ChannelSaleState::Ended { .. }) {
                     self.earning.begin(sale.order).unwrap();
