@@ -25,7 +25,6 @@ use crate::identity::Identity;
 use crate::market::delivery::frame::{Begin, ToBuyer};
 use crate::market::delivery::terms::{Offered, Terms};
 use crate::market::exposure::{Interval, OverLimit, Stakes};
-use crate::market::order::Order;
 use crate::market::price::PriceError;
 use crate::market::receipt::ChannelReceipt;
 use crate::market::refusal::Refusal;
@@ -106,11 +105,7 @@ impl ChannelSale {
     pub fn admit(begin: &Begin, at: &SupplyAdmission<'_>) -> Result<(Self, Terms), Refusal> {
         let invalid = |reason: &str| Refusal::InvalidOrder { reason: reason.into() };
         let foreign = |reason: String| Refusal::ForeignOffer { reason };
-        let order = begin.order.clone().verify_by::<Order>(at.network, at.peer);
-        let order = order.map_err(|error| Refusal::InvalidOrder { reason: error.to_string() })?;
-        if &order.value().buyer != at.peer {
-            return Err(invalid("the buyer in it is not who sends it"));
-        }
+        let order = begin.order_of(at.network, at.peer)?;
         let terms = begin.offer.terms(at.network, at.seller.public());
         let terms = terms.map_err(|error| foreign(error.to_string()))?;
         if order.value().offer != terms.offer {
@@ -143,6 +138,25 @@ impl ChannelSale {
             state: ChannelSaleState::Running,
         };
         Ok((sale, terms))
+    }
+
+    /// Lets an order go on that was admitted before, by the sale that is stored under [`Begin::order_id`]: it goes on with its buyer and on its
+    /// channel, though the offer may have expired meanwhile and the channel have less left than the order's price.
+    ///
+    /// # Errors
+    /// A [`Refusal`]; nothing is to be delivered then.
+    pub fn go_on(&self, begin: &Begin, network: Network, seller: &Identity) -> Result<Terms, Refusal> {
+        let order = self.order;
+        if begin.order_id(network, &self.buyer)? != order {
+            return Err(Refusal::UnknownOrder { order });
+        }
+        if begin.channel != self.channel {
+            return Err(Refusal::InvalidOrder {
+                reason: format!("it is paid through channel {}", self.channel),
+            });
+        }
+        let terms = self.offer.terms(network, seller.public());
+        terms.map_err(|error| Refusal::ForeignOffer { reason: error.to_string() })
     }
 
     /// What may have been delivered and is not paid, given what the order has `paid`.
@@ -226,7 +240,8 @@ pub struct Supply {
 }
 
 impl Supply {
-    /// Begins, or goes on after a stop: `paid` is what the channel's account says, `begin` what the buyer misses and would pay, `size` how many readings there are.
+    /// Begins, or goes on after a stop, with what [`ChannelSale::admit`] or [`ChannelSale::go_on`] has passed. There is one of it for an order: where
+    /// the buyer begins anew, the one before is dropped. `paid` is what the channel's account says, `begin` what the buyer misses and would pay, `size` how many readings there are.
     #[must_use]
     pub fn new(
         sale: ChannelSale,

@@ -2,13 +2,16 @@
 //! waits for ever.
 
 use sensora_chain::Satoshis;
-use sensora_protocol::market::delivery::frame::ToBuyer;
+use sensora_protocol::market::delivery::frame::{Begin, ToBuyer, ToSeller};
 use sensora_protocol::market::delivery::receive::ReceiveError;
+use sensora_protocol::market::delivery::supply::ChannelSale;
 use sensora_protocol::market::price::{Price, Tariff};
+use sensora_protocol::market::refusal::Refusal;
+use sensora_protocol::{ChannelId, OrderId};
 
 use super::pair::{Goods, Pair, Setup};
 use super::range;
-use crate::world::sat;
+use crate::world::{NETWORK, identity, sat};
 
 fn live(msat: u64, budget: u64) -> Goods {
     Goods::Live { first: 5, tariff: Tariff::Reading(Price::from_msat(msat).unwrap()), budget }
@@ -148,4 +151,23 @@ fn a_buyer_whose_clock_is_behind_is_still_served_for_what_it_pays() {
         pair.settle();
         pair.check_ended(30);
     }
+}
+
+#[test]
+fn an_order_goes_on_with_its_buyer_and_on_its_channel_only() {
+    let mut pair = Pair::new(range());
+    pair.start();
+    let Some(ToSeller::Begin(begin)) = pair.to_seller.front().cloned() else { panic!() };
+    pair.settle();
+    let sale = pair.sale();
+    let go_on = |begin: &Begin, sale: &ChannelSale| sale.go_on(begin, NETWORK, &identity(1)).map(|_| ());
+    assert_eq!(go_on(&begin, sale), Ok(()));
+    let other = Begin { channel: ChannelId([1; 32]), ..(*begin).clone() };
+    assert!(matches!(go_on(&other, sale), Err(Refusal::InvalidOrder { .. })));
+    let stranger = ChannelSale { buyer: *identity(7).public(), ..sale.clone() };
+    assert!(matches!(go_on(&begin, &stranger), Err(Refusal::InvalidOrder { .. })));
+    let another = ChannelSale { order: OrderId([3; 32]), ..sale.clone() };
+    assert!(matches!(go_on(&begin, &another), Err(Refusal::UnknownOrder { .. })));
+    assert_eq!(begin.order_id(NETWORK, identity(2).public()), Ok(sale.order));
+    assert!(begin.order_id(NETWORK, identity(7).public()).is_err());
 }
