@@ -21,6 +21,7 @@ use sensora_protocol::market::channel::message::ChannelReport;
 use sensora_protocol::market::channel::offer::{ChannelKeys, ChannelLimits, ChannelOffer};
 use sensora_protocol::market::channel::spending::{Reservation, Spending, SpendingRecord};
 use sensora_protocol::market::message::{Answer, Request, Response};
+use sensora_protocol::market::offer::OfferError;
 use sensora_protocol::market::purchase::SignedPayment;
 use sensora_protocol::{ChannelId, OrderId, Signed};
 use tokio_util::sync::CancellationToken;
@@ -207,7 +208,7 @@ impl Buyer {
     /// [`BuyError`]; the seller's silence changes nothing: from the refund height on the money is taken back without it.
     pub async fn close_channel(&self, id: &ChannelId) -> Result<(), BuyError> {
         let open = self.channel(id)?;
-        self.learn(&open).await?;
+        self.learn(&open, Satoshis::ZERO).await?;
         let running = lock(&open.spending).record().reserved()?;
         if !running.is_zero() {
             return Err(BuyError::ChannelInUse { channel: *id, reserved: running });
@@ -233,7 +234,7 @@ impl Buyer {
     }
 
     /// Before the first payment after a start: what has been paid, from the seller, proven by our own signature.
-    pub(super) async fn learn(&self, open: &Arc<Open>) -> Result<(), BuyError> {
+    pub(super) async fn learn(&self, open: &Arc<Open>, exposure: Satoshis) -> Result<(), BuyError> {
         let mut learned = open.learned.lock().await;
         if *learned {
             return Ok(());
@@ -247,9 +248,20 @@ impl Buyer {
             Response::Ok(Answer::Channel(report)) => report,
             other => return Err(unexpected(&request, other)),
         };
+        let mut asked = Vec::with_capacity(question.orders.len());
+        for order in question.orders {
+            let due = match self.inner.store.read(|tx| records::purchase(tx, &order))? {
+                Some(purchase) => {
+                    let terms = purchase.offer.terms(self.inner.network, &seller)?;
+                    purchase.due(&terms).map_err(OfferError::from)?
+                }
+                None => Satoshis::ZERO,
+            };
+            asked.push((order, due));
+        }
         let mut record = lock(&open.record);
         let mut next = record.clone();
-        let unclaimed = next.learn(&question.orders, &report, &open.contract)?;
+        let unclaimed = next.learn(&asked, &report, exposure, &open.contract)?;
         if !unclaimed.is_zero() {
             tracing::warn!(channel = %record.id, %unclaimed, "was paid by orders that this home does not know: it was restored from an old backup");
         }

@@ -17,7 +17,7 @@ use sensora_protocol::market::delivery::receive::{
     ChannelPurchase, ChannelPurchaseState, Receive, ReceiveAction, ReceiveError, ReceiveEvent,
 };
 use sensora_protocol::market::delivery::terms::{Offered, Terms};
-use sensora_protocol::market::exposure::{Interval, Stakes};
+use sensora_protocol::market::exposure::Interval;
 use sensora_protocol::market::message::{Answer, Request, Response};
 use sensora_protocol::market::offer::{BuyerLimits, Offer, OfferError, Range};
 use sensora_protocol::{OrderId, Signed};
@@ -26,6 +26,7 @@ use super::channels::Open;
 use super::drive::keep;
 use super::{ATTEMPTS, Bought, BuyError, BuyRequest, Buyer, BuyerParts, FIRST_PAUSE, Progress, unexpected};
 use crate::net::{DeliverySender, Offence, PeerId, peer_id_from_public_key};
+use crate::stakes::SharedStakes;
 use crate::store::bought::{self, BoughtStream};
 use crate::store::{StoreError, channels as records, orders};
 
@@ -39,7 +40,7 @@ const BAD_DELIVERIES: u32 = 2;
 /// What is open with each seller.
 #[derive(Default)]
 pub(super) struct OpenStakes {
-    sellers: Mutex<BTreeMap<PublicKey, Arc<Mutex<Stakes>>>>,
+    sellers: Mutex<BTreeMap<PublicKey, Arc<SharedStakes>>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -80,7 +81,7 @@ impl From<crate::net::DeliveryError> for Broken {
 struct Session<'a> {
     buyer: &'a Buyer,
     open: Arc<Open>,
-    stakes: Arc<Mutex<Stakes>>,
+    stakes: Arc<SharedStakes>,
     receive: Receive,
     reservation: Option<Reservation>,
 }
@@ -122,7 +123,7 @@ impl Buyer {
             self.accept(&offer, *stream, range, ad.as_ref(), BuyerLimits { max_price: left, ..*limits })?;
             let total = offer.value().total;
             progress(Progress::Quoted { count: offer.value().count, total });
-            let id = self.order_through_channel(&offer).await?;
+            let id = self.order_through_channel(&offer, limits.exposure).await?;
             drop(deciding);
             self.receive(&id, limits.exposure, &mut progress).await?;
             paid = paid.checked_add(total).unwrap_or(paid);
@@ -168,7 +169,11 @@ impl Buyer {
     }
 
     /// Orders through a channel: order, reservation and what the stream is are on disk when this returns, and nothing has been sent yet.
-    async fn order_through_channel(&self, offer: &Signed<Offer>) -> Result<OrderId, BuyError> {
+    async fn order_through_channel(
+        &self,
+        offer: &Signed<Offer>,
+        exposure: Satoshis,
+    ) -> Result<OrderId, BuyError> {
         let BuyerParts { identity, network, clock, .. } = &*self.inner;
         let terms = offer.value();
         let seller = *offer.key();
@@ -177,7 +182,7 @@ impl Buyer {
             needed: terms.total,
         };
         let open = self.channel_with(&seller, terms.total).ok_or_else(none)?;
-        self.learn(&open).await?;
+        self.learn(&open, exposure).await?;
         let mut nonce = [0; 16];
         getrandom::fill(&mut nonce).map_err(|error| BuyError::Randomness(error.to_string()))?;
         let offered = Offered::Range(offer.bytes().clone());
@@ -219,12 +224,12 @@ impl Buyer {
     }
 
     /// What is open with a seller over all orders.
-    fn stakes_of(&self, seller: &PublicKey, limit: Satoshis) -> Result<Arc<Mutex<Stakes>>, BuyError> {
+    fn stakes_of(&self, seller: &PublicKey, limit: Satoshis) -> Result<Arc<SharedStakes>, BuyError> {
         let stakes = {
             let mut all = lock(&self.stakes.sellers);
-            all.entry(*seller).or_insert_with(|| Arc::new(Mutex::new(Stakes::new(limit)))).clone()
+            all.entry(*seller).or_insert_with(|| Arc::new(SharedStakes::new(limit))).clone()
         };
-        let mut known = lock(&stakes);
+        let mut known = stakes.lock();
         known.set_limit(limit);
         for direct in self.inner.store.read(orders::open_purchases)? {
             if &direct.seller == seller {
@@ -303,7 +308,7 @@ impl Buyer {
     ) -> Result<(), Broken> {
         let BuyerParts { net, discovery, network, .. } = &*self.inner;
         let open = self.channel(&purchase.channel)?;
-        self.learn(&open).await?;
+        self.learn(&open, exposure).await?;
         let terms = purchase.offer.terms(*network, &purchase.seller).map_err(BuyError::from)?;
         let reservation = self.take_up(&open, &purchase)?;
         let unit = terms.unit().map_err(OfferError::from).map_err(BuyError::from)?;
@@ -318,7 +323,16 @@ impl Buyer {
         let begin = session.receive.start();
         session.follow(vec![begin], &mut sender).await?;
         loop {
-            let Some(bytes) = receiver.next(PATIENCE).await? else {
+            let stakes = session.stakes.clone();
+            let bytes = tokio::select! {
+                bytes = receiver.next(PATIENCE) => bytes?,
+                () = stakes.room() => {
+                    let actions = session.event(ReceiveEvent::Room)?;
+                    session.follow(actions, &mut sender).await?;
+                    continue;
+                }
+            };
+            let Some(bytes) = bytes else {
                 return Err(Broken::Later("the seller has ended the delivery".into(), 500));
             };
             let Ok(frame) = ToBuyer::from_bytes(&bytes) else {
@@ -355,7 +369,7 @@ impl Session<'_> {
         let order = self.receive.purchase().id;
         let Some(reservation) = self.reservation.as_mut() else { return Ok(Vec::new()) };
         let network = self.buyer.inner.network;
-        let handled = self.receive.handle(event, reservation, &mut lock(&self.stakes), network);
+        let handled = self.stakes.change(|stakes| self.receive.handle(event, reservation, stakes, network));
         handled.map_err(|error| match error {
             ReceiveError::Refused(refusal) if refusal.is_temporary() => {
                 Broken::Later(refusal.to_string(), 500)

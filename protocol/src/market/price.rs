@@ -137,6 +137,15 @@ impl Tariff {
             Self::Second(_) => 0,
         }
     }
+
+    /// The most milliseconds for which no more than `amount` is due: by the reading, any.
+    #[must_use]
+    pub fn time_covered_by(self, amount: Satoshis) -> u64 {
+        match self {
+            Self::Reading(_) => u64::MAX,
+            Self::Second(price) => price.covered_by(amount).saturating_mul(1000),
+        }
+    }
 }
 
 impl fmt::Display for Price {

@@ -8,14 +8,14 @@ use sensora_chain::Satoshis;
 use sensora_chain::contract::RefundHeight;
 use sensora_protocol::Signed;
 use sensora_protocol::market::channel::buyer::BuyerChannelEvent;
-use sensora_protocol::market::channel::message::{ChannelReport, ChannelStanding};
+use sensora_protocol::market::channel::message::{ChannelReport, ChannelStanding, CloseChannel};
 use sensora_protocol::market::channel::offer::{ChannelOffer, ChannelOfferError, MIN_MARGIN};
 use sensora_protocol::market::channel::seller::BookError;
 use sensora_protocol::market::delivery::frame::OrderVoucher;
 use sensora_protocol::market::refusal::Refusal;
 
 use crate::world::{NETWORK, NOW_MS, World, identity, sat};
-use market::{BLOCKS, CAPACITY, FEE, Market, ORDER, VALUE, limits, offer};
+use market::{BLOCKS, CAPACITY, FEE, Market, ORDER, ToBuyer, ToSeller, VALUE, limits, offer};
 
 #[test]
 fn a_channel_is_opened_paid_and_closed_with_two_transactions() {
@@ -184,7 +184,10 @@ fn a_report_without_our_signature_is_not_believed() {
     market.deliver_to_seller(voucher);
     let good = market.report(&[ORDER]);
     let mut channel = market.buyer.channel.clone();
-    assert_eq!(channel.learn(&[ORDER], &good, &market.contract), Ok(Satoshis::ZERO));
+    assert_eq!(
+        channel.learn(&[(ORDER, sat(300))], &good, Satoshis::ZERO, &market.contract),
+        Ok(Satoshis::ZERO)
+    );
     assert_eq!(channel.spending.paid(), Ok(sat(300)));
     let lies = [
         ChannelReport { highest: sat(301), ..good.clone() },
@@ -194,9 +197,53 @@ fn a_report_without_our_signature_is_not_believed() {
     for lie in lies {
         let mut channel = market.buyer.channel.clone();
         let before = channel.clone();
-        assert!(channel.learn(&[ORDER], &lie, &market.contract).is_err(), "{lie:?}");
+        assert!(
+            channel.learn(&[(ORDER, sat(300))], &lie, Satoshis::ZERO, &market.contract).is_err(),
+            "{lie:?}"
+        );
         assert_eq!(channel, before);
     }
+}
+
+#[test]
+fn only_the_buyer_of_a_channel_has_it_closed() {
+    let mut market = Market::new();
+    let open = market.to_seller.pop().unwrap();
+    market.deliver_to_seller(open);
+    let report = market.to_buyer.pop().unwrap();
+    market.deliver_to_buyer(report);
+    market.pay(300);
+    let voucher = market.to_seller.pop().unwrap();
+    market.deliver_to_seller(voucher);
+    let signature =
+        market.buyer.channel.sign(&market.contract, sat(200), &market.world.buyer).unwrap().signature;
+    let good = CloseChannel { channel: market.buyer.channel.id, paid: sat(200), signature };
+    let other = CloseChannel { channel: sensora_protocol::ChannelId([1; 32]), ..good };
+    let forged = CloseChannel { paid: sat(199), ..good };
+    for close in [other, forged] {
+        market.deliver_to_seller(ToSeller::Close(close));
+        assert!(matches!(market.to_buyer.pop(), Some(ToBuyer::Refused(_))));
+        assert_eq!(market.seller.channel.as_ref().unwrap().state.name(), "open");
+    }
+    market.deliver_to_seller(ToSeller::Close(good));
+    market.chain.mine();
+    market.look();
+    assert_eq!(market.seller.credited, sat(300), "the highest voucher, whatever the buyer says");
+}
+
+#[test]
+fn a_channel_that_was_never_answered_is_had_back_from_the_refund_height_on() {
+    let mut market = Market::new();
+    let open = market.to_seller.pop().unwrap();
+    market.deliver_to_seller(open);
+    market.to_buyer.clear();
+    market.seller.channel = None;
+    while market.chain.tip() < market.offer.value().refund_height.get() + 2 {
+        market.chain.mine();
+        market.look();
+    }
+    assert_eq!(market.buyer.channel.state.name(), "ended");
+    assert!(market.buyer.credited >= sat(VALUE - 60), "{}", market.buyer.credited);
 }
 
 proptest! {

@@ -11,20 +11,20 @@ use std::time::Duration;
 use bytes::Bytes;
 use sensora_chain::Satoshis;
 use sensora_chain::keys::PublicKey;
+use sensora_protocol::OrderId;
 use sensora_protocol::market::channel::seller::{BookError, SellerChannel};
 use sensora_protocol::market::delivery::frame::{Begin, MAX_TO_SELLER_LEN, OrderVoucher, ToBuyer, ToSeller};
 use sensora_protocol::market::delivery::supply::{
     ChannelSale, Supply, SupplyAction, SupplyAdmission, SupplyEvent,
 };
-use sensora_protocol::market::exposure::{Interval, Stakes};
-use sensora_protocol::market::order::Order;
+use sensora_protocol::market::exposure::Interval;
 use sensora_protocol::market::refusal::Refusal;
-use sensora_protocol::{OrderId, Signed};
 use tokio_util::sync::CancellationToken;
 
 use super::channels::{Channels, Live};
 use super::{Seller, SellerParts, failed, storage};
 use crate::net::{DeliveryError, DeliveryReceiver, DeliverySender, DeliveryStream, Offence};
+use crate::stakes::SharedStakes;
 use crate::store::{StoreError, channels as records};
 
 /// How long a buyer may say nothing. It says `alive` where it has nothing to pay.
@@ -52,7 +52,7 @@ impl Default for Credit {
 pub(super) struct Supplies {
     credit: Credit,
     /// What is open with each buyer.
-    stakes: Mutex<BTreeMap<PublicKey, Arc<Mutex<Stakes>>>>,
+    stakes: Mutex<BTreeMap<PublicKey, Arc<SharedStakes>>>,
     /// Orders with a stream.
     running: Mutex<BTreeMap<OrderId, Running>>,
 }
@@ -76,14 +76,14 @@ impl Supplies {
     }
 
     /// What is open with a buyer: from before a restart, too.
-    fn stakes_of(&self, buyer: &PublicKey) -> Arc<Mutex<Stakes>> {
+    fn stakes_of(&self, buyer: &PublicKey) -> Arc<SharedStakes> {
         let mut all = lock(&self.stakes);
-        all.entry(*buyer).or_insert_with(|| Arc::new(Mutex::new(Stakes::new(self.credit.limit)))).clone()
+        all.entry(*buyer).or_insert_with(|| Arc::new(SharedStakes::new(self.credit.limit))).clone()
     }
 
     /// Counts what orders of before a restart leave open.
     pub(super) fn note(&self, sale: &ChannelSale, paid: Satoshis) {
-        lock(&self.stakes_of(&sale.buyer)).note(sale.order, sale.open(paid));
+        self.stakes_of(&sale.buyer).lock().note(sale.order, sale.open(paid));
     }
 }
 
@@ -112,8 +112,9 @@ impl From<Refusal> for Ended {
 /// One delivery: the state machine and what it stands on.
 struct Session {
     seller: Seller,
-    live: Arc<Mutex<Live>>,
-    stakes: Arc<Mutex<Stakes>>,
+    /// The channel; none where the order has ended and its channel is settled. Its receipt is shown all the same.
+    live: Option<Arc<Mutex<Live>>>,
+    stakes: Arc<SharedStakes>,
     supply: Supply,
 }
 
@@ -133,7 +134,7 @@ impl Seller {
             self.inner.parts.net.report(peer, Offence::Malformed).await;
             return;
         };
-        let outcome = match self.order_of(&buyer, &begin) {
+        let outcome = match begin.order_id(self.inner.parts.network, &buyer) {
             Ok(id) => self.serve(buyer, id, *begin, (&mut sender, &mut receiver), &cancel).await,
             Err(refusal) => Err(Ended::Refused(refusal)),
         };
@@ -149,14 +150,6 @@ impl Seller {
             Err(Ended::Stream(error)) => tracing::debug!(%error, "a delivery was interrupted"),
             Err(Ended::Gone) => {}
         }
-    }
-
-    fn order_of(&self, buyer: &PublicKey, begin: &Begin) -> Result<OrderId, Refusal> {
-        let network = self.inner.parts.network;
-        let order = begin.order.clone().verify_by::<Order>(network, buyer);
-        let order: Signed<Order> =
-            order.map_err(|error| Refusal::InvalidOrder { reason: error.to_string() })?;
-        Ok(order.id(network))
     }
 
     /// Serves an order on this stream alone: one that is served already for the same order ends first.
@@ -204,11 +197,7 @@ impl Seller {
         let stored = stored.filter(|sale| sale.buyer == buyer);
         let (sale, terms, live) = match (stored, live) {
             (Some(sale), live) => {
-                let terms = sale.offer.terms(*network, identity.public()).map_err(|error| failed(&error))?;
-                let live = match channels.get(&buyer, &sale.channel) {
-                    Ok(live) => live,
-                    Err(refusal) => live.map_err(|_| refusal)?,
-                };
+                let terms = sale.go_on(begin, *network, identity)?;
                 (sale, terms, live)
             }
             (None, live) => {
@@ -226,12 +215,13 @@ impl Seller {
                     now_ms,
                 };
                 let (sale, terms) = ChannelSale::admit(begin, &at)?;
-                (sale, terms, live)
+                (sale, terms, Ok(live))
             }
         };
         let paid = match sale.receipt(*network) {
             Some(receipt) => receipt.paid,
             None => {
+                let live = live.clone()?;
                 let mut live = lock(&live);
                 let begun = live.record.earning.begin(sale.order);
                 begun.map_err(|_| Refusal::Busy { retry_ms: 1_000 })?;
@@ -246,12 +236,12 @@ impl Seller {
             None => recorder.summary(&terms.stream).map_err(storage)?.size,
         };
         let stakes = self.inner.supplies.stakes_of(&buyer);
-        let open = lock(&stakes).open().amount();
+        let open = stakes.lock().open().amount();
         if open > credit.limit {
             return Err(Refusal::NotPaid { open, limit: credit.limit });
         }
         let supply = Supply::new(sale, terms, interval, paid, begin, size);
-        Ok(Session { seller: self.clone(), live, stakes, supply })
+        Ok(Session { seller: self.clone(), live: live.ok(), stakes, supply })
     }
 }
 
@@ -264,12 +254,13 @@ impl Session {
     ) -> Result<(), Ended> {
         let actions = self.step(|session, now_ms| {
             let SellerParts { identity, network, .. } = &session.seller.inner.parts;
-            session.supply.start(&mut lock(&session.stakes), identity, *network, now_ms)
+            session.stakes.change(|stakes| session.supply.start(stakes, identity, *network, now_ms))
         })?;
         self.follow(actions, sender).await?;
         let is_live = self.supply.terms().end.is_none();
         let mut ticks = tokio::time::interval(LIVE_EVERY);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let stakes = self.stakes.clone();
         while !self.supply.is_ended() {
             tokio::select! {
                 () = cancel.cancelled() => return Err(Ended::Gone),
@@ -281,6 +272,7 @@ impl Session {
                     self.frame(frame, sender).await?;
                 }
                 _ = ticks.tick(), if is_live => self.look(sender).await?,
+                () = stakes.room() => self.event(SupplyEvent::Room, sender).await?,
             }
         }
         Ok(())
@@ -298,7 +290,7 @@ impl Session {
     async fn event(&mut self, event: SupplyEvent, sender: &mut DeliverySender) -> Result<(), Ended> {
         let actions = self.step(|session, now_ms| {
             let SellerParts { identity, network, .. } = &session.seller.inner.parts;
-            session.supply.handle(event, &mut lock(&session.stakes), identity, *network, now_ms)
+            session.stakes.change(|stakes| session.supply.handle(event, stakes, identity, *network, now_ms))
         })?;
         self.follow(actions, sender).await
     }
@@ -319,7 +311,8 @@ impl Session {
     /// Books a voucher; account and grant are on disk before anything is delivered for it.
     async fn voucher(&mut self, voucher: OrderVoucher, sender: &mut DeliverySender) -> Result<(), Ended> {
         let order = self.supply.sale().order;
-        let (tip, live) = (self.seller.inner.parts.channels.tip(), self.live.clone());
+        let (tip, channel) = (self.seller.inner.parts.channels.tip(), self.supply.sale().channel);
+        let live = self.live.clone().ok_or(Refusal::ChannelClosed { channel })?;
         {
             let live = lock(&live);
             live.record.view(live.record.standing(&live.offer, tip))?;
@@ -349,8 +342,10 @@ impl Session {
                     self.send(readings, sender).await?;
                     let more = self.step(|session, now_ms| {
                         let SellerParts { identity, network, .. } = &session.seller.inner.parts;
-                        let stakes = &mut lock(&session.stakes);
-                        session.supply.handle(SupplyEvent::Sent(end), stakes, identity, *network, now_ms)
+                        let sent = SupplyEvent::Sent(end);
+                        session
+                            .stakes
+                            .change(|stakes| session.supply.handle(sent, stakes, identity, *network, now_ms))
                     })?;
                     actions.extend(more);
                 }
@@ -360,7 +355,8 @@ impl Session {
     }
 
     async fn store(&self, ends: bool) -> Result<(), Refusal> {
-        let (sale, live) = (self.supply.sale().clone(), self.live.clone());
+        let sale = self.supply.sale().clone();
+        let live = self.live.clone().ok_or(Refusal::ChannelClosed { channel: sale.channel })?;
         self.seller
             .blocking(move |seller| {
                 let channels: &Channels = &seller.inner.parts.channels;

@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 
 use super::message::{AskChannel, ChannelReport, CloseChannel, OpenChannel};
 use super::offer::{ChannelKeys, ChannelOffer, signing_invoice};
-use super::spending::{SpendingError, SpendingRecord};
+use super::spending::{Claim, SpendingError, SpendingRecord};
 use crate::id::{ChannelId, OrderId};
 use crate::identity::Identity;
 use crate::market::purchase::SignedPayment;
@@ -98,7 +98,7 @@ pub enum BuyerChannelEvent {
     Report(ChannelReport),
     /// The seller refuses.
     Refused(Refusal),
-    /// The buyer does not want to wait for an answer to its funding any longer.
+    /// The buyer does not want to wait for an answer to its funding any longer. At the refund height it gives up by itself.
     GiveUp,
     /// The network has taken the transaction that takes the funding's coins back.
     TakenBack,
@@ -260,15 +260,17 @@ impl BuyerChannel {
         AskChannel { channel: self.id, orders: self.spending.lanes.keys().copied().collect() }
     }
 
-    /// Takes the seller's answer to [`BuyerChannel::question`]: what the vouchers that are out have paid. What is paid to no order that is
-    /// known is returned.
+    /// Takes the seller's answer to [`BuyerChannel::question`]: what the vouchers that are out have paid. `asked` are the orders of the question,
+    /// each with what is due for it by the buyer's record, and `exposure` is the buyer's with this seller; see [`SpendingRecord::learn`]. What
+    /// is paid to no order that is known is returned.
     ///
     /// # Errors
     /// [`BuyerChannelError::Unproven`], [`BuyerChannelError::Spending`]; the channel is as it was.
     pub fn learn(
         &mut self,
-        asked: &[OrderId],
+        asked: &[(OrderId, Satoshis)],
         report: &ChannelReport,
+        exposure: Satoshis,
         channel: &Channel,
     ) -> Result<Satoshis, BuyerChannelError> {
         let unproven = BuyerChannelError::Unproven { channel: self.id, said: report.highest };
@@ -277,8 +279,10 @@ impl BuyerChannel {
             let voucher = Voucher { paid: report.highest, signature };
             channel.verify_voucher(&voucher).map_err(|_| unproven)?;
         }
-        let claims: Vec<_> = asked.iter().copied().zip(report.paid.iter().copied()).collect();
-        Ok(self.spending.learn(report.highest, &claims)?)
+        // An order that the seller leaves out has paid nothing, as it says.
+        let paid = report.paid.iter().copied().chain(std::iter::repeat(Satoshis::ZERO));
+        let claims = asked.iter().zip(paid).map(|(&(order, due), paid)| Claim { order, paid, due });
+        Ok(self.spending.learn(report.highest, &claims.collect::<Vec<_>>(), exposure)?)
     }
 
     /// What to do now, given the state alone: at the beginning, after a crash, and to try again.
@@ -326,9 +330,11 @@ impl BuyerChannel {
                 self.state = BuyerChannelState::Refused { refusal: Some(refusal) };
                 vec![Action::TakeBack(self.funding.txid)]
             }
-            (BuyerChannelEvent::GiveUp, BuyerChannelState::Funding) => {
-                self.state = BuyerChannelState::Refused { refusal: None };
-                vec![Action::TakeBack(self.funding.txid)]
+            (BuyerChannelEvent::GiveUp, BuyerChannelState::Funding) => self.give_up(),
+            (BuyerChannelEvent::Tip { height, .. }, BuyerChannelState::Funding) => {
+                // No answer can make a channel of it any more, and the seller may have put it on the chain.
+                let (offer, _) = self.contract(buyer, network)?;
+                if height < offer.refund_height.get() { Vec::new() } else { self.give_up() }
             }
             (BuyerChannelEvent::TakenBack, BuyerChannelState::Refused { refusal }) => {
                 self.state = BuyerChannelState::TakenBack { refusal };
@@ -382,6 +388,11 @@ impl BuyerChannel {
             }
             _ => Vec::new(),
         })
+    }
+
+    fn give_up(&mut self) -> Vec<BuyerChannelAction> {
+        self.state = BuyerChannelState::Refused { refusal: None };
+        vec![BuyerChannelAction::TakeBack(self.funding.txid)]
     }
 
     fn spent(

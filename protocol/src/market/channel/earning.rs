@@ -146,7 +146,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::market::channel::spending::{Spending, SpendingError, SpendingRecord};
+    use crate::market::channel::spending::{Claim, Spending, SpendingError, SpendingRecord};
 
     fn sat(amount: u64) -> Satoshis {
         Satoshis::from_sat(amount)
@@ -246,8 +246,11 @@ mod tests {
                         // The buyer crashes, comes back with what is on disk, and learns from the seller.
                         held.into_values().for_each(std::mem::forget);
                         held = BTreeMap::new();
-                        let claims: Vec<_> = tags.map(|tag| (order(tag), account.paid_by(&order(tag)))).into();
-                        disk.learn(account.highest, &claims).unwrap();
+                        let claims = tags.map(|tag| {
+                            let (order, due) = (order(tag), Satoshis::ZERO);
+                            Claim { order, paid: account.paid_by(&order), due }
+                        });
+                        disk.learn(account.highest, &claims, Satoshis::MAX).unwrap();
                         prop_assert!(disk.paid().unwrap() >= account.highest);
                         spending = Spending::new(disk.clone());
                         for tag in tags {

@@ -369,23 +369,25 @@ impl SellerChannel {
                 SellerChannelEvent::CloseAsked(asked),
                 SellerChannelState::Open | SellerChannelState::Closing,
             ) => {
-                // Where nothing was paid, the buyer's signature is what gives it everything back at once; and a seller whose
-                // record is older than its last vouchers gets the highest here.
-                // Once a close is out, another amount would only conflict with it.
-                let more = asked.as_ref().is_some_and(|asked| asked.paid > self.earning.highest);
-                let more = more && self.state == SellerChannelState::Open;
-                if let Some(asked) = asked
-                    && (self.signature.is_none() || more)
-                    && asked.channel == self.id
-                {
+                if let Some(asked) = asked {
+                    // Whoever asks shows by the signature that it is the buyer, whether the amount is used or not.
+                    if asked.channel != self.id {
+                        return Ok(vec![Action::Refuse(Refusal::UnknownChannel { channel: asked.channel })]);
+                    }
                     let voucher = Voucher { paid: asked.paid, signature: asked.signature };
                     if let Err(error) = channel.verify_voucher(&voucher) {
                         return Ok(vec![Action::Refuse(Refusal::VoucherInvalid {
                             reason: error.to_string(),
                         })]);
                     }
-                    self.earning.take(asked.paid);
-                    self.signature = Some(asked.signature);
+                    // Where nothing was paid, the buyer's signature is what gives it everything back at once; and a seller whose
+                    // record is older than its last vouchers gets the highest here.
+                    // Once a close is out, another amount would only conflict with it.
+                    let more = asked.paid > self.earning.highest && self.state == SellerChannelState::Open;
+                    if self.signature.is_none() || more {
+                        self.earning.take(asked.paid);
+                        self.signature = Some(asked.signature);
+                    }
                 }
                 let mut actions = self.close(&channel, seller);
                 actions.push(Action::Report);

@@ -46,6 +46,17 @@ pub struct SpendingRecord {
     pub highest: Satoshis,
 }
 
+/// What an order has paid when the buyer's own memory of it was lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Claim {
+    /// The order.
+    pub order: OrderId,
+    /// What it has paid in all, as the seller says.
+    pub paid: Satoshis,
+    /// What is due for the readings that the buyer has of it, by its own record.
+    pub due: Satoshis,
+}
+
 /// Why an order gets nothing (more) out of a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -155,6 +166,11 @@ impl SpendingRecord {
             let limit = lane.paid.checked_add(lane.reserved)?;
             return Err(SpendingError::AboveReservation { asked: to, limit });
         };
+        // An old record may have promised what orders that it does not know have paid.
+        let free = self.capacity.saturating_sub(self.paid()?);
+        if more > free {
+            return Err(SpendingError::Insufficient { asked: more, free });
+        }
         if !more.is_zero() {
             self.lanes.insert(*order, Lane { paid: to, reserved });
         }
@@ -163,32 +179,53 @@ impl SpendingRecord {
         Ok(paid)
     }
 
-    /// After a crash: takes from the seller what the vouchers that are out have paid, `claims` for each order, and `highest` as our own signature
-    /// proves it. What lies outside of what an order had reserved is not believed. What the claims leave open of `highest` is booked as paid all
-    /// the same, to no order: returned is how much that is.
+    /// After a crash: finds again what the vouchers that are out have paid, from what the seller says and `highest`, which our own signature
+    /// proves. Booked as paid to no order, and returned, is what of `highest` belongs to none of the claims.
+    ///
+    /// The seller's word alone would let it deny what an order has paid and be paid for the same readings once more. But an order has
+    /// paid what is due for its readings, the last voucher perhaps excepted, and never more than `exposure`, the buyer's with this
+    /// seller, beyond it. So a claim is believed up to there; then what is due goes before what is claimed.
     ///
     /// # Errors
     /// [`SpendingError::Claims`] where the claims say more than the voucher; nothing has changed then.
     pub fn learn(
         &mut self,
         highest: Satoshis,
-        claims: &[(OrderId, Satoshis)],
+        claims: &[Claim],
+        exposure: Satoshis,
     ) -> Result<Satoshis, SpendingError> {
+        let before = self.paid()?;
+        let mut all = self.clone();
         let mut next = self.clone();
-        for (order, paid) in claims {
-            let Some(lane) = next.lanes.get(order).copied() else { continue };
-            let limit = lane.paid.checked_add(lane.reserved)?;
-            next.pay_to(order, (*paid).min(limit).max(lane.paid))?;
+        for claim in claims {
+            all.raise(&claim.order, claim.paid, all.capacity)?;
         }
-        let (before, claimed) = (self.paid()?, next.paid()?);
+        let claimed = all.paid()?;
         if claimed > highest.max(before) {
             return Err(SpendingError::Claims { claimed, highest });
         }
-        let unclaimed = highest.saturating_sub(claimed);
+        for claim in claims {
+            let most = claim.due.checked_add(exposure).unwrap_or(Satoshis::MAX);
+            next.raise(&claim.order, claim.paid.min(most), highest)?;
+        }
+        for claim in claims {
+            next.raise(&claim.order, claim.due, highest)?;
+        }
+        for claim in claims {
+            next.raise(&claim.order, claim.paid, highest)?;
+        }
+        let unclaimed = highest.saturating_sub(next.paid()?);
         next.ended = next.ended.checked_add(unclaimed)?;
         next.highest = next.highest.max(highest);
         *self = next;
         Ok(unclaimed)
+    }
+
+    /// An order has paid as much as `to`, as far as it had reserved that and all orders together have not paid more than `most`.
+    fn raise(&mut self, order: &OrderId, to: Satoshis, most: Satoshis) -> Result<(), SpendingError> {
+        let Some(lane) = self.lanes.get(order).copied() else { return Ok(()) };
+        let most = lane.paid.checked_add(most.saturating_sub(self.paid()?).min(lane.reserved))?;
+        self.pay_to(order, to.min(most).max(lane.paid)).map(|_| ())
     }
 
     fn release(&mut self, order: &OrderId) {
@@ -450,11 +487,53 @@ mod tests {
         ];
         for (claimed, highest, unclaimed, paid) in cases {
             let mut again = record.clone();
-            assert_eq!(again.learn(sat(highest), &[(order(1), sat(claimed))]), unclaimed.map(sat));
+            let claim = Claim { order: order(1), paid: sat(claimed), due: Satoshis::ZERO };
+            assert_eq!(again.learn(sat(highest), &[claim], Satoshis::MAX), unclaimed.map(sat));
             let again = Spending::new(again);
             assert_eq!(again.take_up(order(1)).unwrap().paid(), sat(paid), "{claimed} of {highest}");
         }
         assert!(Spending::new(record).take_up(order(2)).is_none());
+    }
+
+    #[test]
+    fn a_seller_that_denies_what_it_was_paid_is_not_paid_again() {
+        // Two orders have brought readings for 60 each and paid for them, one of them 4 ahead; the crash has forgotten all of it.
+        let spending = Spending::new(SpendingRecord::new(sat(300)));
+        let a = spending.reserve(order(1), sat(100), stored).unwrap();
+        let b = spending.reserve(order(2), sat(100), stored).unwrap();
+        let record = spending.record();
+        std::mem::forget((a, b));
+        let learned = |highest, exposure, said: [u64; 2]| {
+            let mut again = record.clone();
+            let claim = |tag: u8, paid| Claim { order: order(tag), paid: sat(paid), due: sat(60) };
+            let claims = [claim(1, said[0]), claim(2, said[1])];
+            let unclaimed = again.learn(sat(highest), &claims, sat(exposure)).unwrap();
+            assert_eq!(again.paid(), Ok(sat(highest)));
+            ([1, 2].map(|tag| again.lanes[&order(tag)].paid.as_u64()), unclaimed.as_u64())
+        };
+        assert_eq!(learned(124, 8, [60, 64]), ([60, 64], 0), "the truth is believed");
+        assert_eq!(
+            learned(124, 8, [60, 50]),
+            ([60, 60], 4),
+            "a lost voucher was for what is due, or a little ahead"
+        );
+        assert_eq!(learned(124, 8, [0, 0]), ([60, 60], 4), "denied");
+        assert_eq!(learned(124, 8, [100, 24]), ([68, 56], 0), "moved: by no more than the exposure");
+        assert_eq!(learned(120, 8, [60, 60]), ([60, 60], 0));
+        assert_eq!(learned(115, 8, [51, 64]), ([51, 64], 0), "the voucher for the last readings was lost");
+    }
+
+    #[test]
+    fn an_old_record_never_pays_more_than_there_is() {
+        let spending = Spending::new(SpendingRecord::new(sat(100)));
+        std::mem::forget(spending.reserve(order(1), sat(60), stored).unwrap());
+        let mut record = spending.record();
+        // Orders that the record does not know have paid 70.
+        assert_eq!(record.learn(sat(70), &[], Satoshis::ZERO), Ok(sat(70)));
+        let mut a = Spending::new(record).take_up(order(1)).unwrap();
+        assert_eq!(a.pay_to(sat(30)), Ok(sat(100)));
+        let nothing = SpendingError::Insufficient { asked: sat(1), free: Satoshis::ZERO };
+        assert_eq!(a.pay_to(sat(31)), Err(nothing));
     }
 
     #[test]

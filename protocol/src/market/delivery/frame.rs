@@ -1,16 +1,17 @@
 //! What moves over `/sensora/delivery/1`: one stream for each order that is paid through a channel. The first frame of each side
 //! begins; after that readings go one way and vouchers the other, and nobody waits for an answer.
 
-use sensora_chain::Satoshis;
-use sensora_chain::keys::Signature;
+use sensora_chain::keys::{PublicKey, Signature};
+use sensora_chain::{Network, Satoshis};
 use serde::{Deserialize, Serialize};
 
 use crate::codec::{self, CodecError, MAX_FRAME};
-use crate::id::ChannelId;
+use crate::id::{ChannelId, OrderId};
 use crate::market::delivery::Page;
 use crate::market::delivery::terms::Offered;
+use crate::market::order::Order;
 use crate::market::refusal::Refusal;
-use crate::statement::SignedBytes;
+use crate::statement::{Signed, SignedBytes};
 
 /// Protocol id.
 pub const PROTOCOL: &str = "/sensora/delivery/1";
@@ -32,6 +33,30 @@ pub struct Begin {
     pub next: u64,
     /// The most that the order will pay in all: nothing is to be delivered beyond that.
     pub budget: Satoshis,
+}
+
+impl Begin {
+    /// The order, signed by the peer that sends it.
+    ///
+    /// # Errors
+    /// [`Refusal::InvalidOrder`].
+    pub(super) fn order_of(&self, network: Network, peer: &PublicKey) -> Result<Signed<Order>, Refusal> {
+        let order = self.order.clone().verify_by::<Order>(network, peer);
+        let order = order.map_err(|error| Refusal::InvalidOrder { reason: error.to_string() })?;
+        if &order.value().buyer != peer {
+            let reason = "the buyer in it is not who sends it".into();
+            return Err(Refusal::InvalidOrder { reason });
+        }
+        Ok(order)
+    }
+
+    /// The id of the order, which is the peer's that sends it: where a sale is stored under it, the order goes on.
+    ///
+    /// # Errors
+    /// [`Refusal::InvalidOrder`].
+    pub fn order_id(&self, network: Network, peer: &PublicKey) -> Result<OrderId, Refusal> {
+        Ok(self.order_of(network, peer)?.id(network))
+    }
 }
 
 /// A payment of one order.

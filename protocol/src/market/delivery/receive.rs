@@ -28,7 +28,7 @@ use crate::market::delivery::{DeliveryError, Page, ProvenPage};
 use crate::market::exposure::{Interval, OverLimit, Stakes};
 use crate::market::offer::OfferError;
 use crate::market::order::Order;
-use crate::market::price::PriceError;
+use crate::market::price::{PriceError, Tariff};
 use crate::market::receipt::ChannelReceipt;
 use crate::market::refusal::Refusal;
 use crate::statement::{Signed, SignedBytes, StatementError};
@@ -117,6 +117,23 @@ impl ChannelPurchase {
         Ok((purchase, terms))
     }
 
+    /// What is due for what is here.
+    ///
+    /// # Errors
+    /// [`PriceError`].
+    pub fn due(&self, terms: &Terms) -> Result<Satoshis, PriceError> {
+        terms.due(self.next, self.active_ms)
+    }
+
+    /// What is paid and not received, given what the order has `paid`: after a restart the stakes with the seller begin with it, for every
+    /// order that has not ended, before any goes on.
+    ///
+    /// # Errors
+    /// [`PriceError`].
+    pub fn open(&self, terms: &Terms, paid: Satoshis) -> Result<Satoshis, PriceError> {
+        if self.is_final() { Ok(Satoshis::ZERO) } else { Ok(paid.saturating_sub(self.due(terms)?)) }
+    }
+
     /// Whether nothing more is to be done.
     #[must_use]
     pub const fn is_final(&self) -> bool {
@@ -129,8 +146,11 @@ impl ChannelPurchase {
 pub enum ReceiveEvent {
     /// The seller has sent a frame.
     Frame(Box<ToBuyer>),
-    /// The stream has run for so many milliseconds in all.
+    /// The stream has run for so many milliseconds in all, counted on from [`ChannelPurchase::active_ms`].
     Active(u64),
+    /// Less is open with this seller than before, in another order: there may be room for this one. Without it, orders that share
+    /// one exposure would wait for each other.
+    Room,
     /// No readings for now.
     Pause,
     /// Readings again.
@@ -231,8 +251,11 @@ pub enum ReceiveError {
     Spending(#[from] SpendingError),
 }
 
-/// By how much the clocks of both sides may differ when a second is what is paid.
+/// By how much the times that both sides have counted may differ when a second is what is paid: the frames that begin and end a stream are
+/// under way for a while.
 const CLOCK_SLACK_MS: u64 = 2_000;
+/// And the part of the time itself by which they may: good quartz drifts by 50 millionths, four seconds a day, and bad one by ten times that.
+const CLOCK_DRIFT: u64 = 1_000;
 
 /// A delivery under way: the purchase, and what need not survive a restart.
 #[derive(Debug)]
@@ -244,6 +267,16 @@ pub struct Receive {
     known: Satoshis,
     begun: bool,
     paused: bool,
+}
+
+/// What an event changes, to have it back where the event cannot be followed: readings that were not kept must not count as received.
+struct Before {
+    next: u64,
+    active_ms: u64,
+    state: ChannelPurchaseState,
+    interval: Interval,
+    known: Satoshis,
+    begun: bool,
 }
 
 impl Receive {
@@ -270,14 +303,13 @@ impl Receive {
     /// # Errors
     /// [`PriceError`].
     pub fn due(&self) -> Result<Satoshis, PriceError> {
-        self.terms.due(self.purchase.next, self.purchase.active_ms)
+        self.purchase.due(&self.terms)
     }
 
     /// The first frame of a new stream.
     #[must_use]
     pub fn start(&mut self) -> ReceiveAction {
         self.begun = false;
-        self.paused = false;
         ReceiveAction::Send(ToSeller::Begin(Box::new(Begin {
             offer: self.purchase.offer.clone(),
             order: self.purchase.order.clone(),
@@ -307,32 +339,86 @@ impl Receive {
         if self.purchase.is_final() {
             return Ok(Vec::new());
         }
+        let before = Before {
+            next: self.purchase.next,
+            active_ms: self.purchase.active_ms,
+            state: self.purchase.state.clone(),
+            interval: self.interval,
+            known: self.known,
+            begun: self.begun,
+        };
+        let followed = self.follow(event, reservation, stakes, network);
+        if followed.is_err() {
+            let Before { next, active_ms, state, interval, known, begun } = before;
+            (self.purchase.next, self.purchase.active_ms, self.purchase.state) = (next, active_ms, state);
+            (self.interval, self.known, self.begun) = (interval, known, begun);
+            stakes.note(self.purchase.id, self.purchase.open(&self.terms, reservation.paid())?);
+        }
+        followed
+    }
+
+    fn follow(
+        &mut self,
+        event: ReceiveEvent,
+        reservation: &mut Reservation,
+        stakes: &mut Stakes,
+        network: Network,
+    ) -> Result<Vec<ReceiveAction>, ReceiveError> {
         match event {
             ReceiveEvent::Frame(frame) => self.frame(*frame, reservation, stakes, network),
             ReceiveEvent::Active(active_ms) => {
                 self.purchase.active_ms = self.purchase.active_ms.max(active_ms);
-                self.pay(reservation, stakes)
+                let mut actions = self.stop_when_spent();
+                actions.extend(self.pay(reservation, stakes)?);
+                // Time that is paid is stored, or it would be counted and paid again after a crash.
+                if matches!(self.terms.tariff, Tariff::Second(_)) && !actions.is_empty() {
+                    actions.insert(0, ReceiveAction::Store);
+                }
+                Ok(actions)
             }
+            ReceiveEvent::Room => self.pay(reservation, stakes),
             ReceiveEvent::Pause if !self.paused => {
                 self.paused = true;
-                Ok(vec![ReceiveAction::Send(ToSeller::Pause)])
+                Ok(self.send_when_begun(ToSeller::Pause))
             }
             ReceiveEvent::Resume if self.paused => {
                 self.paused = false;
-                Ok(vec![ReceiveAction::Send(ToSeller::Resume)])
+                Ok(self.send_when_begun(ToSeller::Resume))
             }
             ReceiveEvent::Stop if self.purchase.state == ChannelPurchaseState::Running => Ok(self.stop()),
             ReceiveEvent::Pause | ReceiveEvent::Resume | ReceiveEvent::Stop => Ok(Vec::new()),
         }
     }
 
+    /// Before the seller has begun nothing but the first frame is sent; what is wanted is said when it has.
+    fn send_when_begun(&self, frame: ToSeller) -> Vec<ReceiveAction> {
+        if self.begun { vec![ReceiveAction::Send(frame)] } else { Vec::new() }
+    }
+
     fn stop(&mut self) -> Vec<ReceiveAction> {
         self.purchase.state = ChannelPurchaseState::Stopping { end: None };
         let mut actions = vec![ReceiveAction::Store];
-        if self.begun {
-            actions.push(ReceiveAction::Send(ToSeller::Stop));
-        }
+        actions.extend(self.send_when_begun(ToSeller::Stop));
         actions
+    }
+
+    /// Whether readings are wanted and not here.
+    fn wants_more(&self) -> bool {
+        let missing = self.terms.end.is_none_or(|end| self.purchase.next < end);
+        missing && self.purchase.state == ChannelPurchaseState::Running
+    }
+
+    /// What is due with the next reading, or in the next moment: `None` where that is above all money.
+    fn next_due(&self) -> Option<Satoshis> {
+        let (next, active_ms) =
+            (self.purchase.next.saturating_add(1), self.purchase.active_ms.saturating_add(1));
+        self.terms.due(next, active_ms).ok()
+    }
+
+    /// Stops where the budget holds no more: the seller delivers nothing beyond it, so both would wait.
+    fn stop_when_spent(&mut self) -> Vec<ReceiveAction> {
+        let spent = self.next_due().is_none_or(|due| due > self.purchase.budget);
+        if spent && self.wants_more() { self.stop() } else { Vec::new() }
     }
 
     fn frame(
@@ -389,15 +475,21 @@ impl Receive {
         reservation: &mut Reservation,
         stakes: &mut Stakes,
     ) -> Result<Vec<ReceiveAction>, ReceiveError> {
-        let unit = self.terms.unit()?;
-        if self.interval.now() < unit && credit < unit {
-            return Err(ReceiveError::NobodyBegins { unit, limit: self.interval.now() });
-        }
         self.begun = true;
         self.known = paid;
         let mut actions = Vec::new();
         if matches!(self.purchase.state, ChannelPurchaseState::Stopping { .. }) {
             actions.push(ReceiveAction::Send(ToSeller::Stop));
+        } else if self.paused {
+            actions.push(ReceiveAction::Send(ToSeller::Pause));
+        }
+        actions.extend(self.stop_when_spent());
+        // Who only pays what it owes, or waits for what it has paid, needs no trust.
+        let owes = reservation.paid() < self.due()?;
+        let ahead = self.next_due().is_some_and(|due| due <= reservation.paid());
+        let (unit, limit) = (self.terms.unit()?, self.interval.now());
+        if self.wants_more() && !owes && !ahead && limit < unit && credit < unit {
+            return Err(ReceiveError::NobodyBegins { unit, limit });
         }
         actions.extend(self.pay(reservation, stakes)?);
         Ok(actions)
@@ -417,13 +509,7 @@ impl Receive {
         self.purchase.next = proven.end();
         self.interval.answered(self.due()?.saturating_sub(before));
         let mut actions = vec![ReceiveAction::Keep { page: Box::new(proven), checkpoint: signed }];
-        let next_due = self.terms.due(self.purchase.next.saturating_add(1), self.purchase.active_ms)?;
-        if self.terms.end.is_none()
-            && self.purchase.state == ChannelPurchaseState::Running
-            && next_due > self.purchase.budget
-        {
-            actions.extend(self.stop());
-        }
+        actions.extend(self.stop_when_spent());
         actions.extend(self.pay(reservation, stakes)?);
         Ok(actions)
     }
@@ -438,13 +524,19 @@ impl Receive {
         if end < self.purchase.next {
             return Err(ReceiveError::SentLess { said: end, next: self.purchase.next });
         }
-        let slack = self.purchase.active_ms.saturating_add(CLOCK_SLACK_MS);
-        let due = self.terms.due(end, slack)?;
+        let active_ms = self.purchase.active_ms;
+        let slack = (active_ms / CLOCK_DRIFT).saturating_add(CLOCK_SLACK_MS);
+        let due = self.terms.due(end, active_ms.saturating_add(slack))?;
         if asked > due {
             return Err(ReceiveError::Due { asked, due });
         }
-        let state = &mut self.purchase.state;
-        *state = ChannelPurchaseState::Stopping { end: Some(end) };
+        // What both have counted differs by less than that: the seller's word is taken, or it would wait for the rest for ever.
+        if let Tariff::Second(_) = self.terms.tariff
+            && asked > self.due()?
+        {
+            self.purchase.active_ms = active_ms.max(self.terms.tariff.time_covered_by(asked));
+        }
+        self.purchase.state = ChannelPurchaseState::Stopping { end: Some(end) };
         let mut actions = vec![ReceiveAction::Store];
         actions.extend(self.pay(reservation, stakes)?);
         Ok(actions)
@@ -473,8 +565,8 @@ impl Receive {
         // Not a voucher for each page: half of what stands ahead is used up first. But never so late that the next reading waits.
         let half = window.as_u64() / 2;
         let low = paid.saturating_sub(due).as_u64() < half;
-        let next_due = self.terms.due(self.purchase.next.saturating_add(1), self.purchase.active_ms)?;
-        let waits = paid < due || (!window.is_zero() && paid < next_due);
+        let next_due = self.terms.due(self.purchase.next.saturating_add(1), self.purchase.active_ms).ok();
+        let waits = paid < due || (!window.is_zero() && next_due.is_none_or(|next_due| paid < next_due));
         let to = if to > paid && (low || waits) { to } else { paid };
         // A voucher that the seller never got is sent again; one that paid ahead, only where readings are still wanted.
         let lost = self.known < paid && (!stopping || self.known < due);

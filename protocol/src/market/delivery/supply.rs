@@ -25,7 +25,6 @@ use crate::identity::Identity;
 use crate::market::delivery::frame::{Begin, ToBuyer};
 use crate::market::delivery::terms::{Offered, Terms};
 use crate::market::exposure::{Interval, OverLimit, Stakes};
-use crate::market::order::Order;
 use crate::market::price::PriceError;
 use crate::market::receipt::ChannelReceipt;
 use crate::market::refusal::Refusal;
@@ -46,7 +45,7 @@ pub struct ChannelSale {
     pub channel: ChannelId,
     /// For how much readings may have gone out.
     pub granted: Satoshis,
-    /// For how long the stream has run, in milliseconds.
+    /// For how long the stream has run and is charged, in milliseconds.
     pub active_ms: u64,
     /// When it was admitted, milliseconds since the Unix epoch.
     pub admitted_ms: i64,
@@ -106,11 +105,7 @@ impl ChannelSale {
     pub fn admit(begin: &Begin, at: &SupplyAdmission<'_>) -> Result<(Self, Terms), Refusal> {
         let invalid = |reason: &str| Refusal::InvalidOrder { reason: reason.into() };
         let foreign = |reason: String| Refusal::ForeignOffer { reason };
-        let order = begin.order.clone().verify_by::<Order>(at.network, at.peer);
-        let order = order.map_err(|error| Refusal::InvalidOrder { reason: error.to_string() })?;
-        if &order.value().buyer != at.peer {
-            return Err(invalid("the buyer in it is not who sends it"));
-        }
+        let order = begin.order_of(at.network, at.peer)?;
         let terms = begin.offer.terms(at.network, at.seller.public());
         let terms = terms.map_err(|error| foreign(error.to_string()))?;
         if order.value().offer != terms.offer {
@@ -152,6 +147,25 @@ impl ChannelSale {
         receipt.clone().verify::<ChannelReceipt>(network).ok().map(|signed| signed.value().clone())
     }
 
+    /// Lets an order go on that was admitted before, by the sale that is stored under [`Begin::order_id`]: it goes on with its buyer and on its
+    /// channel, though the offer may have expired meanwhile and the channel have less left than the order's price.
+    ///
+    /// # Errors
+    /// A [`Refusal`]; nothing is to be delivered then.
+    pub fn go_on(&self, begin: &Begin, network: Network, seller: &Identity) -> Result<Terms, Refusal> {
+        let order = self.order;
+        if begin.order_id(network, &self.buyer)? != order {
+            return Err(Refusal::UnknownOrder { order });
+        }
+        if begin.channel != self.channel {
+            return Err(Refusal::InvalidOrder {
+                reason: format!("it is paid through channel {}", self.channel),
+            });
+        }
+        let terms = self.offer.terms(network, seller.public());
+        terms.map_err(|error| Refusal::ForeignOffer { reason: error.to_string() })
+    }
+
     /// What may have been delivered and is not paid, given what the order has `paid`.
     #[must_use]
     pub fn open(&self, paid: Satoshis) -> Satoshis {
@@ -171,8 +185,11 @@ pub enum SupplyEvent {
     Size(u64),
     /// The readings before this one are on their way.
     Sent(u64),
-    /// The stream has run for so many milliseconds in all.
+    /// The stream has run for so many milliseconds in all, counted on from [`ChannelSale::active_ms`].
     Active(u64),
+    /// Less is open with this buyer than before, in another order: there may be room for this one. Without it, orders that share one
+    /// exposure would wait for each other.
+    Room,
     /// The buyer wants no readings for now.
     Pause,
     /// The buyer wants readings again.
@@ -224,11 +241,27 @@ pub struct Supply {
     handed: u64,
     /// Readings there are.
     size: u64,
+    /// For how long the stream has run, whether that is charged or not.
+    ran_ms: u64,
     paused: bool,
 }
 
+/// The sale is stored before these frames and what follows; where it ends, in the one step in which its lane ends, too: a sale that is stored as
+/// ended with a lane that is not would keep the lane for ever.
+fn stored_first(frames: Vec<SupplyAction>, more: Vec<SupplyAction>) -> Vec<SupplyAction> {
+    let (mut stored, rest) = match more.split_first() {
+        Some((SupplyAction::End, rest)) => (vec![SupplyAction::End], rest),
+        Some((SupplyAction::Store, rest)) => (vec![SupplyAction::Store], rest),
+        _ => (vec![SupplyAction::Store], more.as_slice()),
+    };
+    stored.extend(frames);
+    stored.extend_from_slice(rest);
+    stored
+}
+
 impl Supply {
-    /// Begins, or goes on after a stop: `paid` is what the channel's account says, `begin` what the buyer misses and would pay, `size` how many readings there are.
+    /// Begins, or goes on after a stop, with what [`ChannelSale::admit`] or [`ChannelSale::go_on`] has passed. There is one of it for an order: where
+    /// the buyer begins anew, the one before is dropped. `paid` is what the channel's account says, `begin` what the buyer misses and would pay, `size` how many readings there are.
     #[must_use]
     pub fn new(
         sale: ChannelSale,
@@ -240,7 +273,8 @@ impl Supply {
     ) -> Self {
         let next = begin.next.max(terms.first);
         let budget = begin.budget.max(paid);
-        Self { sale, terms, interval, paid, budget, next, handed: next, size, paused: false }
+        let ran_ms = sale.active_ms;
+        Self { sale, terms, interval, paid, budget, next, handed: next, size, ran_ms, paused: false }
     }
 
     /// The durable record.
@@ -279,16 +313,34 @@ impl Supply {
         now_ms: i64,
     ) -> Result<Vec<SupplyAction>, SupplyError> {
         if let ChannelSaleState::Ended { receipt } = &self.sale.state {
-            return Ok(vec![SupplyAction::Frame(ToBuyer::Ended { receipt: receipt.clone() })]);
+            return self.start_again(receipt.clone(), seller, network);
         }
         let begun = ToBuyer::Begun { paid: self.paid, credit: self.interval.now() };
-        let mut actions = vec![SupplyAction::Store, SupplyAction::Frame(begun)];
+        let mut frames = vec![SupplyAction::Frame(begun)];
         if let ChannelSaleState::Stopped { end } = self.sale.state {
             let due = self.terms.due(end, self.sale.active_ms)?;
-            actions.push(SupplyAction::Frame(ToBuyer::Stopped { end, due }));
+            frames.push(SupplyAction::Frame(ToBuyer::Stopped { end, due }));
         }
-        actions.extend(self.go_on(stakes, seller, network, now_ms)?);
-        Ok(actions)
+        let more = self.go_on(stakes, seller, network, now_ms)?;
+        Ok(stored_first(frames, more))
+    }
+
+    /// The order has ended, but its last readings or its receipt were lost on their way.
+    fn start_again(
+        &mut self,
+        receipt: SignedBytes,
+        seller: &Identity,
+        network: Network,
+    ) -> Result<Vec<SupplyAction>, SupplyError> {
+        let ended = receipt.clone().verify_by::<ChannelReceipt>(network, seller.public())?;
+        let ChannelReceipt { first, count, paid, .. } = *ended.value();
+        let end = first.saturating_add(count);
+        if self.next >= end {
+            return Ok(vec![SupplyAction::Frame(ToBuyer::Ended { receipt })]);
+        }
+        self.handed = end;
+        let begun = ToBuyer::Begun { paid, credit: Satoshis::ZERO };
+        Ok(vec![SupplyAction::Frame(begun), SupplyAction::Send(self.next..end)])
     }
 
     /// Takes an event; see the module for the states.
@@ -303,22 +355,25 @@ impl Supply {
         network: Network,
         now_ms: i64,
     ) -> Result<Vec<SupplyAction>, SupplyError> {
-        if self.is_ended() {
-            return Ok(Vec::new());
+        if let ChannelSaleState::Ended { receipt } = &self.sale.state {
+            let again = self.handed > self.next && event == SupplyEvent::Sent(self.handed);
+            self.next = if again { self.handed } else { self.next };
+            let ended = SupplyAction::Frame(ToBuyer::Ended { receipt: receipt.clone() });
+            return Ok(if again { vec![ended] } else { Vec::new() });
         }
         match event {
+            SupplyEvent::Room => {}
             SupplyEvent::Paid(paid) => {
                 self.interval.answered(paid.saturating_sub(self.paid));
                 self.paid = paid.max(self.paid);
                 stakes.note(self.sale.order, self.sale.open(self.paid));
                 // The voucher is stored whether anything follows from it or not.
-                let mut actions = vec![SupplyAction::Store];
-                actions.extend(self.go_on(stakes, seller, network, now_ms)?);
-                return Ok(actions);
+                let more = self.go_on(stakes, seller, network, now_ms)?;
+                return Ok(stored_first(Vec::new(), more));
             }
             SupplyEvent::Size(size) => self.size = self.size.max(size),
             SupplyEvent::Sent(to) => self.next = to.min(self.handed).max(self.next),
-            SupplyEvent::Active(active_ms) => self.sale.active_ms = self.sale.active_ms.max(active_ms),
+            SupplyEvent::Active(ran_ms) => self.run(ran_ms, stakes),
             SupplyEvent::Pause => self.paused = true,
             SupplyEvent::Resume => self.paused = false,
             SupplyEvent::Stop => {
@@ -326,12 +381,11 @@ impl Supply {
                     // What is paid already and there goes out before the end.
                     let paid_for = self.terms.covered_by(self.paid, self.sale.active_ms).min(self.there());
                     let end = self.handed.max(paid_for);
-                    self.sale.state = ChannelSaleState::Stopped { end };
                     let due = self.terms.due(end, self.sale.active_ms)?;
-                    let mut actions =
-                        vec![SupplyAction::Store, SupplyAction::Frame(ToBuyer::Stopped { end, due })];
-                    actions.extend(self.go_on(stakes, seller, network, now_ms)?);
-                    return Ok(actions);
+                    self.sale.state = ChannelSaleState::Stopped { end };
+                    let stopped = vec![SupplyAction::Frame(ToBuyer::Stopped { end, due })];
+                    let more = self.go_on(stakes, seller, network, now_ms)?;
+                    return Ok(stored_first(stopped, more));
                 }
             }
         }
@@ -342,6 +396,22 @@ impl Supply {
     pub const fn interrupted(&mut self) {
         self.handed = self.next;
         self.interval.fall_back();
+    }
+
+    /// The most for which readings may go out now.
+    fn allowed(&self, stakes: &Stakes) -> Satoshis {
+        let window = self.interval.now().min(stakes.room(&self.sale.order));
+        self.paid.checked_add(window).unwrap_or(self.paid).min(self.budget)
+    }
+
+    /// The stream has run. Time is charged only as far as it is paid or trusted: beyond that nothing goes out, and the stream does not run. So a
+    /// buyer whose clock is behind, or who was away, owes no more than what stands open.
+    fn run(&mut self, ran_ms: u64, stakes: &Stakes) {
+        let more = ran_ms.saturating_sub(self.ran_ms);
+        self.ran_ms = self.ran_ms.max(ran_ms);
+        let most = self.terms.tariff.time_covered_by(self.allowed(stakes));
+        let charged = self.sale.active_ms.saturating_add(more).min(most);
+        self.sale.active_ms = self.sale.active_ms.max(charged);
     }
 
     /// Sequence number after the last reading that is ordered and there.
@@ -377,10 +447,11 @@ impl Supply {
         }
         let mut actions = Vec::new();
         let there = last.map_or(self.size, |end| end.min(self.size));
-        let wanted = self.terms.due(there, self.sale.active_ms)?;
+        let allowed = self.allowed(stakes);
+        // A log may be longer than all money would buy.
+        let wanted = self.terms.due(there, self.sale.active_ms).unwrap_or(allowed);
         if wanted > self.sale.granted {
-            let window = self.interval.now().min(stakes.room(&self.sale.order));
-            let granted = self.paid.checked_add(window).unwrap_or(self.paid).min(wanted).min(self.budget);
+            let granted = allowed.min(wanted);
             if granted > self.sale.granted {
                 stakes.set(self.sale.order, granted.saturating_sub(self.paid))?;
                 self.sale.granted = granted;

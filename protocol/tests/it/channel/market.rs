@@ -286,7 +286,8 @@ impl Market {
             ToBuyer::Learned(orders, report) => {
                 let mut channel = self.buyer.channel.clone();
                 channel.spending = self.spending.record();
-                match channel.learn(&orders, &report, &self.contract) {
+                let orders: Vec<_> = orders.into_iter().map(|order| (order, Satoshis::ZERO)).collect();
+                match channel.learn(&orders, &report, sat(CAPACITY), &self.contract) {
                     Ok(_) => {
                         self.spending = Spending::new(channel.spending.clone());
                         self.buyer.channel = channel;

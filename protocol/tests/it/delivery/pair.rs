@@ -6,7 +6,9 @@ use sensora_chain::contract::channel::{Channel, ChannelTerms, CloseTerms, Vouche
 use sensora_chain::contract::height_lock::RefundHeight;
 use sensora_chain::{OutPoint, Satoshis, Txid};
 use sensora_protocol::market::channel::earning::Earning;
-use sensora_protocol::market::channel::spending::{Reservation, Spending, SpendingError, SpendingRecord};
+use sensora_protocol::market::channel::spending::{
+    Claim, Reservation, Spending, SpendingError, SpendingRecord,
+};
 use sensora_protocol::market::delivery::frame::{OrderVoucher, ToBuyer, ToSeller};
 use sensora_protocol::market::delivery::receive::{
     ChannelPurchase, ChannelPurchaseState, Receive, ReceiveAction, ReceiveError, ReceiveEvent,
@@ -41,12 +43,14 @@ pub(crate) struct Setup {
     pub(crate) msat: u64,
     /// Readings that are there in the beginning.
     pub(crate) size: u64,
+    /// What a range may cost, where that is not its price.
+    pub(crate) budget: Option<u64>,
 }
 
 impl Default for Setup {
     fn default() -> Self {
         let goods = Goods::Range { first: 0, count: 10 };
-        Self { goods, buyer_limit: 8, seller_limit: 8, msat: 1_500, size: READINGS }
+        Self { goods, buyer_limit: 8, seller_limit: 8, msat: 1_500, size: READINGS, budget: None }
     }
 }
 
@@ -55,6 +59,8 @@ impl Default for Setup {
 struct BuyerDisk {
     purchase: ChannelPurchase,
     spending: SpendingRecord,
+    /// Sequence number after the last reading that is kept.
+    kept: u64,
 }
 
 #[derive(Clone)]
@@ -80,6 +86,10 @@ pub(crate) struct Pair {
     earning: Earning,
     connected: bool,
     active_ms: u64,
+    /// What the seller has counted beyond that.
+    seller_ahead_ms: u64,
+    /// Whether the seller gives credit.
+    trusted: bool,
     pub(crate) to_seller: VecDeque<ToSeller>,
     pub(crate) to_buyer: VecDeque<ToBuyer>,
     pub(crate) errors: Vec<ReceiveError>,
@@ -114,7 +124,7 @@ impl Pair {
                 let total = price.total(count).unwrap();
                 let offer =
                     sensora_protocol::market::offer::Offer { price, total, ..world.offer(first, count) };
-                (Offered::Range(world.sign(offer).into_bytes()), total)
+                (Offered::Range(world.sign(offer).into_bytes()), setup.budget.map_or(total, sat))
             }
             Goods::Live { first, tariff, budget } => {
                 let offer = LiveOffer {
@@ -166,7 +176,7 @@ impl Pair {
         let receive = Receive::new(purchase.clone(), terms.clone(), buyer_interval(&setup, &terms));
         Self {
             size: setup.size,
-            buyer_disk: BuyerDisk { purchase, spending: stored },
+            buyer_disk: BuyerDisk { purchase, spending: stored, kept: terms.first },
             seller_disk: SellerDisk { sale: None, earning: earning.clone() },
             spending,
             reservation: Some(reservation),
@@ -177,6 +187,8 @@ impl Pair {
             earning,
             connected: false,
             active_ms: 0,
+            seller_ahead_ms: 0,
+            trusted: true,
             to_seller: VecDeque::new(),
             to_buyer: VecDeque::new(),
             errors: Vec::new(),
@@ -201,7 +213,7 @@ impl Pair {
 
     /// Readings that the buyer has.
     pub(crate) fn kept(&self) -> u64 {
-        self.buyer_disk.purchase.next - self.terms.first
+        self.buyer_disk.kept - self.terms.first
     }
 
     pub(crate) fn sent_readings(&self) -> u64 {
@@ -236,7 +248,9 @@ impl Pair {
         if self.reservation.is_none() {
             let order = self.receive.purchase().id;
             let mut record = self.buyer_disk.spending.clone();
-            record.learn(self.earning.highest, &[(order, self.claim())]).unwrap();
+            let due = self.receive.due().unwrap();
+            let claim = Claim { order, paid: self.claim(), due };
+            record.learn(self.earning.highest, &[claim], sat(self.setup.buyer_limit)).unwrap();
             self.spending = Spending::new(record.clone());
             self.buyer_disk.spending = record;
             self.reservation = self.spending.take_up(order);
@@ -256,7 +270,7 @@ impl Pair {
         }
     }
 
-    fn disconnect(&mut self) {
+    pub(crate) fn disconnect(&mut self) {
         self.connected = false;
         self.to_seller.clear();
         self.to_buyer.clear();
@@ -294,9 +308,12 @@ impl Pair {
     fn follow_buyer(&mut self, actions: Vec<ReceiveAction>) {
         for action in actions {
             match action {
-                ReceiveAction::Keep { .. } | ReceiveAction::Store => {
+                ReceiveAction::Keep { page, .. } => {
+                    assert_eq!(page.readings[0].seq, self.buyer_disk.kept, "no reading is passed over");
+                    self.buyer_disk.kept = page.end();
                     self.buyer_disk.purchase = self.receive.purchase().clone();
                 }
+                ReceiveAction::Store => self.buyer_disk.purchase = self.receive.purchase().clone(),
                 ReceiveAction::Voucher { paid, amount } => {
                     self.vouchers += 1;
                     self.signed = self.signed.max(paid);
@@ -337,18 +354,20 @@ impl Pair {
                     channel: view,
                     now_ms: self.world.now_ms,
                 };
-                let sale = match self.seller_disk.sale.clone() {
-                    Some(sale) => sale,
-                    None => match ChannelSale::admit(&begin, &admission) {
-                        Ok((sale, _)) => sale,
-                        Err(refusal) => return self.refuse(refusal),
-                    },
+                let admitted = match self.seller_disk.sale.clone() {
+                    Some(sale) => sale.go_on(&begin, NETWORK, &self.world.seller).map(|terms| (sale, terms)),
+                    None => ChannelSale::admit(&begin, &admission),
+                };
+                let sale = match admitted {
+                    Ok((sale, _)) => sale,
+                    Err(refusal) => return self.refuse(refusal),
                 };
                 if !matches!(sale.state, ChannelSaleState::Ended { .. }) {
                     self.earning.begin(sale.order).unwrap();
                 }
                 let paid = self.earning.paid_by(&sale.order);
-                let interval = seller_interval(&self.setup, &self.terms);
+                let interval =
+                    if self.trusted { seller_interval(&self.setup, &self.terms) } else { Interval::none() };
                 let supply = Supply::new(sale, self.terms.clone(), interval, paid, &begin, self.size);
                 self.supply = Some(supply);
                 let now = self.world.now_ms;
@@ -375,7 +394,7 @@ impl Pair {
             ToSeller::Pause => self.seller_event(SupplyEvent::Pause),
             ToSeller::Resume => self.seller_event(SupplyEvent::Resume),
             ToSeller::Stop => {
-                self.seller_event(SupplyEvent::Active(self.active_ms));
+                self.seller_event(SupplyEvent::Active(self.active_ms + self.seller_ahead_ms));
                 self.seller_event(SupplyEvent::Stop);
             }
             ToSeller::Alive => {}
@@ -438,9 +457,21 @@ impl Pair {
 
     pub(crate) fn run_for(&mut self, ms: u64) {
         self.active_ms += ms;
-        self.seller_event(SupplyEvent::Active(self.active_ms));
+        self.seller_event(SupplyEvent::Active(self.active_ms + self.seller_ahead_ms));
         self.buyer_event(ReceiveEvent::Active(self.active_ms));
         self.check();
+    }
+
+    /// The seller alone has counted so much.
+    pub(crate) fn seller_runs_for(&mut self, ms: u64) {
+        self.seller_ahead_ms += ms;
+        self.seller_event(SupplyEvent::Active(self.active_ms + self.seller_ahead_ms));
+        self.check();
+    }
+
+    /// The seller gives no credit any more.
+    pub(crate) fn no_more_credit(&mut self) {
+        self.trusted = false;
     }
 
     pub(crate) fn pause(&mut self, paused: bool) {
@@ -458,6 +489,30 @@ impl Pair {
             }
             self.stop();
         }
+    }
+
+    /// The buyer comes back with another exposure, and so much of its reservation.
+    pub(crate) fn come_back(&mut self, buyer_limit: u64, reserved: u64) {
+        self.disconnect();
+        self.buyer_stakes = Stakes::new(sat(buyer_limit));
+        let interval = buyer_interval(&Setup { buyer_limit, ..self.setup }, &self.terms);
+        self.receive = Receive::new(self.buyer_disk.purchase.clone(), self.terms.clone(), interval);
+        let mut record = self.spending.record();
+        record.lanes.get_mut(&self.buyer_disk.purchase.id).unwrap().reserved = sat(reserved);
+        std::mem::forget(self.reservation.take());
+        self.spending = Spending::new(record);
+        self.reservation = self.spending.take_up(self.buyer_disk.purchase.id);
+    }
+
+    /// The buyer reserves more for the order.
+    pub(crate) fn extend(&mut self, amount: u64) {
+        let stored = &mut self.buyer_disk.spending;
+        let reservation = self.reservation.as_mut().unwrap();
+        let store = |record: &SpendingRecord| {
+            *stored = record.clone();
+            Ok::<_, SpendingError>(())
+        };
+        reservation.extend(sat(amount), store).unwrap();
     }
 
     /// The receipt was lost on its way.
