@@ -12,8 +12,15 @@
 //! | [`key`] | the key of a batch, and the keystream of each part |
 //! | [`parts`] | a batch cut into parts; sealed, proven, checked before payment, opened after it |
 //! | [`misbehaviour`] | what anybody can check of a part that is not what was sold |
+//! | [`coin`] | the contract of an order as both sides derive it, and what is seen of it on the chain |
+//! | [`buy`], [`sell`] | the state machines of both sides |
+//! | [`frame`] | what they say to each other |
 
+pub mod buy;
+pub mod coin;
+pub mod frame;
 pub mod key;
 pub mod misbehaviour;
 pub mod offer;
 pub mod parts;
+pub mod sell;
