@@ -14,6 +14,10 @@ use sensora_protocol::anchor::{AnchorPayload, AnchorProof, AnchorTree, ProofV1};
 use sensora_protocol::chain_access::{self, message as chain};
 use sensora_protocol::codec::{self, MAX_FRAME, decode_exact};
 use sensora_protocol::market::delivery::Page;
+use sensora_protocol::market::key_release::frame::{AtomicBeef, Begin, ToBuyer, ToSeller};
+use sensora_protocol::market::key_release::misbehaviour::MisbehaviourProof;
+use sensora_protocol::market::key_release::offer::KeyReleaseOffer;
+use sensora_protocol::market::key_release::parts::ProvenPart;
 use sensora_protocol::market::message::{AnchoredProof, Answer, Request, Response, Sample};
 use sensora_protocol::market::offer::{Offer, Range};
 use sensora_protocol::market::order::Order;
@@ -30,6 +34,7 @@ use sensora_protocol::stream::{Run, StreamSecret, columns, leaf};
 use sensora_protocol::{Hash, OrderId, StreamId};
 use serde::{Deserialize, Serialize};
 
+use crate::key_release::goods::{Cheat, Goods};
 use crate::world::{NETWORK, World, reading, sat, schema};
 
 /// One line of a file of golden bytes.
@@ -432,7 +437,67 @@ fn streams() -> Vec<Vector> {
     all
 }
 
-fn files() -> [(&'static str, &'static str, Vec<Vector>); 5] {
+/// A batch of three readings in one part, whose part is once as sold and once not.
+fn key_release() -> Vec<Vector> {
+    let goods = Goods::of(5, 1..4, 400_000, None);
+    let cheat = Goods::of(5, 1..4, 400_000, Some((Cheat::Value, 0)));
+    let order = goods.world.order(&goods.offer, 4);
+    let receipt = receipt(&mut small(), &small().sign(small().offer(1, 3))).into_bytes();
+    let begin = Begin { offer: goods.offer.bytes().clone(), order: order.into_bytes(), next: 0 };
+    let range = Range::Seq { first: 1, count: 3 };
+    let to_seller = [
+        ToSeller::Quote { stream: goods.terms.stream, range },
+        ToSeller::Begin(Box::new(begin)),
+        ToSeller::Lock(vec![1, 2, 3]),
+        ToSeller::Alive,
+    ];
+    let to_buyer = [
+        ToBuyer::Offer(goods.offer.bytes().clone()),
+        ToBuyer::Begun { coin: None },
+        ToBuyer::Begun { coin: Some(AtomicBeef(vec![1, 2, 3])) },
+        ToBuyer::Parts(goods.parts.clone()),
+        ToBuyer::Locked { txid: Txid([7; 32]) },
+        ToBuyer::Claimed { claim: vec![1, 2, 3], receipt },
+        ToBuyer::Refused(Refusal::ChainUnavailable),
+        ToBuyer::Alive,
+    ];
+    let part = &goods.parts[0];
+    let mut plain = part.part.bytes.clone();
+    goods.key.apply(0, &mut plain);
+    let offer = cheat.offer.bytes().clone();
+    let proof = MisbehaviourProof::new(NETWORK, offer, cheat.parts[0].clone(), cheat.key.clone());
+    let conviction = proof.verify().unwrap();
+    let mut all = statement("key-release-offer", "readings 1, 2 and 3 as a batch", &goods.offer);
+    all.push(
+        vector("part", "part", "the one part of the batch, encrypted", codec::encode(part).unwrap())
+            .with("batch_secret", hex::encode([8; 32]))
+            .with("key", hex::encode(goods.key.as_bytes()))
+            .with("plaintext", hex::encode(plain))
+            .with("leaf", part.part.leaf()),
+    );
+    all.extend(to_seller.iter().enumerate().map(|(at, frame)| {
+        let (name, about) =
+            (format!("to seller {at} {}", frame.name()), format!("the frame `{}`", frame.name()));
+        vector(&name, "release-to-seller", &about, frame.to_bytes().unwrap())
+    }));
+    all.extend(to_buyer.iter().enumerate().map(|(at, frame)| {
+        let (name, about) =
+            (format!("to buyer {at} {}", frame.name()), format!("the frame `{}`", frame.name()));
+        vector(&name, "release-to-buyer", &about, frame.to_bytes().unwrap())
+    }));
+    all.push(
+        vector(
+            "misbehaviour",
+            "misbehaviour",
+            "one value of one reading is another",
+            proof.to_bytes().unwrap(),
+        )
+        .with("fault", conviction.fault),
+    );
+    all
+}
+
+fn files() -> [(&'static str, &'static str, Vec<Vector>); 6] {
     [
         (
             "statements.json",
@@ -442,6 +507,11 @@ fn files() -> [(&'static str, &'static str, Vec<Vector>); 5] {
         ("market.json", "Messages of /sensora/market/1.", market()),
         ("chain.json", "Messages of /sensora/chain/1.", chain_messages()),
         ("onchain.json", "What is written into transactions.", onchain()),
+        (
+            "key_release.json",
+            "A batch whose key is released on the chain, frames of /sensora/release/1, and a proof of misbehaviour.",
+            key_release(),
+        ),
         ("proofs.json", "Readings, leaves, columns, runs and the proofs of a log.", streams()),
     ]
 }
@@ -462,6 +532,15 @@ pub(crate) fn rewrite(kind: &str, bytes: &[u8]) -> Option<Vec<u8>> {
         "market-response" => Response::from_bytes(bytes).unwrap().to_bytes().unwrap(),
         "chain-request" => chain::Request::from_bytes(bytes).unwrap().to_bytes().unwrap(),
         "chain-response" => chain::Response::from_bytes(bytes).unwrap().to_bytes().unwrap(),
+        "release-to-seller" => ToSeller::from_bytes(bytes).unwrap().to_bytes().unwrap(),
+        "release-to-buyer" => ToBuyer::from_bytes(bytes).unwrap().to_bytes().unwrap(),
+        "key-release-offer" => exact::<KeyReleaseOffer>(bytes),
+        "part" => exact::<ProvenPart>(bytes),
+        "misbehaviour" => {
+            let proof = MisbehaviourProof::from_bytes(bytes).unwrap();
+            assert!(proof.verify().is_ok());
+            proof.to_bytes().unwrap()
+        }
         "signed" => exact::<SignedBytes>(bytes),
         "ad" => exact::<Ad>(bytes),
         "offer" => exact::<Offer>(bytes),
