@@ -41,7 +41,7 @@ fuzz_target!(|bytes: &[u8]| {
         false => Goods::Range { first: 3, count: 50 },
     };
     let (buyer_limit, seller_limit) = (u64::from(buyer_limit % 30), u64::from(seller_limit % 30));
-    let mut pair = Pair::new(Setup { goods, buyer_limit, seller_limit, msat, size: 20 });
+    let mut pair = Pair::new(Setup { goods, buyer_limit, seller_limit, msat, size: 20, budget: None });
     actions.iter().for_each(|action| pair.act(*action));
     if buyer_limit.max(seller_limit) >= price.total(1).unwrap().as_u64() {
         pair.grow(60);

@@ -7,6 +7,7 @@
 pub mod channel;
 pub mod delivery;
 pub mod exposure;
+pub mod key_release;
 pub mod live;
 pub mod message;
 pub mod offer;

@@ -198,7 +198,7 @@ proptest! {
         } else {
             Goods::Range { first: 3, count: 50 }
         };
-        let mut pair = Pair::new(Setup { goods, buyer_limit, seller_limit, msat, size: 20 });
+        let mut pair = Pair::new(Setup { goods, buyer_limit, seller_limit, msat, size: 20, budget: None });
         for action in actions {
             pair.act(action);
         }

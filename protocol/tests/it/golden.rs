@@ -4,6 +4,7 @@
 //! change of the protocol. `SENSORA_WRITE_GOLDEN=1` writes the files anew instead of comparing them.
 
 mod delivery;
+mod key_release;
 
 use std::collections::BTreeMap;
 use std::net::Ipv6Addr;
@@ -21,8 +22,12 @@ use sensora_protocol::market::channel::message::{AskChannel, ChannelReport, Clos
 use sensora_protocol::market::channel::offer::ChannelOffer;
 use sensora_protocol::market::delivery::Page;
 use sensora_protocol::market::delivery::frame::{ToBuyer, ToSeller};
+use sensora_protocol::market::key_release::frame as release;
+use sensora_protocol::market::key_release::misbehaviour::MisbehaviourProof;
+use sensora_protocol::market::key_release::offer::KeyReleaseOffer;
+use sensora_protocol::market::key_release::parts::ProvenPart;
 use sensora_protocol::market::live::LiveOffer;
-use sensora_protocol::market::message::{AnchoredProof, Answer, Request, Response, Sample};
+use sensora_protocol::market::message::{AnchoredProof, Answer, LiveFrom, Request, Response, Sample};
 use sensora_protocol::market::offer::{Offer, Range};
 use sensora_protocol::market::order::Order;
 use sensora_protocol::market::payment;
@@ -169,6 +174,17 @@ fn market() -> Vec<Vector> {
         ("quote last", quote(Range::Last(3))),
         ("quote seq", quote(Range::Seq { first: 1, count: 3 })),
         ("quote time", quote(Range::Time { from: -1, to: 1_789_000_003_000_000_000 })),
+        (
+            "quote through channel",
+            Request::Quote { stream, range: Range::Latest, mode: PaymentMode::Channel },
+        ),
+        ("quote live latest", Request::QuoteLive { stream, from: LiveFrom::Latest }),
+        ("quote live seq", Request::QuoteLive { stream, from: LiveFrom::Seq(3) }),
+        ("quote live time", Request::QuoteLive { stream, from: LiveFrom::Time(1_789_000_003_000_000_000) }),
+        ("quote channel", Request::QuoteChannel { value: sat(10_000), blocks: 299 }),
+        ("open channel", Request::OpenChannel(delivery::open_channel())),
+        ("close channel", Request::CloseChannel(delivery::close_channel())),
+        ("ask channel", Request::AskChannel(AskChannel { channel: delivery::id(), orders: vec![order] })),
         ("purchase", Request::Purchase(purchase)),
         ("fetch", Request::Fetch { order, first: 1 }),
         ("receipt", Request::Receipt { order }),
@@ -185,6 +201,9 @@ fn market() -> Vec<Vector> {
         ("ad", Answer::Ad(ad.into_bytes())),
         ("sample", Answer::Sample(sample)),
         ("offer", Answer::Offer(offer.into_bytes())),
+        ("live offer", Answer::LiveOffer(delivery::live().into_bytes())),
+        ("channel offer", Answer::ChannelOffer(delivery::channel_offer(&small()).into_bytes())),
+        ("channel", Answer::Channel(delivery::report())),
         ("receipt", Answer::Receipt(receipt.into_bytes())),
         ("page", Answer::Page(world.stream.page(1, 4, 5))),
         ("proof", Answer::Proof(Box::new(proof))),
@@ -489,7 +508,7 @@ fn streams() -> Vec<Vector> {
     all
 }
 
-fn files() -> [(&'static str, &'static str, Vec<Vector>); 6] {
+fn files() -> [(&'static str, &'static str, Vec<Vector>); 7] {
     [
         (
             "statements.json",
@@ -500,6 +519,11 @@ fn files() -> [(&'static str, &'static str, Vec<Vector>); 6] {
         ("chain.json", "Messages of /sensora/chain/1.", chain_messages()),
         ("onchain.json", "What is written into transactions.", onchain()),
         ("delivery.json", "Channels, and what moves over /sensora/delivery/1.", delivery::vectors()),
+        (
+            "key_release.json",
+            "A batch whose key is released on the chain, frames of /sensora/release/1, and a proof of misbehaviour.",
+            key_release::vectors(),
+        ),
         ("proofs.json", "Readings, leaves, columns, runs and the proofs of a log.", streams()),
     ]
 }
@@ -520,6 +544,15 @@ pub(crate) fn rewrite(kind: &str, bytes: &[u8]) -> Option<Vec<u8>> {
         "market-response" => Response::from_bytes(bytes).unwrap().to_bytes().unwrap(),
         "chain-request" => chain::Request::from_bytes(bytes).unwrap().to_bytes().unwrap(),
         "chain-response" => chain::Response::from_bytes(bytes).unwrap().to_bytes().unwrap(),
+        "release-to-seller" => release::ToSeller::from_bytes(bytes).unwrap().to_bytes().unwrap(),
+        "release-to-buyer" => release::ToBuyer::from_bytes(bytes).unwrap().to_bytes().unwrap(),
+        "key-release-offer" => exact::<KeyReleaseOffer>(bytes),
+        "part" => exact::<ProvenPart>(bytes),
+        "misbehaviour" => {
+            let proof = MisbehaviourProof::from_bytes(bytes).unwrap();
+            assert!(proof.verify().is_ok());
+            proof.to_bytes().unwrap()
+        }
         "signed" => exact::<SignedBytes>(bytes),
         "ad" => exact::<Ad>(bytes),
         "offer" => exact::<Offer>(bytes),

@@ -9,6 +9,7 @@ mod columns;
 mod delivery;
 mod evidence;
 mod golden;
+mod key_release;
 mod log;
 mod market;
 mod once;

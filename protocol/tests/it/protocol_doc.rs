@@ -189,6 +189,7 @@ fn the_limits_are_those_of_the_code() {
         market::receipt::Receipt,
         market::channel::offer::ChannelOffer,
         market::live::LiveOffer,
-        market::receipt::ChannelReceipt
+        market::receipt::ChannelReceipt,
+        market::key_release::offer::KeyReleaseOffer
     );
 }

@@ -52,8 +52,52 @@ fn live_offer(world: &World, tariff: Tariff) -> Signed<LiveOffer> {
     Signed::sign(offer, &world.seller, NETWORK).unwrap()
 }
 
-pub(super) fn vectors() -> Vec<Vector> {
+/// The golden channel's id.
+pub(super) fn id() -> sensora_protocol::ChannelId {
+    channel_offer(&small()).channel_id(NETWORK)
+}
+
+pub(super) fn live() -> Signed<LiveOffer> {
+    live_offer(&small(), Tariff::Reading(Price::from_msat(1500).unwrap()))
+}
+
+pub(super) fn open_channel() -> OpenChannel {
+    messages().0
+}
+
+pub(super) fn close_channel() -> CloseChannel {
+    messages().1
+}
+
+pub(super) fn report() -> ChannelReport {
+    messages().2
+}
+
+/// How the golden channel is opened and closed after 5 sat, and what its seller says of it before that.
+fn messages() -> (OpenChannel, CloseChannel, ChannelReport) {
     let mut world = small();
+    let channel = channel_offer(&world);
+    let id = channel.channel_id(NETWORK);
+    let keys = ChannelKeys::for_buyer(&id, world.buyer.key(), world.seller.public());
+    let coin = world.coin(20_000);
+    let locking = channel.value().locking(&keys);
+    let funding = world.spend(&coin, vec![sensora_chain::TxOut { value: sat(10_000), locking }]);
+    let outpoint = OutPoint { txid: funding.txid(), vout: 0 };
+    let contract = channel.value().channel(&keys, outpoint).unwrap();
+    let signing = world.buyer.key().child(world.seller.public(), &signing_invoice(&id));
+    let voucher = contract.sign_voucher(sat(5), &signing).unwrap();
+    let open = OpenChannel { offer: channel.bytes().clone(), funding: beef(&coin, &funding) };
+    let mut admitted = SellerChannel::admit(open.clone(), &world.admission()).unwrap();
+    assert_eq!(admitted.outpoint, outpoint);
+    admitted.earning.highest = sat(5);
+    admitted.signature = Some(voucher.signature);
+    let close = CloseChannel { channel: id, paid: sat(5), signature: voucher.signature };
+    let report = admitted.report(ChannelStanding::Open, vec![sat(5)]);
+    (open, close, report)
+}
+
+pub(super) fn vectors() -> Vec<Vector> {
+    let world = small();
     let channel = channel_offer(&world);
     let id = channel.channel_id(NETWORK);
     let keys = ChannelKeys::for_buyer(&id, world.buyer.key(), world.seller.public());
@@ -94,24 +138,11 @@ pub(super) fn vectors() -> Vec<Vector> {
     all.extend(seconds);
     all.extend(statement("channel-receipt", "for the golden order, paid through the channel", &receipt));
 
-    let coin = world.coin(20_000);
-    let funding = world.spend(&coin, vec![sensora_chain::TxOut { value: sat(10_000), locking }]);
-    let outpoint = OutPoint { txid: funding.txid(), vout: 0 };
-    let contract = channel.value().channel(&keys, outpoint).unwrap();
-    let signing = world.buyer.key().child(world.seller.public(), &signing_invoice(&id));
-    let voucher = contract.sign_voucher(sat(5), &signing).unwrap();
-    let open = OpenChannel { offer: channel.bytes().clone(), funding: beef(&coin, &funding) };
-    let request = sensora_protocol::market::sale::Admission { now_ms: world.now_ms, ..world.admission() };
-    let mut admitted = SellerChannel::admit(open.clone(), &request).unwrap();
-    assert_eq!(admitted.outpoint, outpoint);
-    admitted.earning.highest = sat(5);
-    admitted.signature = Some(voucher.signature);
+    let (open, close, report) = messages();
     all.push(message("open channel", "open-channel", "the offer, and what funds it", &open));
-    let close = CloseChannel { channel: id, paid: sat(5), signature: voucher.signature };
     all.push(message("close channel", "close-channel", "after 5 sat", &close));
     let ask = AskChannel { channel: id, orders: vec![order.id(NETWORK)] };
     all.push(message("ask channel", "ask-channel", "what the golden order has paid", &ask));
-    let report = admitted.report(ChannelStanding::Open, vec![sat(5)]);
     all.push(message("channel report", "channel-report", "the answer", &report));
     let nothing = ChannelReport {
         standing: ChannelStanding::WaitsForBlock,
@@ -120,7 +151,7 @@ pub(super) fn vectors() -> Vec<Vector> {
         paid: Vec::new(),
     };
     all.push(message("channel report of nothing", "channel-report", "nothing is paid", &nothing));
-    all.extend(frames(&world, offer, live, order, receipt, voucher.signature, id));
+    all.extend(frames(&world, offer, live, order, receipt, close.signature, id));
     all
 }
 
@@ -176,6 +207,12 @@ pub(super) fn refusals() -> Vec<Refusal> {
     let channel = sensora_protocol::ChannelId(Txid([7; 32]).0);
     vec![
         Refusal::UnknownChannel { channel },
+        Refusal::ChannelNotOffered {
+            min: sat(1_000),
+            max: sat(10_000_000),
+            min_blocks: 72,
+            max_blocks: 4_320,
+        },
         Refusal::ChannelClosed { channel },
         Refusal::ChannelNotMined { channel },
         Refusal::ChannelTooSmall { channel, price: sat(5), free: sat(4) },
