@@ -325,7 +325,8 @@ impl Config {
             name: self.agent.name.clone(),
             anchors: self.anchor.policy(),
             sources: self.streams.iter().map(source).collect(),
-            channels: ChannelPolicy::default(),
+            // Taken when there are commands to buy with them and keys to bound them.
+            channels: ChannelPolicy::none(),
             credit: Credit::default(),
         }
     }

@@ -387,10 +387,10 @@ impl Buyer {
         for action in actions {
             match action {
                 BuyerChannelAction::Open(request) => {
-                    next.push(Next::Ask(Box::new(Request::OpenChannel(*request))))
+                    next.push(Next::Ask(Box::new(Request::OpenChannel(*request))));
                 }
                 BuyerChannelAction::Close(request) => {
-                    next.push(Next::Ask(Box::new(Request::CloseChannel(request))))
+                    next.push(Next::Ask(Box::new(Request::CloseChannel(request))));
                 }
                 BuyerChannelAction::TakeBack(_) => next.push(Next::TakeBack),
                 BuyerChannelAction::BroadcastRefund(refund) => next.push(Next::Refund(refund)),
@@ -433,7 +433,7 @@ impl Buyer {
                     let beef = made.map_err(WalletHandleError::from)?;
                     match self.inner.chain.broadcast(&beef).await {
                         Ok(()) => {
-                            tracing::info!(channel = %lock(&open.record).id, txid = %refund.txid(), "a channel's refund is out")
+                            tracing::info!(channel = %lock(&open.record).id, txid = %refund.txid(), "a channel's refund is out");
                         }
                         Err(error @ BroadcastError::Rejected { .. }) => {
                             tracing::warn!(channel = %lock(&open.record).id, %error, "a channel's refund is not taken");

@@ -50,11 +50,11 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 /// Why one stream of an order ended.
 enum Broken {
     /// The stream did; another may do better.
-    Stream(crate::net::DeliveryError),
+    Stream(Box<crate::net::DeliveryError>),
     /// The seller ended it without a word, or with one that says "later".
     Later(String, u64),
     /// What came does not verify.
-    Bad(ReceiveError),
+    Bad(Box<ReceiveError>),
     /// For good.
     Failed(BuyError),
 }
@@ -73,7 +73,7 @@ impl From<StoreError> for Broken {
 
 impl From<crate::net::DeliveryError> for Broken {
     fn from(error: crate::net::DeliveryError) -> Self {
-        Self::Stream(error)
+        Self::Stream(Box::new(error))
     }
 }
 
@@ -275,7 +275,7 @@ impl Buyer {
                     bad += 1;
                     if bad > BAD_DELIVERIES {
                         self.inner.net.report(peer, Offence::InvalidProof).await;
-                        return Err(BuyError::Receive { order, source: Box::new(source) });
+                        return Err(BuyError::Receive { order, source });
                     }
                     tracing::warn!(%order, error = %source, "a delivery does not verify, asking again");
                 }
@@ -288,7 +288,7 @@ impl Buyer {
                 }
                 Broken::Stream(source) => {
                     if attempt >= ATTEMPTS {
-                        return Err(BuyError::Stream { order, source: Box::new(source) });
+                        return Err(BuyError::Stream { order, source });
                     }
                     tracing::debug!(%order, error = %source, "a stream ended, opening another");
                     tokio::time::sleep(pause).await;
@@ -374,7 +374,7 @@ impl Session<'_> {
             ReceiveError::Refused(refusal) if refusal.is_temporary() => {
                 Broken::Later(refusal.to_string(), 500)
             }
-            bad @ (ReceiveError::Delivery(_) | ReceiveError::OtherStream) => Broken::Bad(bad),
+            bad @ (ReceiveError::Delivery(_) | ReceiveError::OtherStream) => Broken::Bad(Box::new(bad)),
             source => Broken::Failed(BuyError::Receive { order, source: Box::new(source) }),
         })
     }

@@ -28,10 +28,6 @@ const _: () = assert!(MAX_SIGNED_AD_LEN < MAX_RESPONSE_LEN);
 /// What is asked of a seller.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "a request is decoded, answered and dropped; there is never an array of them"
-)]
 pub enum Request {
     /// The seller's current signed ad.
     Ad,

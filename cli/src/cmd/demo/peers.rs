@@ -128,7 +128,7 @@ pub(super) fn for_sale(recordings: &[PathBuf]) -> Outcome<AgentOptions> {
         name: "sensora demo".to_owned(),
         anchors: ANCHORS,
         sources,
-        channels: ChannelPolicy::default(),
+        channels: ChannelPolicy::none(),
         credit: Credit::default(),
     })
 }

@@ -57,6 +57,20 @@ pub struct ChannelPolicy {
     pub margin: u32,
 }
 
+impl ChannelPolicy {
+    /// No channels are taken.
+    #[must_use]
+    pub const fn none() -> Self {
+        Self {
+            min_value: Satoshis::ZERO,
+            max_value: Satoshis::ZERO,
+            unmined_up_to: Satoshis::ZERO,
+            max_blocks: 0,
+            margin: MIN_MARGIN,
+        }
+    }
+}
+
 impl Default for ChannelPolicy {
     /// 1,000 sat to 0.1 BSV, up to 50,000 sat at once, for a month at most, closed six hours before.
     fn default() -> Self {
@@ -463,7 +477,7 @@ impl Channels {
                     let beef = self.beef_of(live, &close);
                     match chain.broadcast(&beef).await {
                         Ok(()) => {
-                            tracing::info!(channel = %lock(live).record.id, txid = %close.txid(), "a channel's close is out")
+                            tracing::info!(channel = %lock(live).record.id, txid = %close.txid(), "a channel's close is out");
                         }
                         Err(error) => {
                             tracing::warn!(channel = %lock(live).record.id, %error, "a channel's close is not taken yet; it goes out again with the next block");
