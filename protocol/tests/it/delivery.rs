@@ -1,6 +1,7 @@
 //! Delivery through a channel: both state machines against each other, whatever the network and the disks do.
 
 mod hostile;
+mod many;
 mod pair;
 
 use proptest::prelude::*;

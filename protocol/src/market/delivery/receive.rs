@@ -367,13 +367,14 @@ impl Receive {
         match event {
             ReceiveEvent::Frame(frame) => self.frame(*frame, reservation, stakes, network),
             ReceiveEvent::Active(active_ms) => {
+                let before = self.due()?;
                 self.purchase.active_ms = self.purchase.active_ms.max(active_ms);
                 let mut actions = self.stop_when_spent();
-                actions.extend(self.pay(reservation, stakes)?);
-                // Time that is paid is stored, or it would be counted and paid again after a crash.
-                if matches!(self.terms.tariff, Tariff::Second(_)) && !actions.is_empty() {
-                    actions.insert(0, ReceiveAction::Store);
+                if self.due()? > before {
+                    // Like readings that are kept: forgotten in a crash, the time would be counted and paid again.
+                    actions.push(ReceiveAction::Store);
                 }
+                actions.extend(self.pay(reservation, stakes)?);
                 Ok(actions)
             }
             ReceiveEvent::Room => self.pay(reservation, stakes),
@@ -526,7 +527,11 @@ impl Receive {
         }
         let active_ms = self.purchase.active_ms;
         let slack = (active_ms / CLOCK_DRIFT).saturating_add(CLOCK_SLACK_MS);
-        let due = self.terms.due(end, active_ms.saturating_add(slack))?;
+        let mut due = self.terms.due(end, active_ms.saturating_add(slack))?;
+        if let Tariff::Second(_) = self.terms.tariff {
+            // Time that was counted and not stored before a crash is paid, and known from the voucher for it.
+            due = due.max(reservation.paid());
+        }
         if asked > due {
             return Err(ReceiveError::Due { asked, due });
         }

@@ -451,14 +451,16 @@ impl Supply {
         // A log may be longer than all money would buy.
         let wanted = self.terms.due(there, self.sale.active_ms).unwrap_or(allowed);
         if wanted > self.sale.granted {
-            let granted = allowed.min(wanted);
+            // Part of a reading's price would send nothing, and take the room from an order beside this one that needs no more.
+            let granted = self.terms.tariff.whole(allowed.min(wanted))?;
             if granted > self.sale.granted {
                 stakes.set(self.sale.order, granted.saturating_sub(self.paid))?;
                 self.sale.granted = granted;
                 actions.push(SupplyAction::Store);
             }
         }
-        let to = self.terms.covered_by(self.sale.granted, self.sale.active_ms).min(there);
+        let covered = self.sale.granted.max(self.paid);
+        let to = self.terms.covered_by(covered, self.sale.active_ms).min(there);
         if to > self.next {
             self.handed = to;
             actions.push(SupplyAction::Send(self.next..to));

@@ -26,10 +26,10 @@ use sensora_protocol::{ChannelId, Signed};
 
 use crate::world::{NETWORK, World, sat};
 
-const CAPACITY: u64 = 1_000;
-const READINGS: u64 = 64;
+pub(crate) const CAPACITY: u64 = 1_000;
+pub(crate) const READINGS: u64 = 64;
 
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) enum Goods {
     Range { first: u64, count: u64 },
     Live { first: u64, tariff: Tariff, budget: u64 },
@@ -101,11 +101,11 @@ pub(crate) struct Pair {
     signed: Satoshis,
 }
 
-fn channel_id() -> ChannelId {
+pub(crate) fn channel_id() -> ChannelId {
     ChannelId([9; 32])
 }
 
-fn funded(world: &World) -> Channel {
+pub(crate) fn funded(world: &World) -> Channel {
     let terms = ChannelTerms {
         buyer: *world.buyer.public(),
         seller: *world.seller.public(),
@@ -115,43 +115,40 @@ fn funded(world: &World) -> Channel {
     Channel::new(terms, close, OutPoint { txid: Txid([7; 32]), vout: 0 }, sat(CAPACITY + 40)).unwrap()
 }
 
+/// An offer of these goods, and what its order may cost: a range what its price is, unless `budget` says less.
+pub(crate) fn offered(world: &World, goods: Goods, msat: u64, budget: Option<u64>) -> (Offered, Satoshis) {
+    match goods {
+        Goods::Range { first, count } => {
+            let price = Price::from_msat(msat).unwrap();
+            let total = price.total(count).unwrap();
+            let offer = sensora_protocol::market::offer::Offer { price, total, ..world.offer(first, count) };
+            (Offered::Range(world.sign(offer).into_bytes()), budget.map_or(total, sat))
+        }
+        Goods::Live { first, tariff, budget } => {
+            let offer = LiveOffer {
+                stream: world.stream.id,
+                name: world.stream.name.clone(),
+                schema: world.stream.schema.clone(),
+                buyer: *world.buyer.public(),
+                first,
+                tariff,
+                licence: "CC-BY-4.0".into(),
+                nonce: [4; 16],
+                issued_ms: world.now_ms,
+                expires_ms: world.now_ms + 600_000,
+            };
+            let signed = Signed::sign(offer, &world.seller, NETWORK).unwrap();
+            LiveOffer::accept(&signed, NETWORK, world.buyer.public(), world.stream.id, None, world.now_ms)
+                .unwrap();
+            (Offered::Live(signed.into_bytes()), sat(budget))
+        }
+    }
+}
+
 impl Pair {
     pub(crate) fn new(setup: Setup) -> Self {
         let world = World::new(READINGS);
-        let (offer, budget) = match setup.goods {
-            Goods::Range { first, count } => {
-                let price = Price::from_msat(setup.msat).unwrap();
-                let total = price.total(count).unwrap();
-                let offer =
-                    sensora_protocol::market::offer::Offer { price, total, ..world.offer(first, count) };
-                (Offered::Range(world.sign(offer).into_bytes()), setup.budget.map_or(total, sat))
-            }
-            Goods::Live { first, tariff, budget } => {
-                let offer = LiveOffer {
-                    stream: world.stream.id,
-                    name: world.stream.name.clone(),
-                    schema: world.stream.schema.clone(),
-                    buyer: *world.buyer.public(),
-                    first,
-                    tariff,
-                    licence: "CC-BY-4.0".into(),
-                    nonce: [4; 16],
-                    issued_ms: world.now_ms,
-                    expires_ms: world.now_ms + 600_000,
-                };
-                let signed = Signed::sign(offer, &world.seller, NETWORK).unwrap();
-                LiveOffer::accept(
-                    &signed,
-                    NETWORK,
-                    world.buyer.public(),
-                    world.stream.id,
-                    None,
-                    world.now_ms,
-                )
-                .unwrap();
-                (Offered::Live(signed.into_bytes()), sat(budget))
-            }
-        };
+        let (offer, budget) = offered(&world, setup.goods, setup.msat, setup.budget);
         let (purchase, terms) = ChannelPurchase::agree(
             offer,
             world.seller.public(),
