@@ -13,20 +13,28 @@ TARGETS = {
     "market-response": ["market_response", "codec"],
     "chain-request": ["chain_messages", "codec"],
     "chain-response": ["chain_messages", "headers", "codec"],
-    "signed": ["ad", "statements"],
+    "signed": ["ad", "statements", "key_release"],
     "ad": ["ad", "statements"],
     "offer": ["statements"],
     "order": ["statements"],
     "receipt": ["statements"],
     "checkpoint": ["statements"],
+    "release-to-seller": ["key_release", "codec"],
+    "release-to-buyer": ["key_release", "codec"],
+    "key-release-offer": ["key_release", "statements"],
+    "part": ["key_release"],
+    "misbehaviour": ["key_release"],
     "columns": ["columns"],
     "run": ["page"],
-    "page": ["page"],
+    "page": ["page", "key_release"],
     "proof-v1": ["anchor"],
     "proof-v2": ["anchor"],
     "anchor-proof": ["anchor"],
     "script": ["script", "anchor", "ad"],
     "beef": ["beef"],
+    "channel": ["script"],
+    "key-release": ["script"],
+    "transaction": ["transaction"],
 }
 
 count = 0
@@ -38,6 +46,11 @@ for path in sorted(VECTORS.glob("*.json")):
             # An Atomic BEEF is 36 bytes and a BEEF. In the golden one a single path stands first, and transactions follow.
             seeds.append(("bump", data[41:]))
             seeds.append(("transaction", data[36:]))
+        # The target's first byte chooses between a locking script and a transaction.
+        if vector["type"] in ("channel", "key-release"):
+            seeds.append(("contracts", b"\x00" + data))
+        if vector["type"] == "transaction":
+            seeds.append(("contracts", b"\x01" + data))
         if vector["type"] == "columns":
             # The target's first two bytes choose the schema (float, int, bool, text) and the first number.
             seeds = [("columns", b"\xe4\x00" + data)]

@@ -16,6 +16,8 @@ pub mod op {
     pub const PUSHDATA4: u8 = 0x4e;
     pub const NEGATE1: u8 = 0x4f;
     pub const TRUE: u8 = 0x51;
+    pub const N2: u8 = 0x52;
+    pub const N4: u8 = 0x54;
     pub const N16: u8 = 0x60;
     pub const IF: u8 = 0x63;
     pub const ELSE: u8 = 0x67;
@@ -24,11 +26,23 @@ pub mod op {
     pub const RETURN: u8 = 0x6a;
     pub const DROP: u8 = 0x75;
     pub const DUP: u8 = 0x76;
+    pub const NIP: u8 = 0x77;
+    pub const SWAP: u8 = 0x7c;
+    pub const CAT: u8 = 0x7e;
+    pub const SPLIT: u8 = 0x7f;
+    pub const BIN2NUM: u8 = 0x81;
+    pub const SIZE: u8 = 0x82;
     pub const EQUAL: u8 = 0x87;
     pub const EQUALVERIFY: u8 = 0x88;
+    pub const ADD1: u8 = 0x8b;
+    pub const NOT: u8 = 0x91;
+    pub const SUB: u8 = 0x94;
+    pub const WITHIN: u8 = 0xa5;
     pub const SHA256: u8 = 0xa8;
     pub const HASH160: u8 = 0xa9;
+    pub const HASH256: u8 = 0xaa;
     pub const CHECKSIG: u8 = 0xac;
+    pub const CHECKSIGVERIFY: u8 = 0xad;
     pub const CHECKMULTISIG: u8 = 0xae;
 }
 

@@ -77,9 +77,18 @@ pub enum SpvError {
         /// Its version.
         version: u32,
     },
-    /// Cannot be mined yet.
-    #[error("transaction {0} cannot be mined before its lock time")]
-    NotFinal(Txid),
+    /// Cannot be mined yet, or not as far as headers tell.
+    #[error(
+        "transaction {txid} is locked to {lock_time} and our headers end at {tip}; it is believed once they reach that height, or with a Merkle path"
+    )]
+    NotFinal {
+        /// The transaction.
+        txid: Txid,
+        /// Its lock time: a height, or from 500,000,000 on a Unix time.
+        lock_time: u32,
+        /// The height of our last header.
+        tip: u32,
+    },
     /// Spends or makes nothing.
     #[error("transaction {0} has no inputs or no outputs")]
     Empty(Txid),
@@ -203,7 +212,7 @@ pub fn verify(beef: &Beef, subject: &Txid, headers: &impl HeaderView) -> Result<
             }
             Proof::Unproven => {
                 let spent = spent_outputs(entry, &believed)?;
-                let fee = verify_unmined(entry, &spent)?;
+                let fee = verify_unmined(entry, &spent, headers.tip_height())?;
                 proof.unmined.push(Unmined { txid: entry.txid(), size: tx.size(), fee });
                 to_check.push((entry, spent));
             }
@@ -273,7 +282,12 @@ fn spent_outputs<'a>(
 }
 
 /// Everything but the scripts; the answer is the fee.
-fn verify_unmined(entry: &BeefTx, spent: &[&TxOut]) -> Result<Satoshis, SpvError> {
+///
+/// A transaction that is locked to a height, such as the refund of a contract, is believed as soon as the next block may
+/// hold it: that is the rule by which nodes and broadcasters take it, and from there on it is as good as any unmined
+/// one. Before, it is a promise that its sender or a counterparty can break. A lock to a time stays refused: it is
+/// decided by the median time of eleven headers, and nothing here makes one.
+fn verify_unmined(entry: &BeefTx, spent: &[&TxOut], tip: u32) -> Result<Satoshis, SpvError> {
     let (txid, tx) = (entry.txid(), entry.transaction());
     if tx.inputs.is_empty() || tx.outputs.is_empty() {
         return Err(SpvError::Empty(txid));
@@ -281,8 +295,8 @@ fn verify_unmined(entry: &BeefTx, spent: &[&TxOut]) -> Result<Satoshis, SpvError
     if tx.version != VERSION {
         return Err(SpvError::Version { txid, version: tx.version });
     }
-    if !tx.is_final() {
-        return Err(SpvError::NotFinal(txid));
+    if !tx.is_final_at(tip.saturating_add(1)) {
+        return Err(SpvError::NotFinal { txid, lock_time: tx.lock_time, tip });
     }
     let dust = |output: &TxOut| output.value.is_zero() && !output.locking.is_unspendable();
     if let Some(vout) = tx.outputs.iter().position(dust) {

@@ -16,6 +16,9 @@ pub const VERSION: u32 = 1;
 /// An input with this sequence number does not hold the transaction back; if all have it, `lock_time` is void.
 pub const SEQUENCE_FINAL: u32 = 0xffff_ffff;
 
+/// Lock times from here on are Unix times, those below are heights of blocks (consensus).
+pub const LOCK_TIME_IS_TIME: u32 = 500_000_000;
+
 /// Six bytes after the version that tell the Extended Format (BRC-30) from the plain one.
 const EXTENDED_MARKER: [u8; 6] = [0, 0, 0, 0, 0, 0xef];
 
@@ -168,6 +171,12 @@ impl Transaction {
     /// Whether the transaction can be mined at any height and time: no lock time, or no input that enables it.
     pub fn is_final(&self) -> bool {
         self.lock_time == 0 || self.inputs.iter().all(|i| i.sequence == SEQUENCE_FINAL)
+    }
+
+    /// Whether the transaction can be in the block at `height`, as far as heights can tell: final anyway, or locked to
+    /// a height below. A lock to a time is decided by the median time of blocks, which a height does not say.
+    pub fn is_final_at(&self, height: u32) -> bool {
+        self.is_final() || (self.lock_time < LOCK_TIME_IS_TIME && self.lock_time < height)
     }
 
     /// The Extended Format (BRC-30): each input is followed by the value and locking script that it spends.
@@ -352,5 +361,16 @@ pub(crate) mod tests {
         assert!(!tx.is_final());
         tx.lock_time = 0;
         assert!(tx.is_final());
+    }
+
+    #[test]
+    fn a_lock_to_a_height_is_over_one_block_later() {
+        let mut tx = Transaction::new(vec![TxIn::new(OutPoint::default())], vec![]);
+        (tx.lock_time, tx.inputs[0].sequence) = (100, 0xffff_fffe);
+        assert!(!tx.is_final_at(100) && tx.is_final_at(101));
+        tx.lock_time = LOCK_TIME_IS_TIME;
+        assert!(!tx.is_final_at(u32::MAX), "a time is no height");
+        tx.inputs[0].sequence = SEQUENCE_FINAL;
+        assert!(tx.is_final_at(0));
     }
 }

@@ -165,7 +165,13 @@ impl Market {
         let mut options = node(2, folder);
         options.bootstrap.clone_from(&known);
         let anchors = AnchorPolicy { every: Duration::from_secs(60), readings: 1_000_000_000 };
-        options.agent = Some(AgentOptions { name: "agent".into(), anchors, sources: vec![thermometer()] });
+        options.agent = Some(AgentOptions {
+            name: "agent".into(),
+            anchors,
+            sources: vec![thermometer()],
+            channels: Default::default(),
+            credit: Default::default(),
+        });
         let agent = Node::start(options).await.unwrap();
         while agent.agent().unwrap().ended_sources().await.is_empty() {
             tokio::time::sleep(Duration::from_millis(100)).await;

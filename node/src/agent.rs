@@ -24,6 +24,8 @@ use tokio_util::sync::CancellationToken;
 use self::advertiser::{Advertiser, AdvertiserError, AdvertiserParts, Listing};
 use self::anchorer::{AnchorPolicy, Anchorer, AnchorerParts};
 use self::recorder::{Recorder, RecorderError};
+use self::seller::channels::{ChannelPolicy, Channels, ChannelsParts};
+use self::seller::supply::Credit;
 use self::seller::{Seller, SellerParts};
 use self::source::{Fingerprint, RawReading, Source, SourceError, SourceSpec};
 use crate::chain_access::ChainAccess;
@@ -102,6 +104,10 @@ pub struct AgentOptions {
     pub anchors: AnchorPolicy,
     /// Where readings come from.
     pub sources: Vec<SourceOptions>,
+    /// Which channels are taken.
+    pub channels: ChannelPolicy,
+    /// What may stand open with buyers that pay through them.
+    pub credit: Credit,
 }
 
 /// What an agent works with.
@@ -165,7 +171,19 @@ impl Agent {
             policy: options.anchors,
             home: home.clone(),
         });
+        let channels = Channels::open(ChannelsParts {
+            wallet: wallet.clone(),
+            chain: chain.clone(),
+            store: store.clone(),
+            identity: identity.clone(),
+            network,
+            clock: clock.clone(),
+            policy: options.channels,
+        })?;
         let seller = Seller::new(SellerParts {
+            net: net.clone(),
+            channels: channels.clone(),
+            credit: options.credit,
             recorder: recorder.clone(),
             anchorer: anchorer.clone(),
             wallet: wallet.clone(),
@@ -235,6 +253,7 @@ impl Agent {
         };
         agent.inner.seller.resume()?;
         tasks.spawn(agent.inner.seller.clone().run(cancel.clone()));
+        tasks.spawn(channels.run(cancel.clone()));
         for (name, source, ids, is_live) in pumps {
             let (pumping, cancel) = (agent.clone(), cancel.clone());
             tasks.spawn(async move {

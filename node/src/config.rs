@@ -24,6 +24,8 @@ pub use licence::{LicenceError, validate_licence};
 pub use streams::{PlaceText, StreamConfig};
 
 use crate::agent::anchorer::AnchorPolicy;
+use crate::agent::seller::channels::ChannelPolicy;
+use crate::agent::seller::supply::Credit;
 use crate::agent::{AgentOptions, SourceOptions, Terms};
 use crate::net::Multiaddr;
 use crate::wallet::SweepPolicy;
@@ -323,6 +325,9 @@ impl Config {
             name: self.agent.name.clone(),
             anchors: self.anchor.policy(),
             sources: self.streams.iter().map(source).collect(),
+            // Taken when there are commands to buy with them and keys to bound them.
+            channels: ChannelPolicy::none(),
+            credit: Credit::default(),
         }
     }
 

@@ -15,6 +15,7 @@ pub mod home;
 pub mod keystore;
 pub mod net;
 pub mod recovery;
+mod stakes;
 pub mod store;
 mod stripes;
 pub mod supervisor;

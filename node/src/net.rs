@@ -11,11 +11,12 @@
 //!
 //! [`Net::new`] gives three values: the handle, the runner that must be polled ([`NetRunner::run`]) and the
 //! receiver of what peers send. The runner never waits for the application: when the application is behind,
-//! requests are answered with [`NetConfig::refusal_frame`], gossip is left unforwarded, and both are counted.
+//! requests are answered with [`NetConfig::refusal_frame`], gossip is left unforwarded, and both are counted. What moves in bulk does not pass it at all: a
+//! [`DeliveryStream`] goes from the connection's task to the application's.
 //!
 //! # What a peer can cost
 //! Every queue and every map keyed by a peer has a named bound in [`limits`]; inbound requests pass a quota for each
-//! peer and protocol ([`quota`]), misbehaviour is scored ([`Offence`]) and leads to a ban that ends by itself.
+//! peer and protocol ([`quota`]), delivery streams have places, deadlines and a minimum rate, misbehaviour is scored ([`Offence`]) and leads to a ban that ends by itself.
 //!
 //! # Networks
 //! Nodes say `sensora/<version>/<network>` in identify. A node of another network, or of no network of ours, is
@@ -29,6 +30,7 @@ mod behaviour;
 mod command;
 mod config;
 mod counters;
+mod delivery;
 mod dial;
 mod error;
 mod event;
@@ -51,6 +53,7 @@ pub use self::{
     address::{peer_id_from_public_key, peer_id_from_secret_key, public_key_of, split_peer_id},
     config::{KadMode, NetConfig, Refusal, Transport},
     counters::{Counters, CountersSnapshot},
+    delivery::{DeliveryError, DeliveryReceiver, DeliverySender, DeliveryStream},
     error::{DialError, FindError, NetError, ProvideError, PublishError, RequestError},
     event::{NetEvent, NetEvents, Responder, Verdict},
     handle::Net,
@@ -61,6 +64,9 @@ pub use self::{
 
 /// The protocol id of the DHT: provider records and routing, never values.
 pub const KAD_PROTOCOL: &str = "/sensora/kad/1";
+
+/// The protocol id of delivery streams: frames of at most [`limits::MAX_DELIVERY_FRAME`] bytes, both ways, for as long as both sides like.
+pub const DELIVERY_PROTOCOL: &str = "/sensora/delivery/1";
 
 /// How long a provider record lives at the nodes that store it. A provider announces again four times in that time, and
 /// one that is gone is forgotten before a buyer has tried it often.

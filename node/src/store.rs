@@ -13,6 +13,7 @@ pub mod ads;
 pub mod anchors;
 mod backend;
 pub mod bought;
+pub mod channels;
 pub mod fees;
 pub mod headers;
 pub mod kinds;
@@ -267,6 +268,7 @@ impl Store {
             anchors::create(tx)?;
             bought::create(tx)?;
             fees::create(tx)?;
+            channels::create(tx)?;
             orders::create(tx)?;
             outbox::create(tx)?;
             peers::create(tx)?;

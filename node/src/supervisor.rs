@@ -28,7 +28,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::{Agent, AgentError, AgentOptions, AgentParts};
-use crate::buyer::{Buyer, BuyerParts};
+use crate::buyer::{BuyError, Buyer, BuyerParts};
 use crate::chain_access::{
     self, ChainAccess, ChainError, ChainOptions, ChainPeer, ChainService, ChainTasks, HeaderStore,
     MemoryHeaderStore, ServicesOptions, SourceOptions,
@@ -135,6 +135,9 @@ pub enum NodeError {
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A channel in the store cannot be used.
+    #[error("the stored channels cannot be read: {0}")]
+    Channels(#[from] Box<BuyError>),
     /// The chain.
     #[error(transparent)]
     Chain(#[from] ChainError),
@@ -294,7 +297,9 @@ impl Node {
             network: *network,
             clock: clock.clone(),
         });
+        buyer.load_channels().map_err(Box::new)?;
         let mut parts = JoinSet::new();
+        parts.spawn(buyer.clone().run_channels(cancel.clone()));
         wallet.set_sweep(options.sweep)?;
         parts.spawn(wallet.clone().run(cancel.clone()));
         if has_services {
@@ -322,6 +327,7 @@ impl Node {
             chain: ChainService::for_node(dev_chain, &chain, serves, clock.clone()),
             agent: agent.clone(),
             discovery: discovery.clone(),
+            cancel: cancel.clone(),
             market_slots: Arc::new(Semaphore::new(MAX_MARKET_REQUESTS)),
             ad_slots: Arc::new(Semaphore::new(MAX_ADS_CHECKED)),
         };
@@ -542,6 +548,8 @@ struct Router {
     chain: ChainService,
     agent: Option<Agent>,
     discovery: Discovery,
+    /// Ends deliveries, which would go on for ever.
+    cancel: CancellationToken,
     market_slots: Arc<Semaphore>,
     ad_slots: Arc<Semaphore>,
 }
@@ -605,6 +613,12 @@ impl Router {
                 });
             }
             NetEvent::Gossip { verdict, .. } => verdict.ignore(),
+            NetEvent::Delivery { stream } => {
+                let key = public_key_of(&stream.peer()).and_then(|key| PublicKey::from_bytes(&key).ok());
+                let (Some(agent), Some(key)) = (&self.agent, key) else { return stream.refuse() };
+                let (seller, cancel) = (agent.seller().clone(), self.cancel.clone());
+                working.spawn(async move { seller.deliver(key, stream, cancel).await });
+            }
             NetEvent::PeerConnected { .. } => {
                 if let Some(agent) = &self.agent {
                     agent.advertiser().newcomer();

@@ -53,12 +53,15 @@ pub const ADV_VERSION: u8 = 2;
 pub enum PaymentMode {
     /// One transaction to a key derived from the order, before delivery.
     Direct,
+    /// Vouchers of a payment channel, while the readings come.
+    Channel,
 }
 
 impl fmt::Display for PaymentMode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Direct => f.write_str("direct"),
+            Self::Channel => f.write_str("channel"),
         }
     }
 }

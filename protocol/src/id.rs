@@ -128,6 +128,11 @@ byte_id!(
     OrderId, 32, "order id"
 );
 
+byte_id!(
+    /// Names one payment channel: the digest of the seller's offer of it, so that it has a name before it has a transaction.
+    ChannelId, 32, "channel id"
+);
+
 impl Hash {
     /// SHA-256 of `bytes`.
     #[must_use]

@@ -22,6 +22,6 @@ pub mod place;
 pub mod statement;
 pub mod stream;
 
-pub use id::{Hash, OrderId, StreamId};
+pub use id::{ChannelId, Hash, OrderId, StreamId};
 pub use identity::Identity;
 pub use statement::{Signed, SignedBytes, Statement};

@@ -198,8 +198,21 @@ fn only_final_version_1_transactions_are_believed_unmined() {
     let version = scene.after_resigned(|tx| tx.version = 2);
     assert!(matches!(version, Err(SpvError::Version { version: 2, .. })));
     let locked = scene.after_resigned(|tx| (tx.lock_time, tx.inputs[0].sequence) = (500, 0));
-    assert!(matches!(locked, Err(SpvError::NotFinal(_))));
+    assert!(matches!(locked, Err(SpvError::NotFinal { lock_time: 500, tip: 2, .. })));
     assert!(scene.after_resigned(|tx| tx.lock_time = 500).is_ok());
+}
+
+/// The headers end at height 2: the next block is 3, and holds what is locked to 2.
+#[test]
+fn a_lock_to_a_height_holds_until_the_next_block_may_have_it() {
+    let scene = scene();
+    let locked_to = |lock_time| {
+        scene.after_resigned(|tx| (tx.lock_time, tx.inputs[0].sequence) = (lock_time, 0xffff_fffe))
+    };
+    assert!(locked_to(1).is_ok() && locked_to(2).is_ok());
+    assert!(matches!(locked_to(3), Err(SpvError::NotFinal { lock_time: 3, tip: 2, .. })));
+    // A time, even one long past: heights do not say when it is over.
+    assert!(matches!(locked_to(500_000_000), Err(SpvError::NotFinal { .. })));
 }
 
 #[test]

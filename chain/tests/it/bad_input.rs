@@ -5,12 +5,42 @@
 use proptest::prelude::*;
 use sensora_chain::beef::{Beef, BeefLimits};
 use sensora_chain::contract::payment::{pay_to_hash, sign_input};
-use sensora_chain::contract::{data_output, parse_data_output};
+use sensora_chain::contract::{
+    Channel, ChannelTerms, CloseTerms, KeyRelease, KeyReleaseTerms, RefundHeight, Voucher, data_output,
+    parse_data_output, verify_input,
+};
 use sensora_chain::header::{Header, HeaderChain, HeaderView};
 use sensora_chain::keys::{PublicKey, Signature};
 use sensora_chain::merkle_path::MerklePath;
 use sensora_chain::wallet::Wallet;
-use sensora_chain::{Network, OutPoint, PrivateKey, Satoshis, Script, Transaction, TxIn, TxOut, Txid, spv};
+use sensora_chain::{
+    FeeRate, Network, OutPoint, PrivateKey, Satoshis, Script, SighashCache, Transaction, TxIn, TxOut, Txid,
+    spv,
+};
+
+/// A funded channel and a funded key release, both between these two.
+fn contracts() -> (PrivateKey, PrivateKey, Channel, KeyRelease) {
+    let [buyer, seller] = [1, 2].map(|mark| PrivateKey::from_bytes([mark; 32]).unwrap());
+    let (refund_height, outpoint) = (RefundHeight::new(170).unwrap(), OutPoint::default());
+    let terms = ChannelTerms { buyer: buyer.public(), seller: seller.public(), refund_height };
+    let fee = CloseTerms::fee_at(FeeRate::DEFAULT);
+    let close = CloseTerms { seller_hash: [1; 20], buyer_hash: [2; 20], fee };
+    let channel = Channel::new(terms, close, outpoint, Satoshis::from_sat(10_000)).unwrap();
+    let key_hash = sensora_chain::encode::sha256(&[7; 32]);
+    let terms = KeyReleaseTerms { key_hash, seller: seller.public(), buyer: buyer.public(), refund_height };
+    (buyer, seller, channel, KeyRelease::new(terms, outpoint, Satoshis::from_sat(10_000)))
+}
+
+/// Whatever a stranger says spends a contract.
+fn read_spend(tx: &Transaction) {
+    let (_, _, channel, release) = contracts();
+    let _ = (channel.spend_in(tx), channel.voucher_of(tx), release.spend_in(tx));
+    let cache = SighashCache::new(tx);
+    for index in 0..=tx.inputs.len().min(3) {
+        let _ = verify_input(tx, &cache, index, channel.output());
+        let _ = verify_input(tx, &cache, index, release.output());
+    }
+}
 
 /// Every decoder of this crate that a stranger's bytes, or a damaged disk, can reach.
 fn decode_all(bytes: &[u8]) {
@@ -18,6 +48,7 @@ fn decode_all(bytes: &[u8]) {
         assert_eq!(tx.to_bytes().len(), tx.size());
         assert_eq!(Transaction::from_bytes(&tx.to_bytes()).unwrap(), tx);
         let _ = (tx.txid(), tx.is_coinbase(), tx.is_final(), tx.output_sum());
+        read_spend(&tx);
     }
     if let Ok((tx, spent)) = Transaction::from_extended(bytes) {
         let written = tx.to_extended(&spent).unwrap();
@@ -26,6 +57,13 @@ fn decode_all(bytes: &[u8]) {
     let script = Script::new(bytes.to_vec());
     assert!(script.pushes().count() <= bytes.len());
     let _ = (script.p2pkh_hash(), parse_data_output(&script));
+    if let Some(terms) = ChannelTerms::parse(&script) {
+        assert_eq!(terms.locking(), script);
+    }
+    if let Some(terms) = KeyReleaseTerms::parse(&script) {
+        assert_eq!(terms.locking(), script);
+    }
+    let _ = Voucher::from_script_signature(Satoshis::ZERO, bytes);
     if let Ok(path) = MerklePath::parse(bytes) {
         assert_eq!(MerklePath::parse(&path.to_bytes()).unwrap(), path);
         let _ = path.extract(&path.txids());
@@ -71,6 +109,9 @@ fn samples() -> Vec<Vec<u8>> {
     let mut wallet = Wallet::new();
     wallet.funding_address(&key, Network::Regtest).unwrap();
     let outputs: Vec<TxOut> = child.outputs.clone();
+    let (buyer, seller, channel, release) = contracts();
+    let voucher = channel.sign_voucher(sat(9), &buyer).unwrap();
+    let rate = FeeRate::DEFAULT;
     vec![
         parent.to_bytes(),
         child.to_bytes(),
@@ -85,6 +126,13 @@ fn samples() -> Vec<Vec<u8>> {
         Header::regtest_genesis().0.to_vec(),
         wallet.to_bytes().unwrap(),
         key.sign(&[5; 32]).der(),
+        voucher.script_signature(),
+        channel.output().locking.as_bytes().to_vec(),
+        release.output().locking.as_bytes().to_vec(),
+        channel.complete(&voucher, &seller).unwrap().to_bytes(),
+        channel.refund(&buyer, rate).unwrap().to_bytes(),
+        release.claim(&[7; 32], &seller, &[1; 20], rate).unwrap().to_bytes(),
+        release.refund(&buyer, &[1; 20], rate).unwrap().to_bytes(),
     ]
 }
 

@@ -1,6 +1,8 @@
 //! The development chain from outside: what it takes, what it refuses, and that it stays one chain through restarts
 //! and reorganisations. `bsv-rs` is the second opinion on its blocks.
 
+pub(crate) mod contracts;
+
 use std::sync::Arc;
 
 use bsv_rs::primitives::bsv::sighash::{TxInput, TxOutput, TxSighashCache};
@@ -33,7 +35,7 @@ pub(crate) fn chain() -> DevChain {
     chain
 }
 
-fn key(tag: u8) -> PrivateKey {
+pub(crate) fn key(tag: u8) -> PrivateKey {
     PrivateKey::from_bytes([tag.saturating_add(1); 32]).unwrap()
 }
 

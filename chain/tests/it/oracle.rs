@@ -5,13 +5,19 @@ use bsv_rs::script::{LockingScript, ProtocolEra, ScriptFlags, Spend, TxSpendPara
 use bsv_rs::transaction as theirs;
 use proptest::prelude::*;
 use sensora_chain::beef::{Beef, BeefLimits};
+use sensora_chain::contract::key_release::KeyReleaseSpend;
 use sensora_chain::contract::payment::{pay_to_hash, sign_input};
-use sensora_chain::contract::{data_output, verify_p2pkh};
-use sensora_chain::encode::hash160;
+use sensora_chain::contract::push_tx::Preimage;
+use sensora_chain::contract::{
+    Channel, ChannelTerms, CloseTerms, KeyRelease, KeyReleaseTerms, RefundHeight, data_output, verify_input,
+    verify_p2pkh,
+};
+use sensora_chain::encode::{hash160, sha256};
 use sensora_chain::keys::brc29_invoice;
 use sensora_chain::merkle_path::{MerklePath, merkle_root};
 use sensora_chain::{
-    Network, OutPoint, PrivateKey, Satoshis, Script, SighashCache, Transaction, TxIn, TxOut, Txid, spv,
+    FeeRate, Network, OutPoint, PrivateKey, Satoshis, Script, SighashCache, Transaction, TxIn, TxOut, Txid,
+    spv,
 };
 
 use crate::support::Roots;
@@ -80,6 +86,43 @@ fn any_signed() -> impl Strategy<Value = (Transaction, Vec<TxOut>)> {
             }
             (tx, spent)
         })
+}
+
+fn any_height() -> impl Strategy<Value = RefundHeight> {
+    prop_oneof![
+        1u32..=17,
+        100u32..=300,
+        30_000u32..=40_000,
+        1_000_000u32..10_000_000,
+        499_999_000u32..500_000_000
+    ]
+    .prop_map(|height| RefundHeight::new(height).unwrap())
+}
+
+/// Every spend of both contracts with the output it spends: close, claim, and both refunds.
+fn any_contract_spends() -> impl Strategy<Value = Vec<(Transaction, TxOut)>> {
+    let terms = (any_key(), any_key(), any_height(), any::<[u8; 32]>());
+    (terms, any::<[u8; 32]>(), 1_000u64..1_000_000, 0u64..=973).prop_map(
+        |((buyer, seller, refund_height, secret), txid, value, paid)| {
+            let (outpoint, value, rate) =
+                (OutPoint { txid: Txid(txid), vout: 1 }, Satoshis::from_sat(value), FeeRate::DEFAULT);
+            let (of_buyer, of_seller) = (buyer.public(), seller.public());
+            let terms = ChannelTerms { buyer: of_buyer, seller: of_seller, refund_height };
+            let close =
+                CloseTerms { seller_hash: [1; 20], buyer_hash: [2; 20], fee: CloseTerms::fee_at(rate) };
+            let channel = Channel::new(terms, close, outpoint, value).unwrap();
+            let voucher = channel.sign_voucher(Satoshis::from_sat(paid), &buyer).unwrap();
+            let key_hash = sha256(&secret);
+            let terms = KeyReleaseTerms { key_hash, seller: of_seller, buyer: of_buyer, refund_height };
+            let release = KeyRelease::new(terms, outpoint, value);
+            vec![
+                (channel.complete(&voucher, &seller).unwrap(), channel.output().clone()),
+                (channel.refund(&buyer, rate).unwrap(), channel.output().clone()),
+                (release.claim(&secret, &seller, &[1; 20], rate).unwrap(), release.output().clone()),
+                (release.refund(&buyer, &[2; 20], rate).unwrap(), release.output().clone()),
+            ]
+        },
+    )
 }
 
 /// A block of some transactions, of which one pays `key`; then two payments in a row that no block holds.
@@ -157,6 +200,27 @@ fn old_coins_of_uncompressed_keys_are_spent_as_they_spend_them() {
     assert!(verify_p2pkh(&tx, &SighashCache::new(&tx), 0, &coin).is_err());
 }
 
+/// Since Chronicle the unlocking script of a version 2 transaction may compute, so a claim can be valid without pushing
+/// the key whole. It is not believed unmined; mined, it takes an interpreter to read the key.
+#[test]
+fn a_claim_of_version_2_can_hide_its_key_behind_opcodes() {
+    let [buyer, seller] = [1, 2].map(|mark| PrivateKey::from_bytes([mark; 32]).unwrap());
+    let (secret, refund_height) = ([7; 32], RefundHeight::new(170).unwrap());
+    let key_hash = sha256(&secret);
+    let terms = KeyReleaseTerms { key_hash, seller: seller.public(), buyer: buyer.public(), refund_height };
+    let release = KeyRelease::new(terms, OutPoint::default(), Satoshis::from_sat(5_000));
+    let mut tx = release.claim(&secret, &seller, &[1; 20], FeeRate::DEFAULT).unwrap();
+    tx.version = 2;
+    let digest = SighashCache::new(&tx).digest(0, &release.output().locking, release.output().value);
+    let signature = [seller.sign(&digest).der(), vec![0x41]].concat();
+    let halves = Script::builder().push(&signature).push(&secret[..16]).push(&secret[16..]);
+    // CAT, and the selector.
+    tx.inputs[0].unlocking = halves.op(0x7e).push(&[1]).build();
+    assert!(spend_is_valid(&tx, 0, release.output(), standard()));
+    assert!(verify_input(&tx, &SighashCache::new(&tx), 0, release.output()).is_err());
+    assert_eq!(release.spend_in(&tx), Some(KeyReleaseSpend::Other));
+}
+
 #[test]
 fn headers_are_theirs() {
     let genesis = sensora_chain::header::Header::regtest_genesis();
@@ -191,6 +255,62 @@ proptest! {
                 prop_assert!(spend_is_valid(&changed, index, coin, standard()));
             }
         }
+    }
+
+    #[test]
+    fn their_interpreter_accepts_what_contracts_make(spends in any_contract_spends()) {
+        for (tx, coin) in &spends {
+            prop_assert_eq!(verify_input(tx, &SighashCache::new(tx), 0, coin), Ok(()));
+            prop_assert!(spend_is_valid(tx, 0, coin, standard()));
+            prop_assert!(spend_is_valid(tx, 0, coin, ScriptFlags::block(ProtocolEra::PostChronicle)));
+        }
+    }
+
+    #[test]
+    fn what_we_accept_of_contracts_their_interpreter_accepts(
+        spends in any_contract_spends(), at: prop::sample::Index, mask in 1u8.., locked_at: prop::sample::Index,
+    ) {
+        for (tx, coin) in &spends {
+            // One changed byte in the transaction, or in the locking script.
+            let mut raw = tx.to_bytes();
+            let at = at.index(raw.len());
+            raw[at] ^= mask;
+            let mut locking = coin.locking.as_bytes().to_vec();
+            let at = locked_at.index(locking.len());
+            locking[at] ^= mask;
+            let other = TxOut { value: coin.value, locking: Script::new(locking) };
+            let changed = Transaction::from_bytes(&raw).ok().filter(|tx| !tx.inputs.is_empty());
+            for (tx, coin) in changed.iter().map(|changed| (changed, coin)).chain([(tx, &other)]) {
+                let accepted = verify_input(tx, &SighashCache::new(tx), 0, coin).is_ok();
+                prop_assert!(!accepted || spend_is_valid(tx, 0, coin, standard()));
+            }
+        }
+    }
+
+    /// The lock, held against theirs at the edges: lock times around the refund height and the bound, and the sequence.
+    #[test]
+    fn the_lock_of_a_refund_is_theirs(
+        key in any_key(), height in any_height(), lock_time in prop::sample::select(vec![-1i64, 0, 1, 499_999_999, 500_000_000]),
+        sequence in prop::sample::select(vec![u32::MAX, u32::MAX - 1, 0]),
+    ) {
+        let terms = ChannelTerms { buyer: key.public(), seller: key.public(), refund_height: height };
+        let coin = TxOut { value: Satoshis::from_sat(5_000), locking: terms.locking() };
+        let mut tx = Transaction::new(vec![TxIn::new(OutPoint::default())], vec![pay_to_hash(&[1; 20], Satoshis::from_sat(4_000))]);
+        tx.lock_time = if lock_time < 2 { (i64::from(height.get()) + lock_time) as u32 } else { lock_time as u32 };
+        tx.inputs[0].sequence = sequence;
+        let preimage = loop {
+            let preimage = Preimage::new(&SighashCache::new(&tx), 0, &coin).unwrap();
+            if preimage.is_ground() {
+                break preimage;
+            }
+            tx.outputs[0].value = Satoshis::from_sat(tx.outputs[0].value.as_u64() - 1);
+        };
+        let signature = [key.sign(&preimage.digest).der(), vec![0x41]].concat();
+        tx.inputs[0].unlocking = Script::builder().push(&signature).push(&preimage.bytes).push(&[]).build();
+        let ours = verify_input(&tx, &SighashCache::new(&tx), 0, &coin).is_ok();
+        prop_assert_eq!(ours, spend_is_valid(&tx, 0, &coin, standard()));
+        let kept = (height.get()..500_000_000).contains(&tx.lock_time) && sequence != u32::MAX;
+        prop_assert_eq!(ours, kept);
     }
 
     #[test]

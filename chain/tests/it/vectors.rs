@@ -3,7 +3,9 @@
 use std::str::FromStr;
 
 use sensora_chain::beef::{Beef, BeefLimits, Proof};
-use sensora_chain::contract::verify_p2pkh;
+use sensora_chain::contract::key_release::KeyReleaseSpend;
+use sensora_chain::contract::push_tx::{self, Preimage};
+use sensora_chain::contract::{KeyRelease, KeyReleaseTerms, verify_p2pkh};
 use sensora_chain::encode::sha256d;
 use sensora_chain::header::Header;
 use sensora_chain::keys::brc29_invoice;
@@ -401,4 +403,42 @@ fn key_release_spends_sign_our_digest() {
             assert_eq!(pushes[1], cache.preimage(0, &lock, value, 0x41).unwrap());
         }
     }
+}
+
+/// The published lock does not ask for the length of the key. All else in it is what we write, and its spends have our
+/// shape.
+#[test]
+fn key_release_scripts_are_ours_but_for_the_length_of_the_key() {
+    let Some(file) = vectors("key_release_scripts.json") else { return };
+    let published = bytes(&file["lock"]);
+    let value = Satoshis::new(file["sats"].as_u64().unwrap()).unwrap();
+    assert_eq!(KeyReleaseTerms::parse(&Script::new(published.clone())), None);
+    assert_eq!(published.windows(push_tx::BLOCK.len()).filter(|part| *part == push_tx::BLOCK).count(), 1);
+    // SIZE <32> EQUALVERIFY behind the IF.
+    let ours = [&published[..1], &[0x82, 1, 32, 0x88], &published[1..]].concat();
+    let terms = KeyReleaseTerms::parse(&Script::new(ours.clone())).unwrap();
+    assert_eq!((terms.locking().into_bytes(), terms.refund_height.get()), (ours, 170));
+
+    let read = |name: &str| Transaction::from_bytes(&bytes(&file[name])).unwrap();
+    let (claim, refund) = (read("claim"), read("refund"));
+    let release = KeyRelease::new(terms, claim.inputs[0].previous, value);
+    let Some(KeyReleaseSpend::Claim { key }) = release.spend_in(&claim) else { panic!("no key") };
+    assert!(terms.is_key(&key));
+    assert_eq!(release.spend_in(&refund), Some(KeyReleaseSpend::Refund));
+
+    // Our own spends have the same pushes, but for what the digest of another lock changes.
+    let spent = TxOut { value, locking: Script::new(published) };
+    let shape = |tx: &Transaction| -> Vec<(usize, bool)> {
+        let op = |op: Result<sensora_chain::script::Op<'_>, _>| {
+            let op = op.unwrap();
+            (op.data().unwrap().len(), op.is_minimal_push())
+        };
+        tx.inputs[0].unlocking.pushes().map(op).collect()
+    };
+    assert_eq!(shape(&claim)[1..], [(32, true), (1, true)]);
+    let preimage = Preimage::new(&SighashCache::new(&refund), 0, &spent).unwrap();
+    assert!(preimage.is_ground());
+    assert_eq!(shape(&refund)[1..], [(preimage.bytes.len(), true), (0, true)]);
+    assert_eq!(preimage.bytes.len() + 4, 156 + 1 + release.output().locking.len());
+    assert_eq!((refund.lock_time, refund.is_final_at(170), refund.is_final_at(171)), (170, false, true));
 }

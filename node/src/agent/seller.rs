@@ -3,6 +3,9 @@
 //! What may be sold, for how much and when an order counts as paid is decided by [`sensora_protocol::market::sale`]; this room stores,
 //! broadcasts and answers in the order that the state machine asks for.
 
+pub mod channels;
+pub mod supply;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,8 +17,10 @@ use sensora_chain::beef::{Beef, BeefLimits};
 use sensora_chain::keys::PublicKey;
 use sensora_chain::wallet::{KeySource, OwnedOutput, Purpose, Received};
 use sensora_protocol::ad::{Ad, PaymentMode, StreamAd};
-use sensora_protocol::market::message::{AnchoredProof, Answer, Request, Response, Sample};
+use sensora_protocol::market::live::LiveOffer;
+use sensora_protocol::market::message::{AnchoredProof, Answer, LiveFrom, Request, Response, Sample};
 use sensora_protocol::market::offer::{DEFAULT_LIFETIME_MS, Offer, Range};
+use sensora_protocol::market::price::Tariff;
 use sensora_protocol::market::receipt::HOLD_MS;
 use sensora_protocol::market::refusal::Refusal;
 use sensora_protocol::market::sale::{
@@ -29,9 +34,12 @@ use super::anchorer::{Anchorer, MIN_FREE_SPACE};
 use super::recorder::{Recorder, RecorderError};
 use crate::chain_access::{BroadcastError, ChainAccess};
 use crate::clock::{Clock, Stopwatch};
-use crate::store::{self, Store, StoreError, orders};
+use crate::net::Net;
+use crate::store::{self, Store, StoreError, channels as records, orders};
 use crate::stripes::Stripes;
 use crate::wallet::{WalletHandle, WalletHandleError};
+use channels::Channels;
+use supply::{Credit, Supplies};
 
 /// Most orders whose payment the network has not answered. Each is up to 128 KiB on disk and costs whoever makes it
 /// nothing while the chain cannot be reached, so there must be an end.
@@ -74,6 +82,8 @@ struct Inner {
     looked: Mutex<Option<Stopwatch>>,
     /// Orders that were paid since the start.
     sold: AtomicU64,
+    /// Deliveries that are paid through channels.
+    supplies: Supplies,
 }
 
 /// What a seller works with.
@@ -82,6 +92,12 @@ pub struct SellerParts {
     pub recorder: Recorder,
     /// Their anchors.
     pub anchorer: Anchorer,
+    /// The swarm, in which misbehaviour is reported.
+    pub net: Net,
+    /// What buyers pay with beside single payments.
+    pub channels: Channels,
+    /// What may stand open with buyers that pay through channels.
+    pub credit: Credit,
     /// Takes the coins.
     pub wallet: WalletHandle,
     /// Broadcasts payments and has the headers.
@@ -104,8 +120,8 @@ impl Seller {
     pub fn new(parts: SellerParts) -> Self {
         let (terms, orders, admitted, looked) =
             (RwLock::default(), Stripes::default(), Mutex::default(), Mutex::default());
-        let sold = AtomicU64::new(0);
-        Self { inner: Arc::new(Inner { parts, terms, orders, admitted, looked, sold }) }
+        let (sold, supplies) = (AtomicU64::new(0), Supplies::new(parts.credit));
+        Self { inner: Arc::new(Inner { parts, terms, orders, admitted, looked, sold, supplies }) }
     }
 
     /// Sets what is offered. An ad that is withdrawn ends all quotes; orders that are paid are still delivered.
@@ -150,6 +166,12 @@ impl Seller {
         let name = request.name();
         let answer = match request {
             Request::Purchase(request) => self.purchase(peer, request).await.map(Answer::Receipt),
+            Request::OpenChannel(request) => {
+                self.inner.parts.channels.open_channel(peer, request).await.map(Answer::Channel)
+            }
+            Request::CloseChannel(request) => {
+                self.inner.parts.channels.close_channel(peer, request).await.map(Answer::Channel)
+            }
             request => {
                 let peer = *peer;
                 self.blocking(move |seller| seller.look_up(&peer, request)).await
@@ -180,15 +202,64 @@ impl Seller {
         match request {
             Request::Ad => self.ad().map(|ad| Answer::Ad(ad.into_bytes())).ok_or(Refusal::NotSelling),
             Request::Sample { stream, count } => self.sample(peer, stream, count),
-            Request::Quote { stream, range } => self.quote(peer, stream, range),
+            Request::Quote { stream, range, mode } => self.quote(peer, stream, range, mode),
+            Request::QuoteLive { stream, from } => self.quote_live(peer, stream, from),
+            Request::QuoteChannel { value, blocks } => {
+                let offer = self.inner.parts.channels.quote(peer, value, blocks)?;
+                Ok(Answer::ChannelOffer(offer.into_bytes()))
+            }
+            Request::AskChannel(request) => {
+                self.inner.parts.channels.ask(peer, &request).map(Answer::Channel)
+            }
             Request::Fetch { order, first } => self.fetch(peer, order, first),
             Request::Receipt { order } => self.receipt(peer, order),
             Request::Proof { stream, first, count, size } => self.proof(stream, first, count, size),
-            Request::Purchase(_) => Err(Refusal::Malformed { reason: "a purchase is no question".into() }),
+            Request::Purchase(_) | Request::OpenChannel(_) | Request::CloseChannel(_) => {
+                Err(Refusal::Malformed { reason: "it is no question".into() })
+            }
         }
     }
 
-    fn quote(&self, peer: &PublicKey, id: StreamId, range: Range) -> Result<Answer, Refusal> {
+    /// What a stream costs as it comes.
+    fn quote_live(&self, peer: &PublicKey, id: StreamId, from: LiveFrom) -> Result<Answer, Refusal> {
+        let SellerParts { recorder, identity, network, clock, .. } = &self.inner.parts;
+        let stream = self.stream(&id)?;
+        let size = recorder.summary(&id).map_err(storage)?.size;
+        let first = match from {
+            LiveFrom::Latest => size,
+            LiveFrom::Seq(first) if first <= size => first,
+            LiveFrom::Seq(_) => return Err(Refusal::RangeNotAvailable { size }),
+            LiveFrom::Time(from) => {
+                let found = recorder.resolve(&id, Range::Time { from, to: i64::MAX }).map_err(storage)?;
+                found.map_or(size, |(first, _)| first)
+            }
+        };
+        let mut nonce = [0; 16];
+        getrandom::fill(&mut nonce).map_err(|_| Refusal::Busy { retry_ms: 1000 })?;
+        let issued_ms = clock.now_ms();
+        let offer = LiveOffer {
+            stream: id,
+            name: stream.name,
+            schema: stream.schema,
+            buyer: *peer,
+            first,
+            tariff: Tariff::Reading(stream.price),
+            licence: stream.licence,
+            nonce,
+            issued_ms,
+            expires_ms: issued_ms.saturating_add(DEFAULT_LIFETIME_MS),
+        };
+        let offer = Signed::sign(offer, identity, *network).map_err(|error| failed(&error))?;
+        Ok(Answer::LiveOffer(offer.into_bytes()))
+    }
+
+    fn quote(
+        &self,
+        peer: &PublicKey,
+        id: StreamId,
+        range: Range,
+        mode: PaymentMode,
+    ) -> Result<Answer, Refusal> {
         let SellerParts { recorder, identity, network, clock, .. } = &self.inner.parts;
         let stream = self.stream(&id)?;
         let found = recorder.resolve(&id, range).map_err(storage)?;
@@ -220,7 +291,7 @@ impl Seller {
             checkpoint: checkpoint.into_bytes(),
             price: stream.price,
             total: stream.price.total(count).map_err(|_| Refusal::TooManyReadings { asked: count, max })?,
-            mode: PaymentMode::Direct,
+            mode,
             licence: stream.licence,
             nonce,
             issued_ms,
@@ -418,8 +489,14 @@ impl Seller {
     /// # Errors
     /// [`StoreError`].
     pub fn resume(&self) -> Result<(), StoreError> {
-        let waiting = self.inner.parts.store.read(orders::admitted_sales)?;
-        self.admitted().extend(waiting);
+        let SellerParts { store, channels, .. } = &self.inner.parts;
+        self.admitted().extend(store.read(orders::admitted_sales)?);
+        // What was delivered and not paid before a restart still counts.
+        for sale in store.read(records::open_sales)? {
+            let live = channels.get(&sale.buyer, &sale.channel);
+            let paid = live.map(|live| channels::paid(&live, &sale.order)).unwrap_or_default();
+            self.inner.supplies.note(&sale, paid);
+        }
         Ok(())
     }
 
@@ -541,6 +618,11 @@ fn storage(error: RecorderError) -> Refusal {
             Refusal::StorageUnavailable
         }
     }
+}
+
+fn failed(error: &dyn std::error::Error) -> Refusal {
+    tracing::error!(%error, "a request could not be worked on");
+    Refusal::StorageUnavailable
 }
 
 fn damaged(error: &dyn std::error::Error) -> Refusal {

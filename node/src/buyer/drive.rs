@@ -3,13 +3,12 @@
 use std::time::Duration;
 
 use sensora_chain::Txid;
-use sensora_protocol::OrderId;
 use sensora_protocol::market::delivery::ProvenPage;
 use sensora_protocol::market::message::Response;
-use sensora_protocol::market::offer::Offer;
 use sensora_protocol::market::purchase::{
     Purchase, PurchaseAction, PurchaseError, PurchaseEvent, PurchaseState,
 };
+use sensora_protocol::{OrderId, StreamId};
 
 use super::{ATTEMPTS, BuyError, Buyer, BuyerParts, Progress};
 use crate::net::{Offence, peer_id_from_public_key};
@@ -114,7 +113,9 @@ impl Buyer {
                         PurchaseAction::PaymentTaken(txid) => {
                             wallet.mark_broadcast(txid).map_err(WalletHandleError::from)?;
                         }
-                        PurchaseAction::Keep(page) => keep(tx, &next, terms, before, page)?,
+                        PurchaseAction::Keep(page) => {
+                            keep(tx, &next.id, &terms.stream, terms.first, before, page)?;
+                        }
                         _ => {}
                     }
                 }
@@ -181,20 +182,22 @@ impl Buyer {
     }
 }
 
-/// Stores the runs of a verified page and what of its proof the whole order's proof needs.
-fn keep(
+/// Stores the runs of a verified page of an order, and what of its proof the whole order's proof needs: `begins` is where the order begins,
+/// `first` where the page does.
+pub(super) fn keep(
     tx: &redb::WriteTransaction,
-    purchase: &Purchase,
-    terms: &Offer,
+    order: &OrderId,
+    stream: &StreamId,
+    begins: u64,
     first: u64,
     page: &ProvenPage,
 ) -> Result<(), StoreError> {
     for run in &page.runs {
         let count = run.count().map_err(|error| StoreError::Damaged(error.to_string()))?;
-        let bought = BoughtRun { run: run.clone(), count, order: purchase.id };
-        bought::put_run(tx, &terms.stream, &bought)?;
+        let bought = BoughtRun { run: run.clone(), count, order: *order };
+        bought::put_run(tx, stream, &bought)?;
     }
-    let mut proof = bought::proof_in(tx, &purchase.id)?;
-    proof.page(first, first == terms.first, &page.proof);
-    bought::put_proof(tx, &purchase.id, &proof)
+    let mut proof = bought::proof_in(tx, order)?;
+    proof.page(first, first == begins, &page.proof);
+    bought::put_proof(tx, order, &proof)
 }

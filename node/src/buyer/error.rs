@@ -1,16 +1,21 @@
 //! Why something was not bought, and why a proof does not hold.
 
+use sensora_chain::Satoshis;
 use sensora_chain::spv::SpvError;
 use sensora_protocol::anchor::AnchorError;
 use sensora_protocol::codec::CodecError;
+use sensora_protocol::market::channel::buyer::BuyerChannelError;
+use sensora_protocol::market::channel::offer::ChannelOfferError;
+use sensora_protocol::market::channel::spending::SpendingError;
 use sensora_protocol::market::delivery::DeliveryError;
+use sensora_protocol::market::delivery::receive::ReceiveError;
 use sensora_protocol::market::offer::OfferError;
 use sensora_protocol::market::purchase::PurchaseError;
 use sensora_protocol::market::refusal::Refusal;
 use sensora_protocol::statement::StatementError;
 use sensora_protocol::stream::ChunkError;
 use sensora_protocol::stream::log::ProofError;
-use sensora_protocol::{OrderId, StreamId};
+use sensora_protocol::{ChannelId, OrderId, StreamId};
 
 use crate::net::RequestError;
 use crate::store::StoreError;
@@ -124,6 +129,56 @@ pub enum BuyError {
         /// Its state.
         state: &'static str,
     },
+    /// No open channel with the seller has enough left.
+    #[error("no open channel with seller {seller} has {needed} left: open one with `sensora channels open`")]
+    NoChannel {
+        /// Peer id.
+        seller: String,
+        /// What the order costs.
+        needed: Satoshis,
+    },
+    /// No such channel.
+    #[error("there is no channel {0} in use in this home")]
+    UnknownChannel(ChannelId),
+    /// Orders run on the channel.
+    #[error(
+        "orders on channel {channel} may still pay {reserved}: finish them first (`sensora orders --resume`)"
+    )]
+    ChannelInUse {
+        /// The channel.
+        channel: ChannelId,
+        /// What they may pay.
+        reserved: Satoshis,
+    },
+    /// The seller's offer of a channel is not acceptable.
+    #[error(transparent)]
+    ChannelOffer(#[from] Box<ChannelOfferError>),
+    /// The channel cannot go on.
+    #[error(transparent)]
+    Channel(Box<BuyerChannelError>),
+    /// The channel cannot pay.
+    #[error(transparent)]
+    Spending(Box<SpendingError>),
+    /// A delivery ended before its order did.
+    #[error(
+        "order {order}: {source}. What was paid is delivered or is paid for; `sensora orders --resume` goes on with it"
+    )]
+    Receive {
+        /// The order.
+        order: OrderId,
+        /// Why.
+        source: Box<ReceiveError>,
+    },
+    /// The stream to the seller broke and could not be made again.
+    #[error(
+        "order {order}: the stream to the seller ended: {source}. The order is kept; `sensora orders --resume` goes on with it"
+    )]
+    Stream {
+        /// The order.
+        order: OrderId,
+        /// Why.
+        source: Box<crate::net::DeliveryError>,
+    },
     /// The system gives no randomness.
     #[error("the system gives no randomness: {0}")]
     Randomness(String),
@@ -182,6 +237,18 @@ impl From<OfferError> for BuyError {
 impl From<WalletHandleError> for BuyError {
     fn from(error: WalletHandleError) -> Self {
         Self::Wallet(Box::new(error))
+    }
+}
+
+impl From<BuyerChannelError> for BuyError {
+    fn from(error: BuyerChannelError) -> Self {
+        Self::Channel(Box::new(error))
+    }
+}
+
+impl From<SpendingError> for BuyError {
+    fn from(error: SpendingError) -> Self {
+        Self::Spending(Box::new(error))
     }
 }
 

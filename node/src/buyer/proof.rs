@@ -1,21 +1,24 @@
 //! Proofs of what was bought: tying readings to the chain, checking them anew, and handing the evidence on.
 
 use sensora_chain::header::HeaderView as _;
+use sensora_chain::keys::PublicKey;
 use sensora_protocol::anchor::Standing;
 use sensora_protocol::evidence::{
     self, Evidence, EvidenceAnchor, EvidenceCheckpoint, EvidenceReading, EvidenceStream,
 };
+use sensora_protocol::market::delivery::receive::ChannelPurchaseState;
 use sensora_protocol::market::delivery::salts_of;
+use sensora_protocol::market::delivery::terms::Offered;
 use sensora_protocol::market::message::{AnchoredProof, Answer, Request, Response};
 use sensora_protocol::market::offer::Offer;
-use sensora_protocol::market::purchase::{Purchase, PurchaseState};
+use sensora_protocol::market::purchase::PurchaseState;
 use sensora_protocol::market::refusal::Refusal;
 use sensora_protocol::stream::checkpoint::Checkpoint;
 use sensora_protocol::stream::log::{RangeProof, verify_consistency, verify_range};
 use sensora_protocol::{OrderId, Signed};
 
 use super::{BuyError, Buyer, BuyerParts, ProofFailure, unexpected};
-use crate::store::bought;
+use crate::store::{bought, channels};
 
 /// How far a seller's anchors are behind what was bought, in its word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +27,12 @@ pub struct AnchorDue {
     pub behind: u64,
     /// About how long until its next anchor is made, in milliseconds. A block is still to come after that.
     pub due_ms: u64,
+}
+
+/// What proves an order's readings stands under.
+struct Complete {
+    seller: PublicKey,
+    offer: Signed<Offer>,
 }
 
 impl Buyer {
@@ -42,8 +51,7 @@ impl Buyer {
     pub async fn upgrade_or_due(&self, id: &OrderId) -> Result<(Standing, Option<AnchorDue>), BuyError> {
         let BuyerParts { network, store, chain, .. } = &*self.inner;
         let purchase = self.complete(id)?;
-        let offer = purchase.terms(*network)?;
-        let terms = offer.value();
+        let terms = purchase.offer.value();
         let checkpoint = terms.checkpoint.clone().verify_by::<Checkpoint>(*network, &purchase.seller)?;
         let (stream, first, count) = (terms.stream, terms.first, terms.count);
         let request = Request::Proof { stream, first, count, size: checkpoint.value().size };
@@ -75,8 +83,7 @@ impl Buyer {
     pub fn standing(&self, id: &OrderId) -> Result<Standing, BuyError> {
         let BuyerParts { network, store, .. } = &*self.inner;
         let purchase = self.complete(id)?;
-        let offer = purchase.terms(*network)?;
-        let terms = offer.value();
+        let terms = purchase.offer.value();
         let checkpoint = terms.checkpoint.clone().verify_by::<Checkpoint>(*network, &purchase.seller)?;
         match store.read(|tx| bought::anchored(tx, id))? {
             Some(proof) => self.check_proof(&purchase, terms, &checkpoint, &proof),
@@ -88,10 +95,25 @@ impl Buyer {
         }
     }
 
-    fn complete(&self, id: &OrderId) -> Result<Purchase, BuyError> {
+    /// An order whose readings are all here, whichever way it was paid.
+    fn complete(&self, id: &OrderId) -> Result<Complete, BuyError> {
+        let BuyerParts { store, network, .. } = &*self.inner;
+        if let Some(purchase) = store.read(|tx| channels::purchase(tx, id))? {
+            let not = |state| BuyError::NotComplete { order: *id, state };
+            return match (&purchase.state, &purchase.offer) {
+                (ChannelPurchaseState::Ended { .. }, Offered::Range(offer)) => {
+                    let offer = offer.clone().verify_by::<Offer>(*network, &purchase.seller)?;
+                    Ok(Complete { seller: purchase.seller, offer })
+                }
+                (ChannelPurchaseState::Ended { .. }, Offered::Live(_)) => Err(not("a live stream")),
+                (state, _) => Err(not(state.name())),
+            };
+        }
         let purchase = self.purchase(id)?;
         match &purchase.state {
-            PurchaseState::Complete { .. } => Ok(purchase),
+            PurchaseState::Complete { .. } => {
+                Ok(Complete { seller: purchase.seller, offer: purchase.terms(*network)? })
+            }
             state => Err(BuyError::NotComplete { order: *id, state: state.name() }),
         }
     }
@@ -118,7 +140,7 @@ impl Buyer {
 
     fn check_proof(
         &self,
-        purchase: &Purchase,
+        purchase: &Complete,
         terms: &Offer,
         bought: &Signed<Checkpoint>,
         proof: &AnchoredProof,
@@ -146,8 +168,7 @@ impl Buyer {
     pub fn evidence(&self, id: &OrderId) -> Result<Evidence, BuyError> {
         let BuyerParts { network, store, chain, .. } = &*self.inner;
         let purchase = self.complete(id)?;
-        let offer = purchase.terms(*network)?;
-        let terms = offer.value();
+        let terms = purchase.offer.value();
         let end = terms.first.saturating_add(terms.count);
         let standing = self.standing(id)?;
         let anchored = store.read(|tx| bought::anchored(tx, id))?;

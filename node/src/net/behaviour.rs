@@ -1,6 +1,6 @@
 //! The protocols of a node, put together.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use libp2p::{
     StreamProtocol, allow_block_list,
@@ -13,10 +13,13 @@ use libp2p::{
 };
 
 use super::{
-    IDENTIFY_PROTOCOL, KAD_PROTOCOL, KadMode, NetConfig, NetError, PROVIDER_RECORD_TTL, Protocol, Transport,
-    address,
+    Counters, IDENTIFY_PROTOCOL, KAD_PROTOCOL, KadMode, NetConfig, NetError, PROVIDER_RECORD_TTL, Protocol,
+    Transport, address, delivery,
     gossip::{self, Gossip, Topics},
-    limits::{INBOUND_BODY_BUDGET, MAX_PROVIDERS_PER_KEY, MAX_REQUEST_TIME, MAX_STREAMS_PER_CONNECTION},
+    limits::{
+        INBOUND_BODY_BUDGET, MAX_OUTBOUND_DELIVERIES, MAX_PROVIDERS_PER_KEY, MAX_REQUEST_TIME,
+        MAX_STREAMS_PER_CONNECTION,
+    },
     providers::ProviderStore,
     requests::{budget::Budget, codec::Codec},
 };
@@ -36,11 +39,17 @@ pub(super) struct Behaviour {
     /// proposal.
     market: request_response::Behaviour<Codec>,
     chain: request_response::Behaviour<Codec>,
+    pub(super) delivery: delivery::Behaviour,
     mdns: Toggle<mdns::tokio::Behaviour>,
 }
 
 impl Behaviour {
-    pub(super) fn new(config: &NetConfig, key: &Keypair, topics: &Topics) -> Result<Self, NetError> {
+    pub(super) fn new(
+        config: &NetConfig,
+        key: &Keypair,
+        topics: &Topics,
+        counters: Arc<Counters>,
+    ) -> Result<Self, NetError> {
         let local = key.public().to_peer_id();
         let budget = Budget::new(INBOUND_BODY_BUDGET);
         Ok(Self {
@@ -53,6 +62,7 @@ impl Behaviour {
             gossip: gossip::behaviour(key, topics)?,
             market: request_response(config, Protocol::Market, &budget),
             chain: request_response(config, Protocol::Chain, &budget),
+            delivery: delivery::Behaviour::new(&config.limits, counters, MAX_OUTBOUND_DELIVERIES),
             mdns: mdns(config, local).into(),
         })
     }
@@ -117,7 +127,7 @@ fn kademlia(config: &NetConfig, local: super::PeerId) -> kad::Behaviour<Provider
 fn request_response(
     config: &NetConfig,
     protocol: Protocol,
-    budget: &std::sync::Arc<Budget>,
+    budget: &Arc<Budget>,
 ) -> request_response::Behaviour<Codec> {
     request_response::Behaviour::with_codec(
         Codec::new(budget.clone(), config.limits.read_request),

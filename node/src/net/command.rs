@@ -9,7 +9,7 @@ use tokio::{
 
 use super::{
     DialError, FindError, Multiaddr, NetStatus, Offence, PeerId, Protocol, ProvideError, PublishError,
-    RequestError, Topic,
+    RequestError, Topic, delivery::Open,
 };
 
 /// Peers with the addresses known of them.
@@ -42,6 +42,10 @@ pub(super) enum Command {
     },
     Request {
         request: OutboundRequest,
+        addresses: Vec<Multiaddr>,
+    },
+    OpenDelivery {
+        open: Open,
         addresses: Vec<Multiaddr>,
     },
     Publish {

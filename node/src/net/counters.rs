@@ -5,7 +5,7 @@ use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-use super::{Offence, Protocol};
+use super::{Offence, Protocol, delivery::LABELS as DELIVERY_LABELS};
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)*) => {
@@ -17,6 +17,7 @@ macro_rules! counters {
             requests_out: [AtomicU64; Protocol::ALL.len()],
             offences: [AtomicU64; Offence::ALL.len()],
             request_errors: [AtomicU64; ERROR_LABELS.len()],
+            delivery_errors: [AtomicU64; DELIVERY_LABELS.len()],
         }
 
         /// The counts at one moment.
@@ -32,6 +33,8 @@ macro_rules! counters {
             pub offences: BTreeMap<&'static str, u64>,
             /// Our requests that failed, by label of the error.
             pub request_errors: BTreeMap<&'static str, u64>,
+            /// Delivery streams that were not opened or ended too early, by label of the error.
+            pub delivery_errors: BTreeMap<&'static str, u64>,
         }
 
         impl Counters {
@@ -43,6 +46,7 @@ macro_rules! counters {
                     requests_out: labelled(Protocol::ALL.iter().map(|p| p.id()), &self.requests_out),
                     offences: labelled(Offence::ALL.iter().map(|o| o.label()), &self.offences),
                     request_errors: labelled(ERROR_LABELS.into_iter(), &self.request_errors),
+                    delivery_errors: labelled(DELIVERY_LABELS.into_iter(), &self.delivery_errors),
                 }
             }
         }
@@ -76,6 +80,14 @@ counters! {
     refused_malformed,
     /// Requests the application let go without an answer.
     unanswered,
+    /// Delivery streams that we opened.
+    deliveries_opened,
+    /// Delivery streams that peers opened and the application took.
+    deliveries_accepted,
+    /// Delivery streams of peers refused because there were too many.
+    deliveries_refused,
+    /// Delivery streams of peers refused because the application did not take them in time.
+    deliveries_unaccepted,
     /// Gossip messages received for the first time.
     gossip_in,
     /// Gossip messages accepted and forwarded.
@@ -147,6 +159,12 @@ impl Counters {
     pub(super) fn request_error(&self, label: &str) {
         if let Some(index) = ERROR_LABELS.iter().position(|l| *l == label) {
             bump(&self.request_errors, index);
+        }
+    }
+
+    pub(super) fn delivery_error(&self, label: &str) {
+        if let Some(index) = DELIVERY_LABELS.iter().position(|l| *l == label) {
+            bump(&self.delivery_errors, index);
         }
     }
 }

@@ -15,6 +15,7 @@ use super::{
     DialError, Multiaddr, PeerId, RequestError,
     address::split_peer_id,
     command::{OutboundRequest, answer},
+    delivery::{DeliveryError, Open},
     peers::{backoff, jitter},
 };
 
@@ -27,6 +28,7 @@ pub(super) enum Waiter {
         permit: OwnedSemaphorePermit,
     },
     Request(OutboundRequest),
+    Delivery(Open),
 }
 
 impl Waiter {
@@ -34,6 +36,7 @@ impl Waiter {
         match self {
             Self::Dial { reply, .. } => answer(reply, Err(error)),
             Self::Request(request) => answer(request.reply, Err(RequestError::Dial(error))),
+            Self::Delivery(open) => answer(open.reply, Err(DeliveryError::Dial(error))),
         }
     }
 }

@@ -9,7 +9,7 @@ use libp2p::{
 };
 use tokio::sync::mpsc;
 
-use super::{PeerId, Protocol, Topic, limits::MAX_RESPONSE};
+use super::{DeliveryStream, PeerId, Protocol, Topic, limits::MAX_RESPONSE};
 
 /// Something a peer did.
 #[derive(Debug)]
@@ -37,6 +37,12 @@ pub enum NetEvent {
         /// Where the answer goes. Dropping it closes the substream without an answer.
         responder: Responder,
     },
+    /// A peer has opened a delivery stream. It may do so before it is reported as connected. A stream that is not taken within
+    /// [`Limits::accept_delivery`](super::limits::Limits::accept_delivery) is refused, and then does not appear here.
+    Delivery {
+        /// The stream. Dropping it resets it; [`DeliveryStream::refuse`] says that nobody takes it.
+        stream: DeliveryStream,
+    },
     /// A gossip message came in for the first time. It is forwarded only after [`Verdict::accept`].
     Gossip {
         /// The neighbour it came from, who is to blame if it is invalid. The author's signature is inside `data`.
@@ -59,12 +65,22 @@ pub struct NetEvents {
 impl NetEvents {
     /// The next event; `None` when the runner has ended and all events are taken. Safe to cancel.
     pub async fn recv(&mut self) -> Option<NetEvent> {
-        self.queue.recv().await
+        loop {
+            match self.queue.recv().await? {
+                NetEvent::Delivery { stream } if !stream.take() => {}
+                event => return Some(event),
+            }
+        }
     }
 
     /// The next event if one waits.
     pub fn try_recv(&mut self) -> Option<NetEvent> {
-        self.queue.try_recv().ok()
+        loop {
+            match self.queue.try_recv().ok()? {
+                NetEvent::Delivery { stream } if !stream.take() => {}
+                event => return Some(event),
+            }
+        }
     }
 }
 

@@ -14,14 +14,16 @@ use tokio::{
 };
 
 use super::{
-    Counters, CountersSnapshot, DialError, FindError, Multiaddr, NetStatus, Offence, PeerId, Protocol,
-    ProvideError, PublishError, RequestError, Topic,
+    Counters, CountersSnapshot, DeliveryError, DeliveryStream, DialError, FindError, Multiaddr, NetStatus,
+    Offence, PeerId, Protocol, ProvideError, PublishError, RequestError, Topic,
     command::{Command, OutboundRequest},
+    delivery::Open,
     limits::{
-        CONTROL_DEADLINE, DIAL_DEADLINE, FIND_DEADLINE, MAX_DIALS, MAX_GOSSIP, MAX_OUTBOUND_REQUESTS,
-        MAX_OUTBOUND_REQUESTS_PER_PEER, MAX_QUERIES, MAX_REQUEST, PUBLISH_DEADLINE,
+        CONTROL_DEADLINE, DIAL_DEADLINE, FIND_DEADLINE, MAX_DIALS, MAX_GOSSIP, MAX_OUTBOUND_DELIVERIES,
+        MAX_OUTBOUND_DELIVERIES_PER_PEER, MAX_OUTBOUND_REQUESTS, MAX_OUTBOUND_REQUESTS_PER_PEER,
+        MAX_PENDING_DELIVERIES, MAX_QUERIES, MAX_REQUEST, PUBLISH_DEADLINE,
     },
-    quota::{Pace, Quotas},
+    quota::{Opens, Pace, Quotas},
 };
 
 /// A cheap clone that sends commands to the [`NetRunner`](super::NetRunner). Every method ends by its deadline; all are safe to
@@ -36,16 +38,43 @@ struct Inner {
     network: String,
     commands: mpsc::Sender<Command>,
     requests: Arc<Semaphore>,
-    requests_by_peer: Mutex<HashMap<PeerId, Arc<Semaphore>>>,
+    requests_by_peer: ByPeer,
+    deliveries: Arc<Semaphore>,
+    deliveries_by_peer: ByPeer,
+    pending_deliveries: Arc<Semaphore>,
     dials: Arc<Semaphore>,
     queries: Arc<Semaphore>,
     quotas: Quotas,
+    opens: Opens,
     pace: Pace,
     counters: Arc<Counters>,
 }
 
 /// Peers for which a semaphore is kept; those nobody holds are dropped when there are more.
-const MAX_REQUEST_SEMAPHORES: usize = 1024;
+const MAX_SEMAPHORES: usize = 1024;
+
+/// A semaphore for each peer, with so many permits.
+struct ByPeer {
+    permits: usize,
+    semaphores: Mutex<HashMap<PeerId, Arc<Semaphore>>>,
+}
+
+impl ByPeer {
+    fn new(permits: usize) -> Self {
+        Self { permits, semaphores: Mutex::default() }
+    }
+
+    /// The peer's; `sweep` is called now and then, when others are forgotten.
+    fn of(&self, peer: PeerId, sweep: impl FnOnce()) -> Arc<Semaphore> {
+        let mut map = self.semaphores.lock().unwrap_or_else(PoisonError::into_inner);
+        if map.len() >= MAX_SEMAPHORES {
+            // Whoever waits for or holds a permit also holds the semaphore.
+            map.retain(|_, semaphore| Arc::strong_count(semaphore) > 1);
+            sweep();
+        }
+        map.entry(peer).or_insert_with(|| Arc::new(Semaphore::new(self.permits))).clone()
+    }
+}
 
 impl Net {
     pub(super) fn from_parts(
@@ -60,10 +89,14 @@ impl Net {
                 network,
                 commands,
                 requests: Arc::new(Semaphore::new(MAX_OUTBOUND_REQUESTS)),
-                requests_by_peer: Mutex::default(),
+                requests_by_peer: ByPeer::new(MAX_OUTBOUND_REQUESTS_PER_PEER),
+                deliveries: Arc::new(Semaphore::new(MAX_OUTBOUND_DELIVERIES)),
+                deliveries_by_peer: ByPeer::new(MAX_OUTBOUND_DELIVERIES_PER_PEER),
+                pending_deliveries: Arc::new(Semaphore::new(MAX_PENDING_DELIVERIES)),
                 dials: Arc::new(Semaphore::new(MAX_DIALS)),
                 queries: Arc::new(Semaphore::new(MAX_QUERIES)),
                 quotas: Quotas::outbound(),
+                opens: Opens::outbound(),
                 pace: Pace::publishing(),
                 counters,
             }),
@@ -173,7 +206,8 @@ impl Net {
         if body.len() > MAX_REQUEST {
             return Err(RequestError::TooLarge { len: body.len() });
         }
-        let of_peer = permit(&self.semaphore_of(peer)).await.ok_or(RequestError::Stopped)?;
+        let of_peer = self.inner.requests_by_peer.of(peer, || self.inner.quotas.sweep());
+        let of_peer = permit(&of_peer).await.ok_or(RequestError::Stopped)?;
         while let Err(wait) = self.inner.quotas.take(&peer, protocol) {
             sleep(wait).await;
         }
@@ -185,14 +219,48 @@ impl Net {
         answer.await.map_err(|_| RequestError::Stopped)?
     }
 
-    fn semaphore_of(&self, peer: PeerId) -> Arc<Semaphore> {
-        let mut map = self.inner.requests_by_peer.lock().unwrap_or_else(PoisonError::into_inner);
-        if map.len() >= MAX_REQUEST_SEMAPHORES {
-            // Whoever waits for or holds a permit also holds the semaphore.
-            map.retain(|_, semaphore| Arc::strong_count(semaphore) > 1);
-            self.inner.quotas.sweep();
+    /// Opens a delivery stream; connects first, with these addresses and those known, where needed. It returns before the peer has heard of it: the stream reaches the
+    /// peer together with the first frame, and whether the peer takes it shows with the first [`next`](DeliveryStream::next). Waits for its turn where
+    /// the peer's quota asks for it, but not for other streams to end.
+    ///
+    /// # Errors
+    /// See [`DeliveryError`].
+    pub async fn open_delivery(
+        &self,
+        peer: PeerId,
+        addresses: Vec<Multiaddr>,
+        timeout: Duration,
+    ) -> Result<DeliveryStream, DeliveryError> {
+        let work = self.open_in_turn(peer, addresses);
+        let outcome = timeout_at(Instant::now() + timeout, work)
+            .await
+            .unwrap_or(Err(DeliveryError::Timeout { peer, after: timeout }));
+        if let Err(error) = &outcome {
+            self.inner.counters.delivery_error(error.label());
         }
-        map.entry(peer).or_insert_with(|| Arc::new(Semaphore::new(MAX_OUTBOUND_REQUESTS_PER_PEER))).clone()
+        outcome
+    }
+
+    async fn open_in_turn(
+        &self,
+        peer: PeerId,
+        addresses: Vec<Multiaddr>,
+    ) -> Result<DeliveryStream, DeliveryError> {
+        let inner = &self.inner;
+        let of_peer = inner.deliveries_by_peer.of(peer, || inner.opens.sweep()).try_acquire_owned();
+        let limit = MAX_OUTBOUND_DELIVERIES_PER_PEER;
+        let of_peer = of_peer.map_err(|_| DeliveryError::TooManyToPeer { peer, limit })?;
+        let of_all = inner.deliveries.clone().try_acquire_owned();
+        let of_all = of_all.map_err(|_| DeliveryError::TooMany { limit: MAX_OUTBOUND_DELIVERIES })?;
+        let pending = permit(&inner.pending_deliveries).await.ok_or(DeliveryError::Stopped)?;
+        while let Err(wait) = inner.opens.take(&peer) {
+            sleep(wait).await;
+        }
+        let (reply, answer) = oneshot::channel();
+        let open = Open { peer, reply, permits: [of_peer, of_all], pending };
+        let command = Command::OpenDelivery { open, addresses };
+        inner.commands.send(command).await.map_err(|_| DeliveryError::Stopped)?;
+        answer.await.map_err(|_| DeliveryError::Stopped)?
     }
 
     /// Publishes a gossip message of at most [`MAX_GOSSIP`] bytes. It waits for its turn (see

@@ -46,6 +46,47 @@ pub const MAX_INBOUND_REQUESTS: usize = 128;
 /// peer never meets it, and less than [`MAX_STREAMS_PER_CONNECTION`], so that it is told.
 pub const MAX_INBOUND_REQUESTS_PER_PEER: usize = 24;
 
+/// Largest frame on a delivery stream in bytes: the same chunk with the same proof around it as in an answer, [`MAX_RESPONSE`].
+pub const MAX_DELIVERY_FRAME: usize = MAX_RESPONSE;
+
+/// Delivery streams that peers have opened, for all together, where nothing else is configured. A stream that carries payments holds some KiB. If each brings us the largest frame to within
+/// its last byte, 256 of them hold 272 MiB, and as many windows of the transport another 64 MiB; [`limit_frames`](super::DeliveryReceiver::limit_frames) is for who expects less.
+pub const MAX_INBOUND_DELIVERIES: usize = 256;
+
+/// The same for one peer, where nothing else is configured. More than [`MAX_OUTBOUND_DELIVERIES_PER_PEER`], so that an honest peer never meets it, also while it opens new
+/// streams in place of some that have not ended here.
+pub const MAX_INBOUND_DELIVERIES_PER_PEER: usize = 96;
+
+/// Delivery streams of our own. Each may bring [`MAX_DELIVERY_FRAME`] into memory: 128 of them are 136 MiB at the very worst.
+pub const MAX_OUTBOUND_DELIVERIES: usize = 128;
+
+/// Delivery streams of our own to one peer: a buyer of many streams of one seller has a few; 64 is what one channel is meant to carry at a time.
+pub const MAX_OUTBOUND_DELIVERIES_PER_PEER: usize = 64;
+
+/// Delivery streams of our own that are being opened; the others wait for their turn. Opening takes a dial at the longest.
+pub const MAX_PENDING_DELIVERIES: usize = 32;
+
+/// Delivery streams that peers have opened and the application has not taken. It takes them in microseconds; more than this means that it does not. More than
+/// [`MAX_INBOUND_DELIVERIES_PER_PEER`], so that one peer alone cannot fill it.
+pub const MAX_QUEUED_DELIVERIES: usize = 128;
+
+/// How long a delivery stream waits for the application to take it, where nothing else is configured. Who opened it waits for an answer meanwhile.
+pub const ACCEPT_DELIVERY_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long a peer may take to begin the first frame on a delivery stream it opened, where nothing else is configured. It opens a stream because it has something to say, and the first
+/// frame comes with the opening.
+pub const FIRST_FRAME_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long the connection may take to open a delivery stream: there is nothing to wait for but room among the streams of the connection.
+pub const OPEN_DELIVERY_DEADLINE: Duration = Duration::from_secs(10);
+
+/// The span over which the progress of a delivery stream is looked at: longer than any pause a lossy mobile link makes.
+pub const PROGRESS_WINDOW: Duration = Duration::from_secs(10);
+
+/// The least a delivery stream must move while a frame is under way, in bytes for each second, over each [`PROGRESS_WINDOW`]. 0.3 Mbit/s, the slowest uplink worth serving, moves this for
+/// 36 streams at once; whoever is slower holds a place and a frame's memory for a quarter of an hour or more.
+pub const MIN_DELIVERY_RATE: u64 = 1024;
+
 /// Events that wait for the application. Half a second of the fastest gossip a node should ever see.
 pub const EVENT_QUEUE: usize = 512;
 
@@ -149,6 +190,14 @@ pub struct Limits {
     pub idle: Duration,
     /// How long a peer may take to send its request.
     pub read_request: Duration,
+    /// Delivery streams that peers have opened, for all together.
+    pub deliveries: usize,
+    /// The same for one peer.
+    pub deliveries_per_peer: usize,
+    /// How long a delivery stream waits for the application to take it; looked at once a second.
+    pub accept_delivery: Duration,
+    /// How long a peer may take to begin the first frame on a delivery stream it opened.
+    pub first_frame: Duration,
 }
 
 impl Default for Limits {
@@ -162,6 +211,10 @@ impl Default for Limits {
             memory_bytes: 1024 * 1024 * 1024,
             idle: Duration::from_secs(5 * 60),
             read_request: READ_REQUEST_DEADLINE,
+            deliveries: MAX_INBOUND_DELIVERIES,
+            deliveries_per_peer: MAX_INBOUND_DELIVERIES_PER_PEER,
+            accept_delivery: ACCEPT_DELIVERY_DEADLINE,
+            first_frame: FIRST_FRAME_DEADLINE,
         }
     }
 }

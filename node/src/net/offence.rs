@@ -51,15 +51,19 @@ impl Severity {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Offence {
-    /// More requests than its quota. [`Severity::Minor`]: a burst after a stall looks the same.
+    /// More requests, or more delivery streams, than its quota. [`Severity::Minor`]: a burst after a stall looks the same.
     QuotaExceeded,
     /// It did not answer in time. [`Severity::Minor`]: most often it is just slow or gone.
     Timeout,
     /// It opened a substream and did not send its request in time, or did not read the answer. [`Severity::Moderate`].
     Stalled,
+    /// It sends a frame of a delivery stream too slowly. [`Severity::Moderate`]: a bad link looks the same.
+    SlowSending,
+    /// It takes what is sent to it on a delivery stream too slowly. [`Severity::Moderate`]: the same.
+    SlowReading,
     /// A request or response that does not decode. [`Severity::Serious`].
     Malformed,
-    /// A request or response over the size limit. [`Severity::Serious`].
+    /// A request, a response or a frame of a delivery stream over the size limit. [`Severity::Serious`].
     Oversize,
     /// A gossip message that fails validation. [`Severity::Serious`]: an honest node validates before it forwards.
     InvalidGossip,
@@ -71,10 +75,12 @@ pub enum Offence {
 
 impl Offence {
     /// All offences, in a fixed order.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::QuotaExceeded,
         Self::Timeout,
         Self::Stalled,
+        Self::SlowSending,
+        Self::SlowReading,
         Self::Malformed,
         Self::Oversize,
         Self::InvalidGossip,
@@ -86,7 +92,7 @@ impl Offence {
     pub const fn severity(self) -> Severity {
         match self {
             Self::QuotaExceeded | Self::Timeout => Severity::Minor,
-            Self::Stalled => Severity::Moderate,
+            Self::Stalled | Self::SlowSending | Self::SlowReading => Severity::Moderate,
             Self::Malformed | Self::Oversize | Self::InvalidGossip | Self::InvalidProof => Severity::Serious,
             Self::Fraud => Severity::Fatal,
         }
@@ -98,6 +104,8 @@ impl Offence {
             Self::QuotaExceeded => "quota_exceeded",
             Self::Timeout => "timeout",
             Self::Stalled => "stalled",
+            Self::SlowSending => "slow_sending",
+            Self::SlowReading => "slow_reading",
             Self::Malformed => "malformed",
             Self::Oversize => "oversize",
             Self::InvalidGossip => "invalid_gossip",

@@ -30,6 +30,13 @@ pub const fn inbound(protocol: Protocol) -> (u32, u32) {
     }
 }
 
+/// Delivery streams a peer may open. One is opened for each purchase and lives long; a buyer who comes back after its line was down opens all of its 64 at once, and once
+/// more when that was too early.
+pub const INBOUND_OPENS: (u32, u32) = (160, 40);
+
+/// Delivery streams we open to a peer, with the same distance as for requests.
+pub const OUTBOUND_OPENS: (u32, u32) = (80, 30);
+
 /// Requests we send a peer: half the burst and three quarters of the rate it allows. With this distance the network may
 /// hold back a second of our requests and deliver them together without an honest node being over the quota.
 pub const fn outbound(protocol: Protocol) -> (u32, u32) {
@@ -42,13 +49,37 @@ fn quota((burst, per_second): (u32, u32)) -> Quota {
     Quota::per_second(at_least_one(per_second)).allow_burst(at_least_one(burst))
 }
 
-/// Buckets for each peer and protocol, bounded in number.
-pub(super) struct Quotas {
+/// A bucket for each peer, bounded in number.
+struct Buckets {
     clock: DefaultClock,
-    buckets: [DefaultKeyedRateLimiter<PeerId>; Protocol::ALL.len()],
+    keyed: DefaultKeyedRateLimiter<PeerId>,
     /// When there are too many peers, the rest share this bucket: a crowd of throw-away keys slows itself down.
-    crowd: [DefaultDirectRateLimiter; Protocol::ALL.len()],
+    crowd: DefaultDirectRateLimiter,
 }
+
+impl Buckets {
+    fn new(rate: (u32, u32)) -> Self {
+        Self {
+            clock: DefaultClock::default(),
+            keyed: RateLimiter::keyed(quota(rate)),
+            crowd: RateLimiter::direct(quota(rate)),
+        }
+    }
+
+    fn take(&self, peer: &PeerId) -> Result<(), Duration> {
+        let outcome =
+            if self.keyed.len() < MAX_QUOTA_KEYS { self.keyed.check_key(peer) } else { self.crowd.check() };
+        outcome.map_err(|not_until| not_until.wait_time_from(self.clock.now()))
+    }
+
+    fn sweep(&self) {
+        self.keyed.retain_recent();
+        self.keyed.shrink_to_fit();
+    }
+}
+
+/// Buckets for each peer and protocol.
+pub(super) struct Quotas([Buckets; Protocol::ALL.len()]);
 
 impl Quotas {
     pub(super) fn inbound() -> Self {
@@ -60,29 +91,40 @@ impl Quotas {
     }
 
     fn new(rate: fn(Protocol) -> (u32, u32)) -> Self {
-        Self {
-            clock: DefaultClock::default(),
-            buckets: Protocol::ALL.map(|protocol| RateLimiter::keyed(quota(rate(protocol)))),
-            crowd: Protocol::ALL.map(|protocol| RateLimiter::direct(quota(rate(protocol)))),
-        }
+        Self(Protocol::ALL.map(|protocol| Buckets::new(rate(protocol))))
     }
 
     /// Takes one request from the peer's bucket, or says how long to wait for it.
     pub(super) fn take(&self, peer: &PeerId, protocol: Protocol) -> Result<(), Duration> {
-        let index = protocol as usize;
-        let (Some(buckets), Some(crowd)) = (self.buckets.get(index), self.crowd.get(index)) else {
-            return Ok(());
-        };
-        let outcome = if buckets.len() < MAX_QUOTA_KEYS { buckets.check_key(peer) } else { crowd.check() };
-        outcome.map_err(|not_until| not_until.wait_time_from(self.clock.now()))
+        self.0.get(protocol as usize).map_or(Ok(()), |buckets| buckets.take(peer))
     }
 
     /// Forgets peers whose bucket is full again.
     pub(super) fn sweep(&self) {
-        for buckets in &self.buckets {
-            buckets.retain_recent();
-            buckets.shrink_to_fit();
-        }
+        self.0.iter().for_each(Buckets::sweep);
+    }
+}
+
+/// Buckets for the delivery streams that each peer opens, or that we open to it.
+pub(super) struct Opens(Buckets);
+
+impl Opens {
+    pub(super) fn inbound() -> Self {
+        Self(Buckets::new(INBOUND_OPENS))
+    }
+
+    pub(super) fn outbound() -> Self {
+        Self(Buckets::new(OUTBOUND_OPENS))
+    }
+
+    /// Takes one stream from the peer's bucket, or says how long to wait for it.
+    pub(super) fn take(&self, peer: &PeerId) -> Result<(), Duration> {
+        self.0.take(peer)
+    }
+
+    /// Forgets peers whose bucket is full again.
+    pub(super) fn sweep(&self) {
+        self.0.sweep();
     }
 }
 
@@ -112,12 +154,14 @@ mod tests {
 
     #[test]
     fn our_own_limit_is_below_what_others_allow() {
-        for protocol in Protocol::ALL {
-            let ((burst_in, rate_in), (burst_out, rate_out)) = (inbound(protocol), outbound(protocol));
+        let requests = Protocol::ALL.map(|protocol| (inbound(protocol), outbound(protocol)));
+        for ((burst_in, rate_in), (burst_out, rate_out)) in
+            requests.into_iter().chain([(INBOUND_OPENS, OUTBOUND_OPENS)])
+        {
             assert!(burst_out > 0 && rate_out > 0);
-            // One second of our requests, held back and delivered at once, still fits.
-            assert!(burst_out + rate_out <= burst_in, "{protocol}");
-            assert!(rate_out < rate_in, "{protocol}");
+            // One second of ours, held back and delivered at once, still fits.
+            assert!(burst_out + rate_out <= burst_in);
+            assert!(rate_out < rate_in);
         }
     }
 
@@ -141,6 +185,6 @@ mod tests {
         let taken =
             (0..burst * 3).filter(|_| quotas.take(&PeerId::random(), Protocol::Chain).is_ok()).count();
         assert!(taken < burst as usize * 3, "{taken}");
-        assert!(quotas.buckets.iter().all(|buckets| buckets.len() <= MAX_QUOTA_KEYS));
+        assert!(quotas.0.iter().all(|buckets| buckets.keyed.len() <= MAX_QUOTA_KEYS));
     }
 }

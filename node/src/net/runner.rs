@@ -2,7 +2,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::{Arc, Weak, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
@@ -16,7 +16,7 @@ use libp2p::{
     swarm::{ConnectionId, SwarmEvent},
 };
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{Semaphore, mpsc, oneshot},
     time::{Instant, MissedTickBehavior, interval, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -27,10 +27,11 @@ use super::{
     behaviour::{Behaviour, BehaviourEvent},
     command::{Command, OutboundRequest, answer},
     counters::inc,
+    delivery::Shared,
     dial::{Attempt, Bootstrap, Waiter},
     event::{Answer, Ruling},
     gossip::Topics,
-    limits::{COMMAND_QUEUE, EVENT_QUEUE, MAX_INBOUND_REQUESTS, MAX_PENDING_VERDICTS},
+    limits::{COMMAND_QUEUE, EVENT_QUEUE, MAX_INBOUND_REQUESTS, MAX_PENDING_VERDICTS, MAX_QUEUED_DELIVERIES},
     offence::{Consequence, Offenders},
     peers::Book,
     quota::Quotas,
@@ -121,6 +122,11 @@ pub struct NetRunner {
     /// Requests handed to the application; at most [`MAX_INBOUND_REQUESTS`].
     pub(super) inbound: HashMap<(Protocol, InboundRequestId), Inbound>,
 
+    /// Delivery streams that wait for the application to take them, and until when; at most [`MAX_QUEUED_DELIVERIES`] and those taken since the last tick.
+    pub(super) queued_deliveries: Vec<(Instant, Weak<Shared>)>,
+    pub(super) delivery_queue: Arc<Semaphore>,
+    pub(super) accept_delivery: Duration,
+
     /// Messages that wait for a subscriber; at most
     /// [`MAX_QUEUED_PUBLISHES`](super::limits::MAX_QUEUED_PUBLISHES).
     pub(super) unpublished: VecDeque<(Topic, Bytes)>,
@@ -149,7 +155,8 @@ impl Net {
         let local = key.public().to_peer_id();
         check(&config)?;
         let topics = Topics::of(&config.network);
-        let behaviour = Behaviour::new(&config, &key, &topics)?;
+        let counters = Arc::new(Counters::default());
+        let behaviour = Behaviour::new(&config, &key, &topics, counters.clone())?;
         let mut swarm = Box::new(transport::swarm(&config, key, behaviour)?);
         let mut listeners = Vec::new();
         for address in &config.listen {
@@ -177,7 +184,6 @@ impl Net {
             .filter(|bootstrap| bootstrap.peer != Some(local))
             .collect();
 
-        let counters = Arc::new(Counters::default());
         let (commands_to, commands) = mpsc::channel(COMMAND_QUEUE);
         let (events, events_from) = mpsc::channel(EVENT_QUEUE);
         let (answers_to, answers) = mpsc::channel(MAX_INBOUND_REQUESTS);
@@ -208,6 +214,9 @@ impl Net {
             quotas: Quotas::inbound(),
             outbound: HashMap::new(),
             inbound: HashMap::new(),
+            queued_deliveries: Vec::new(),
+            delivery_queue: Arc::new(Semaphore::new(MAX_QUEUED_DELIVERIES)),
+            accept_delivery: config.limits.accept_delivery,
             unpublished: VecDeque::new(),
             queries: HashMap::new(),
             finds: HashMap::new(),
@@ -287,6 +296,7 @@ impl NetRunner {
     async fn say_goodbye(&mut self) {
         // Nobody is answered from here on: who waits for something learns that the network is stopped.
         self.commands.close();
+        self.swarm.behaviour().delivery.stop();
         for listener in std::mem::take(&mut self.listeners) {
             self.swarm.remove_listener(listener);
         }
@@ -312,6 +322,9 @@ impl NetRunner {
             }
             Command::Request { request, addresses } => {
                 self.connect(request.peer, &addresses, Waiter::Request(request));
+            }
+            Command::OpenDelivery { open, addresses } => {
+                self.connect(open.peer, &addresses, Waiter::Delivery(open));
             }
             Command::Publish { topic, data, reply } => answer(reply, self.publish(topic, data)),
             Command::Provide { key, reply } => answer(reply, self.provide(key)),
@@ -344,11 +357,13 @@ impl NetRunner {
         self.ticks = self.ticks.wrapping_add(1);
         self.reconnect(now);
         self.close_surplus(now);
+        self.refuse_unaccepted(now);
         self.publish_queued();
         self.announce(now);
         self.end_overdue_finds(now);
         if self.ticks.is_multiple_of(SWEEP_EVERY) {
             self.quotas.sweep();
+            self.swarm.behaviour().delivery.places().sweep();
             self.book.sweep(now);
             self.swarm.behaviour_mut().kad.store_mut().sweep(now.into_std());
             for peer in self.offenders.sweep(now) {
@@ -365,6 +380,7 @@ impl NetRunner {
                 BehaviourEvent::Gossip(event) => self.on_gossip(event),
                 BehaviourEvent::Market(event) => self.on_requests(Protocol::Market, event),
                 BehaviourEvent::Chain(event) => self.on_requests(Protocol::Chain, event),
+                BehaviourEvent::Delivery(event) => self.on_delivery(event),
                 BehaviourEvent::Ping(event) => self.on_ping(event),
                 BehaviourEvent::Mdns(event) => self.on_mdns(event),
                 // These three have no events.

@@ -18,6 +18,7 @@ use sensora_node::store::peers::{self, KnownPeer};
 use sensora_node::store::{Store, StoreError, bought, orders};
 use sensora_node::supervisor::Node;
 use sensora_node::wallet::WalletHandleError;
+use sensora_protocol::ad::PaymentMode;
 use sensora_protocol::ad::{self, Ad, AdError, MAX_AD_LEN, StreamAd};
 use sensora_protocol::anchor::Standing;
 use sensora_protocol::market::delivery::Page;
@@ -79,7 +80,9 @@ async fn send(from: &Node, to: &Node, frame: Vec<u8>) -> Response {
 async fn frames_that_are_no_requests_are_refused_and_charged() {
     let world = World::new(100).await;
     let stream = world.stream().await;
-    let quote = Request::Quote { stream: stream.id, range: Range::Last(3) }.to_bytes().unwrap();
+    let quote = Request::Quote { stream: stream.id, range: Range::Last(3), mode: PaymentMode::Direct }
+        .to_bytes()
+        .unwrap();
     let truncated = quote[..quote.len() - 1].to_vec();
     let trailing = [quote.as_slice(), &[0]].concat();
     let deep = [vec![0x81; 40], vec![0]].concat();
@@ -572,12 +575,20 @@ async fn numbers_at_their_ends_are_refused_and_break_nothing() {
     let ends = [0, 1, size, size + 1, 1 << 48, 1 << 63, u64::MAX - 1, u64::MAX];
     let mut requests = Vec::new();
     for a in ends {
-        requests.push(Request::Quote { stream, range: Range::Last(a) });
+        requests.push(Request::Quote { stream, range: Range::Last(a), mode: PaymentMode::Direct });
         for b in ends {
-            requests.push(Request::Quote { stream, range: Range::Seq { first: a, count: b } });
+            requests.push(Request::Quote {
+                stream,
+                range: Range::Seq { first: a, count: b },
+                mode: PaymentMode::Direct,
+            });
             requests.push(Request::Proof { stream, first: a, count: b, size: a.max(b) });
             let (from, to) = (a.cast_signed(), b.cast_signed());
-            requests.push(Request::Quote { stream, range: Range::Time { from, to } });
+            requests.push(Request::Quote {
+                stream,
+                range: Range::Time { from, to },
+                mode: PaymentMode::Direct,
+            });
         }
     }
     for request in requests {

@@ -1,5 +1,6 @@
 //! Killed at every step: whatever is on disk is enough to go on from, an order is charged once, and a log has no hole and no repeat.
 
+mod channels;
 mod life;
 
 use std::time::Duration;

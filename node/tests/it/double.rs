@@ -8,6 +8,8 @@ use sensora_chain::keys::PublicKey;
 use sensora_chain::{FeeRate, Network, Satoshis};
 use sensora_node::agent::anchorer::{AnchorPolicy, Anchorer, AnchorerParts};
 use sensora_node::agent::recorder::Recorder;
+use sensora_node::agent::seller::channels::{ChannelPolicy, Channels, ChannelsParts};
+use sensora_node::agent::seller::supply::Credit;
 use sensora_node::agent::seller::{Seller, SellerParts};
 use sensora_node::agent::source::RawReading;
 use sensora_node::buyer::BuyRequest;
@@ -120,7 +122,19 @@ impl Double {
             policy: AnchorPolicy { every: never, readings: u64::MAX },
             home: None,
         });
+        let channels = Channels::open(ChannelsParts {
+            wallet: wallet.clone(),
+            chain: chain.clone(),
+            store: store.clone(),
+            identity: identity.clone(),
+            network,
+            clock: clock.clone(),
+            policy: ChannelPolicy::default(),
+        });
         let seller = Seller::new(SellerParts {
+            net: net.clone(),
+            channels: channels.unwrap(),
+            credit: Credit::default(),
             recorder: recorder.clone(),
             anchorer: anchorer.clone(),
             wallet: wallet.clone(),

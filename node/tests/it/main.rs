@@ -5,6 +5,7 @@
 mod backup;
 mod bad_input;
 mod chain_access;
+mod channels;
 mod config;
 mod crash;
 mod disk;

@@ -14,6 +14,7 @@ use sensora_node::clock::Clock;
 use sensora_node::store::orders;
 use sensora_node::supervisor::{ChainRole, Node};
 use sensora_node::wallet::WalletHandleError;
+use sensora_protocol::ad::PaymentMode;
 use sensora_protocol::anchor::Standing;
 use sensora_protocol::market::message::{Answer, Request, Response};
 use sensora_protocol::market::offer::Range;
@@ -223,7 +224,8 @@ async fn sixty_four_orders_at_once_never_reserve_more_than_there_is() {
     let mut offers = Vec::new();
     for n in 0..64 {
         // At the seller itself: over the swarm our own pace would make this a long test.
-        let quote = Request::Quote { stream: request.stream, range: seq(n * 4, 4) };
+        let quote =
+            Request::Quote { stream: request.stream, range: seq(n * 4, 4), mode: PaymentMode::Direct };
         match double.seller.answer(poor.identity().public(), quote).await {
             Response::Ok(Answer::Offer(offer)) => {
                 offers.push(offer.verify(sensora_chain::Network::Regtest).unwrap());

@@ -8,6 +8,8 @@
     reason = "the helpers of a test may fail like the test itself; the lints only see that in functions marked as tests"
 )]
 
+mod bare;
+mod delivery;
 mod raw;
 mod requests;
 mod swarm;

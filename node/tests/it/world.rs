@@ -6,6 +6,8 @@ use std::time::Duration;
 use sensora_chain::keys::PrivateKey;
 use sensora_chain::{FeeRate, Network, Satoshis};
 use sensora_node::agent::anchorer::AnchorPolicy;
+use sensora_node::agent::seller::channels::ChannelPolicy;
+use sensora_node::agent::seller::supply::Credit;
 use sensora_node::agent::source::{Replay, SimSpec, SourceSpec};
 use sensora_node::agent::{AgentOptions, SourceOptions, Terms};
 use sensora_node::buyer::BuyRequest;
@@ -120,7 +122,13 @@ pub(crate) fn sim(count: u64) -> SourceOptions {
 
 pub(crate) fn agent(sources: Vec<SourceOptions>) -> AgentOptions {
     let anchors = AnchorPolicy { every: Duration::from_millis(300), readings: 1_000_000 };
-    AgentOptions { name: "test agent".into(), anchors, sources }
+    AgentOptions {
+        name: "test agent".into(),
+        anchors,
+        sources,
+        channels: ChannelPolicy::default(),
+        credit: Credit::default(),
+    }
 }
 
 /// Bootstrap, one agent, one buyer.

@@ -1,122 +1,14 @@
-//! Delivery: readings in pages, each with the proof that they are the ones that were ordered.
+//! Delivery: readings and the proof that they are the ones that were ordered ([`Page`]), fetched page by page after a direct payment, or
+//! paid while they come over `/sensora/delivery/1`.
 //!
-//! A page is some runs of consecutive readings and one range proof under the order's checkpoint. The buyer keeps nothing of a page before
-//! all of it verifies.
+//! There neither side goes first with more than it chose. The buyer pays for what it has verified and a little ahead, the seller delivers
+//! for what it has been paid and a little ahead; both little amounts are [intervals](crate::market::exposure::Interval) that grow while all
+//! goes well. [`supply`] is the seller's state machine, [`receive`] the buyer's, [`frame`] what they say to each other.
 
-use serde::{Deserialize, Serialize};
+pub mod frame;
+pub mod page;
+pub mod receive;
+pub mod supply;
+pub mod terms;
 
-use crate::stream::checkpoint::Checkpoint;
-use crate::stream::chunk::{ChunkError, Run, Salts, open_page};
-use crate::stream::leaf::Salt;
-use crate::stream::log::RangeProof;
-use crate::stream::reading::Reading;
-use crate::stream::schema::Schema;
-
-/// Most runs in one page.
-pub const MAX_RUNS: usize = 64;
-
-/// Consecutive readings with their proof.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Page {
-    /// The readings, in order and without holes.
-    pub runs: Vec<Run>,
-    /// That they are in the log.
-    pub proof: RangeProof,
-}
-
-/// A page that has been verified.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ProvenPage {
-    /// The readings: at least one, in order and without holes.
-    pub readings: Vec<Reading>,
-    /// The runs they came in, to keep.
-    pub runs: Vec<Run>,
-    /// The proof that they are in the log, to keep.
-    pub proof: RangeProof,
-}
-
-/// Why a page is not what was ordered.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
-#[non_exhaustive]
-pub enum DeliveryError {
-    /// No runs, or too many.
-    #[error("a page has 1 to {MAX_RUNS} runs, this one has {0}")]
-    Runs(usize),
-    /// Begins elsewhere.
-    #[error("the page begins with reading {found}, expected {expected}: readings are missing or repeated")]
-    Begins {
-        /// First sequence number in it.
-        found: u64,
-        /// Sequence number that is missing.
-        expected: u64,
-    },
-    /// More than was ordered.
-    #[error("the page has {count} readings from {first} on, only those below {end} are ordered")]
-    TooMany {
-        /// First sequence number.
-        first: u64,
-        /// Readings in the page.
-        count: u64,
-        /// End of the order.
-        end: u64,
-    },
-    /// Readings, salts or proof do not lead to the checkpoint's root.
-    #[error("the readings from {first} on: {source}")]
-    NotProven {
-        /// First sequence number.
-        first: u64,
-        /// What does not fit.
-        source: Box<ChunkError>,
-    },
-}
-
-impl Page {
-    /// Opens the page and checks that it holds the readings from `first` on, at most up to `end`, of the log at `checkpoint`.
-    ///
-    /// # Errors
-    /// [`DeliveryError`]; nothing of the page may be believed then.
-    pub fn open(
-        &self,
-        schema: &Schema,
-        checkpoint: &Checkpoint,
-        first: u64,
-        end: u64,
-    ) -> Result<ProvenPage, DeliveryError> {
-        let not_proven = |source| DeliveryError::NotProven { first, source: Box::new(source) };
-        let Some(begins) = self.runs.first().map(|run| run.first).filter(|_| self.runs.len() <= MAX_RUNS)
-        else {
-            return Err(DeliveryError::Runs(self.runs.len()));
-        };
-        if begins != first {
-            return Err(DeliveryError::Begins { found: begins, expected: first });
-        }
-        let mut count: u64 = 0;
-        for run in &self.runs {
-            count = count.saturating_add(run.count().map_err(not_proven)?);
-        }
-        if first.saturating_add(count) > end {
-            return Err(DeliveryError::TooMany { first, count, end });
-        }
-        let (size, root) = (checkpoint.size, &checkpoint.root);
-        let readings =
-            open_page(schema, &self.runs, first, count, &self.proof, size, root).map_err(not_proven)?;
-        Ok(ProvenPage { readings, runs: self.runs.clone(), proof: self.proof.clone() })
-    }
-}
-
-impl ProvenPage {
-    /// Sequence number after the last reading.
-    #[must_use]
-    pub fn end(&self) -> u64 {
-        self.readings.last().map_or(0, |reading| reading.seq.saturating_add(1))
-    }
-}
-
-/// The salt of each reading of a run; `count` is the number of its readings.
-#[must_use]
-pub fn salts_of(run: &Run, count: usize) -> Vec<Salt> {
-    match &run.salts {
-        Salts::Secret(secret) => secret.salts(run.first, count),
-        Salts::Each(salts) => salts.clone(),
-    }
-}
+pub use page::{DeliveryError, MAX_RUNS, Page, ProvenPage, salts_of};

@@ -2,10 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::ad::MAX_SIGNED_AD_LEN;
+use sensora_chain::Satoshis;
+
+use crate::ad::{MAX_SIGNED_AD_LEN, PaymentMode};
 use crate::anchor::AnchorProof;
 use crate::codec::{self, CodecError, MAX_FRAME};
 use crate::id::{OrderId, StreamId};
+use crate::market::channel::message::{AskChannel, ChannelReport, CloseChannel, OpenChannel};
 use crate::market::delivery::Page;
 use crate::market::offer::Range;
 use crate::market::refusal::Refusal;
@@ -25,10 +28,6 @@ const _: () = assert!(MAX_SIGNED_AD_LEN < MAX_RESPONSE_LEN);
 /// What is asked of a seller.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "a request is decoded, answered and dropped; there is never an array of them"
-)]
 pub enum Request {
     /// The seller's current signed ad.
     Ad,
@@ -45,7 +44,29 @@ pub enum Request {
         stream: StreamId,
         /// Which readings.
         range: Range,
+        /// How they would be paid.
+        mode: PaymentMode,
     },
+    /// The price of a stream as it comes.
+    QuoteLive {
+        /// The stream.
+        stream: StreamId,
+        /// From where on.
+        from: LiveFrom,
+    },
+    /// A channel of this value.
+    QuoteChannel {
+        /// What would be put into it.
+        value: Satoshis,
+        /// How long it should last, in blocks, until its refund height.
+        blocks: u32,
+    },
+    /// Opens a channel. Answered with a report, the same each time.
+    OpenChannel(OpenChannel),
+    /// Closes a channel now. Answered with a report.
+    CloseChannel(CloseChannel),
+    /// What has been paid on a channel.
+    AskChannel(AskChannel),
     /// Order and payment. Answered with the receipt, the same each time.
     Purchase(PurchaseRequest),
     /// The readings of a paid order from sequence number `first` on, as many as fit.
@@ -73,6 +94,18 @@ pub enum Request {
     },
 }
 
+/// Where a live stream begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LiveFrom {
+    /// With the next reading.
+    Latest,
+    /// With this sequence number: what is there of it comes first.
+    Seq(u64),
+    /// With the first reading from this time on (nanoseconds since the Unix epoch).
+    Time(i64),
+}
+
 /// A seller's answer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -83,6 +116,12 @@ pub enum Answer {
     Sample(Sample),
     /// The signed offer.
     Offer(SignedBytes),
+    /// The signed live offer.
+    LiveOffer(SignedBytes),
+    /// The signed offer of a channel.
+    ChannelOffer(SignedBytes),
+    /// How a channel stands.
+    Channel(ChannelReport),
     /// The signed receipt.
     Receipt(SignedBytes),
     /// Readings with their proof.
@@ -147,6 +186,11 @@ impl Request {
             Self::Ad => "ad",
             Self::Sample { .. } => "sample",
             Self::Quote { .. } => "quote",
+            Self::QuoteLive { .. } => "quote_live",
+            Self::QuoteChannel { .. } => "quote_channel",
+            Self::OpenChannel(_) => "open_channel",
+            Self::CloseChannel(_) => "close_channel",
+            Self::AskChannel(_) => "ask_channel",
             Self::Purchase(_) => "purchase",
             Self::Fetch { .. } => "fetch",
             Self::Receipt { .. } => "receipt",
@@ -182,6 +226,9 @@ impl Response {
             Self::Ok(Answer::Ad(_)) => "ad",
             Self::Ok(Answer::Sample(_)) => "sample",
             Self::Ok(Answer::Offer(_)) => "offer",
+            Self::Ok(Answer::LiveOffer(_)) => "live_offer",
+            Self::Ok(Answer::ChannelOffer(_)) => "channel_offer",
+            Self::Ok(Answer::Channel(_)) => "channel",
             Self::Ok(Answer::Receipt(_)) => "receipt",
             Self::Ok(Answer::Page(_)) => "page",
             Self::Ok(Answer::Proof(_)) => "proof",

@@ -242,11 +242,28 @@ impl Offer {
         limits: BuyerLimits,
         now_ms: i64,
     ) -> Result<Signed<Checkpoint>, OfferError> {
-        let offer = signed.value();
+        let seller = signed.key();
+        signed.value().accept_by(seller, network, buyer, stream, asked, ad, limits, now_ms)
+    }
+
+    /// As [`Offer::accept`], of what `seller` has signed in whatever statement.
+    #[expect(clippy::too_many_arguments, reason = "each is a separate fact that the offer is held against")]
+    pub(crate) fn accept_by(
+        &self,
+        seller: &PublicKey,
+        network: Network,
+        buyer: &PublicKey,
+        stream: StreamId,
+        asked: Range,
+        ad: Option<&StreamAd>,
+        limits: BuyerLimits,
+        now_ms: i64,
+    ) -> Result<Signed<Checkpoint>, OfferError> {
+        let offer = self;
         if offer.stream != stream {
             return Err(OfferError::Stream { asked: stream, offered: offer.stream });
         }
-        let checkpoint = offer.check(signed.key(), network)?;
+        let checkpoint = offer.check(seller, network)?;
         if &offer.buyer != buyer {
             return Err(OfferError::Buyer(crate::identity::peer_id(&offer.buyer)));
         }
@@ -277,7 +294,8 @@ impl Offer {
         if total > limits.max_price {
             return Err(OfferError::MaxPrice { total, max: limits.max_price });
         }
-        if total > limits.exposure {
+        // Through a channel nothing is paid far ahead: there the exposure bounds each voucher.
+        if offer.mode == PaymentMode::Direct && total > limits.exposure {
             return Err(OfferError::Exposure { total, exposure: limits.exposure });
         }
         let (expires_ms, lifetime) = (offer.expires_ms, offer.expires_ms.saturating_sub(offer.issued_ms));

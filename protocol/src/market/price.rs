@@ -72,6 +72,80 @@ impl Price {
         let sat = msat.div_ceil(Self::PER_SATOSHI).max(1);
         Satoshis::new(sat).map_err(|_: AmountError| overflow)
     }
+
+    /// What is due for the first `count` readings of an order: nothing for none, else as [`Price::total`]. Paid bit by bit, an
+    /// order costs what it costs at once: what is due for a part is rounded up, but never twice.
+    ///
+    /// # Errors
+    /// [`PriceError::Overflow`].
+    pub fn due(self, count: u64) -> Result<Satoshis, PriceError> {
+        if count == 0 { Ok(Satoshis::ZERO) } else { self.total(count) }
+    }
+
+    /// The most readings for which no more than `amount` is due.
+    #[must_use]
+    pub fn covered_by(self, amount: Satoshis) -> u64 {
+        // No amount times 1000 wraps 64 bits; a price is never zero, but a record that was altered may say so.
+        amount.as_u64().saturating_mul(Self::PER_SATOSHI).checked_div(self.0).unwrap_or(0)
+    }
+}
+
+/// What a live stream costs: so much for each reading, or for each second that it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Tariff {
+    /// Price of one reading.
+    Reading(Price),
+    /// Price of one second, begun or full, in which the stream runs and is not paused.
+    Second(Price),
+}
+
+impl Tariff {
+    /// The price of one unit: a reading or a second.
+    #[must_use]
+    pub const fn price(self) -> Price {
+        match self {
+            Self::Reading(price) | Self::Second(price) => price,
+        }
+    }
+
+    /// What is due after so many readings and so many milliseconds.
+    ///
+    /// # Errors
+    /// [`PriceError::Overflow`].
+    pub fn due(self, readings: u64, active_ms: u64) -> Result<Satoshis, PriceError> {
+        match self {
+            Self::Reading(price) => price.due(readings),
+            Self::Second(price) => price.due(active_ms.div_ceil(1000)),
+        }
+    }
+
+    /// The part of `amount` that pays for whole readings or seconds.
+    ///
+    /// # Errors
+    /// [`PriceError::Overflow`].
+    pub fn whole(self, amount: Satoshis) -> Result<Satoshis, PriceError> {
+        self.price().due(self.price().covered_by(amount))
+    }
+
+    /// The most readings for which no more than `amount` is due: by the second it is all or none.
+    #[must_use]
+    pub fn covered_by(self, amount: Satoshis, active_ms: u64) -> u64 {
+        match self {
+            Self::Reading(price) => price.covered_by(amount),
+            Self::Second(price) if price.covered_by(amount) >= active_ms.div_ceil(1000).max(1) => u64::MAX,
+            Self::Second(_) => 0,
+        }
+    }
+
+    /// The most milliseconds for which no more than `amount` is due: by the reading, any.
+    #[must_use]
+    pub fn time_covered_by(self, amount: Satoshis) -> u64 {
+        match self {
+            Self::Reading(_) => u64::MAX,
+            Self::Second(price) => price.covered_by(amount).saturating_mul(1000),
+        }
+    }
 }
 
 impl fmt::Display for Price {
@@ -142,6 +216,20 @@ mod tests {
             let price = Price::from_msat(msat).unwrap();
             let whole = price.total(a + b).unwrap().as_u64();
             prop_assert!(price.total(a).unwrap().as_u64() + price.total(b).unwrap().as_u64() >= whole);
+        }
+
+        #[test]
+        fn what_is_due_and_what_is_covered_are_each_others_inverse(msat in 1..=Price::MAX.msat(), count in 0..100_000_u64, sat in 0..1_000_000_u64) {
+            let price = Price::from_msat(msat).unwrap();
+            if let Ok(due) = price.due(count) {
+                prop_assert!(price.covered_by(due) >= count);
+                if let (true, Ok(less)) = (count > 0, due.checked_sub(Satoshis::from_sat(1))) {
+                    prop_assert!(price.covered_by(less) < count);
+                }
+            }
+            let covered = price.covered_by(Satoshis::from_sat(sat));
+            prop_assert!(price.due(covered).unwrap().as_u64() <= sat);
+            prop_assert!(price.due(covered + 1).map_or(true, |due| due.as_u64() > sat));
         }
 
         #[test]

@@ -3,7 +3,7 @@
 use sensora_chain::{Satoshis, Txid};
 use serde::{Deserialize, Serialize};
 
-use crate::id::{OrderId, StreamId};
+use crate::id::{ChannelId, OrderId, StreamId};
 
 /// Longest text of a refusal that is kept, in characters: a line or two on a terminal.
 pub const MAX_TEXT: usize = 256;
@@ -142,6 +142,64 @@ pub enum Refusal {
         /// When the next anchor is due, in milliseconds.
         due_ms: u64,
     },
+    /// No such channel.
+    #[error("the seller has no channel {channel} with this buyer: open one")]
+    UnknownChannel {
+        /// Channel that was asked for.
+        channel: ChannelId,
+    },
+    /// The seller takes no such channel.
+    #[error("the seller takes channels of {min} to {max}, for {min_blocks} to {max_blocks} blocks")]
+    ChannelNotOffered {
+        /// Least value.
+        min: Satoshis,
+        /// Greatest value.
+        max: Satoshis,
+        /// Shortest time until the refund height.
+        min_blocks: u32,
+        /// Longest time until the refund height.
+        max_blocks: u32,
+    },
+    /// The channel takes no orders any more.
+    #[error(
+        "channel {channel} takes no orders any more: it is closed, or too near to its refund height. Open another"
+    )]
+    ChannelClosed {
+        /// The channel.
+        channel: ChannelId,
+    },
+    /// The channel holds more than the seller takes before it is in a block.
+    #[error("channel {channel} is used when it is in a block: try again then")]
+    ChannelNotMined {
+        /// The channel.
+        channel: ChannelId,
+    },
+    /// The channel cannot pay the order.
+    #[error("the order costs {price}, channel {channel} has {free} left: top it up, or order less")]
+    ChannelTooSmall {
+        /// The channel.
+        channel: ChannelId,
+        /// What the order costs.
+        price: Satoshis,
+        /// What the channel has left.
+        free: Satoshis,
+    },
+    /// A voucher is worth nothing.
+    #[error("the voucher is not valid: {reason}")]
+    VoucherInvalid {
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The buyer owes for readings that it has.
+    #[error(
+        "readings for {open} are delivered to this buyer and not paid, the seller allows {limit}: go on with the orders that are open, and pay them"
+    )]
+    NotPaid {
+        /// What is open.
+        open: Satoshis,
+        /// What the seller allows.
+        limit: Satoshis,
+    },
 }
 
 impl Refusal {
@@ -169,6 +227,13 @@ impl Refusal {
             Self::StorageUnavailable => "storage_unavailable",
             Self::UnknownOrder { .. } => "unknown_order",
             Self::NotAnchored { .. } => "not_anchored",
+            Self::UnknownChannel { .. } => "unknown_channel",
+            Self::ChannelNotOffered { .. } => "channel_not_offered",
+            Self::ChannelClosed { .. } => "channel_closed",
+            Self::ChannelNotMined { .. } => "channel_not_mined",
+            Self::ChannelTooSmall { .. } => "channel_too_small",
+            Self::VoucherInvalid { .. } => "voucher_invalid",
+            Self::NotPaid { .. } => "not_paid",
         }
     }
 
@@ -182,6 +247,7 @@ impl Refusal {
             Self::ForeignOffer { reason } => Self::ForeignOffer { reason: tame(reason) },
             Self::InvalidOrder { reason } => Self::InvalidOrder { reason: tame(reason) },
             Self::PaymentInvalid { reason } => Self::PaymentInvalid { reason: tame(reason) },
+            Self::VoucherInvalid { reason } => Self::VoucherInvalid { reason: tame(reason) },
             Self::PaymentRejected { txid, reason } => Self::PaymentRejected { txid, reason: tame(reason) },
             other => other,
         }
@@ -196,6 +262,7 @@ impl Refusal {
                 | Self::HeadersBehind { .. }
                 | Self::ChainUnavailable
                 | Self::StorageUnavailable
+                | Self::ChannelNotMined { .. }
                 | Self::NotAnchored { .. }
         )
     }

@@ -8,6 +8,11 @@ use sensora_protocol::anchor::{AnchorPayload, ProofV1};
 use sensora_protocol::chain_access;
 use sensora_protocol::codec::{self, CodecError, MAX_DEPTH, MAX_FRAME};
 use sensora_protocol::evidence::Evidence;
+use sensora_protocol::market::key_release::buy::BatchPurchase;
+use sensora_protocol::market::key_release::frame::{ToBuyer, ToSeller};
+use sensora_protocol::market::key_release::misbehaviour::MisbehaviourProof;
+use sensora_protocol::market::key_release::offer::KeyReleaseOffer;
+use sensora_protocol::market::key_release::sell::BatchSale;
 use sensora_protocol::market::message::{MAX_REQUEST_LEN, Request, Response};
 use sensora_protocol::market::offer::Offer;
 use sensora_protocol::market::order::Order;
@@ -50,6 +55,20 @@ fn decode_all(bytes: &[u8]) {
     if let Ok(signed) = codec::decode_exact::<SignedBytes>(bytes, MAX_FRAME) {
         let _ = signed.verify::<Receipt>(NETWORK);
     }
+    if let Ok(frame) = ToSeller::from_bytes(bytes) {
+        assert_eq!(frame.to_bytes().unwrap(), bytes);
+    }
+    if let Ok(frame) = ToBuyer::from_bytes(bytes) {
+        let _ = (frame.to_bytes(), frame.name());
+    }
+    if let Ok(proof) = MisbehaviourProof::from_bytes(bytes) {
+        assert_eq!(proof.to_bytes().unwrap(), bytes);
+        let file = proof.to_json().unwrap();
+        assert_eq!(MisbehaviourProof::from_json(file.as_bytes()).unwrap(), proof);
+        let _ = proof.verify();
+    }
+    let _ = MisbehaviourProof::from_json(bytes);
+    body::<KeyReleaseOffer>(bytes);
     body::<Ad>(bytes);
     body::<Offer>(bytes);
     body::<Order>(bytes);
@@ -63,6 +82,12 @@ fn decode_all(bytes: &[u8]) {
     let _ = codec::decode::<SealedChunk>(bytes, MAX_FRAME);
     let _ = codec::decode::<Sale>(bytes, MAX_FRAME);
     let _ = codec::decode::<Purchase>(bytes, MAX_FRAME);
+    if let Ok(purchase) = codec::decode::<BatchPurchase>(bytes, MAX_FRAME) {
+        let _ = purchase.resume();
+    }
+    if let Ok(sale) = codec::decode::<BatchSale>(bytes, MAX_FRAME) {
+        let _ = sale.resume();
+    }
     if let Some(payload) = AnchorPayload::from_bytes(bytes) {
         assert_eq!(payload.to_bytes(), bytes);
     }

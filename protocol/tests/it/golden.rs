@@ -3,22 +3,35 @@
 //! The files under `tests/vectors` are what another implementation is held against; `docs/protocol.md` quotes them. A change here is a
 //! change of the protocol. `SENSORA_WRITE_GOLDEN=1` writes the files anew instead of comparing them.
 
+mod delivery;
+mod key_release;
+
 use std::collections::BTreeMap;
 use std::net::Ipv6Addr;
 use std::path::PathBuf;
 
 use sensora_chain::contract::payment::pay_to_hash;
-use sensora_chain::{BlockHash, OutPoint, Script, Txid};
-use sensora_protocol::ad::{self, Ad};
+use sensora_chain::contract::{Channel, ChannelTerms, CloseTerms, KeyRelease, KeyReleaseTerms, RefundHeight};
+use sensora_chain::encode::sha256;
+use sensora_chain::{BlockHash, FeeRate, OutPoint, PrivateKey, Script, Transaction, Txid};
+use sensora_protocol::ad::{self, Ad, PaymentMode};
 use sensora_protocol::anchor::{AnchorPayload, AnchorProof, AnchorTree, ProofV1};
 use sensora_protocol::chain_access::{self, message as chain};
 use sensora_protocol::codec::{self, MAX_FRAME, decode_exact};
+use sensora_protocol::market::channel::message::{AskChannel, ChannelReport, CloseChannel, OpenChannel};
+use sensora_protocol::market::channel::offer::ChannelOffer;
 use sensora_protocol::market::delivery::Page;
-use sensora_protocol::market::message::{AnchoredProof, Answer, Request, Response, Sample};
+use sensora_protocol::market::delivery::frame::{ToBuyer, ToSeller};
+use sensora_protocol::market::key_release::frame as release;
+use sensora_protocol::market::key_release::misbehaviour::MisbehaviourProof;
+use sensora_protocol::market::key_release::offer::KeyReleaseOffer;
+use sensora_protocol::market::key_release::parts::ProvenPart;
+use sensora_protocol::market::live::LiveOffer;
+use sensora_protocol::market::message::{AnchoredProof, Answer, LiveFrom, Request, Response, Sample};
 use sensora_protocol::market::offer::{Offer, Range};
 use sensora_protocol::market::order::Order;
 use sensora_protocol::market::payment;
-use sensora_protocol::market::receipt::Receipt;
+use sensora_protocol::market::receipt::{ChannelReceipt, Receipt};
 use sensora_protocol::market::refusal::Refusal;
 use sensora_protocol::market::sale::{Sale, SaleEvent};
 use sensora_protocol::statement::{Signed, SignedBytes, Statement, digest};
@@ -153,7 +166,7 @@ fn market() -> Vec<Vector> {
     let ad = Signed::sign(world.ad(), &world.seller, NETWORK).unwrap();
     let seller = world.seller.clone();
     let anchor = world.anchor(&seller, std::slice::from_ref(&checkpoint), 0, true);
-    let quote = |range| Request::Quote { stream, range };
+    let quote = |range| Request::Quote { stream, range, mode: PaymentMode::Direct };
     let requests = [
         ("ad", Request::Ad),
         ("sample", Request::Sample { stream, count: 10 }),
@@ -161,6 +174,17 @@ fn market() -> Vec<Vector> {
         ("quote last", quote(Range::Last(3))),
         ("quote seq", quote(Range::Seq { first: 1, count: 3 })),
         ("quote time", quote(Range::Time { from: -1, to: 1_789_000_003_000_000_000 })),
+        (
+            "quote through channel",
+            Request::Quote { stream, range: Range::Latest, mode: PaymentMode::Channel },
+        ),
+        ("quote live latest", Request::QuoteLive { stream, from: LiveFrom::Latest }),
+        ("quote live seq", Request::QuoteLive { stream, from: LiveFrom::Seq(3) }),
+        ("quote live time", Request::QuoteLive { stream, from: LiveFrom::Time(1_789_000_003_000_000_000) }),
+        ("quote channel", Request::QuoteChannel { value: sat(10_000), blocks: 299 }),
+        ("open channel", Request::OpenChannel(delivery::open_channel())),
+        ("close channel", Request::CloseChannel(delivery::close_channel())),
+        ("ask channel", Request::AskChannel(AskChannel { channel: delivery::id(), orders: vec![order] })),
         ("purchase", Request::Purchase(purchase)),
         ("fetch", Request::Fetch { order, first: 1 }),
         ("receipt", Request::Receipt { order }),
@@ -177,6 +201,9 @@ fn market() -> Vec<Vector> {
         ("ad", Answer::Ad(ad.into_bytes())),
         ("sample", Answer::Sample(sample)),
         ("offer", Answer::Offer(offer.into_bytes())),
+        ("live offer", Answer::LiveOffer(delivery::live().into_bytes())),
+        ("channel offer", Answer::ChannelOffer(delivery::channel_offer(&small()).into_bytes())),
+        ("channel", Answer::Channel(delivery::report())),
         ("receipt", Answer::Receipt(receipt.into_bytes())),
         ("page", Answer::Page(world.stream.page(1, 4, 5))),
         ("proof", Answer::Proof(Box::new(proof))),
@@ -223,6 +250,9 @@ pub(crate) fn market_refusals() -> Vec<Refusal> {
         Refusal::UnknownOrder { order },
         Refusal::NotAnchored { size: 3, due_ms: 60_000 },
     ]
+    .into_iter()
+    .chain(delivery::refusals())
+    .collect()
 }
 
 /// One of each refusal.
@@ -353,6 +383,52 @@ fn onchain() -> Vec<Vector> {
             purchase.payment,
         ),
     ]
+    .into_iter()
+    .chain(contracts(world.buyer.key(), world.seller.key()))
+    .collect()
+}
+
+/// A channel and a key release of 100,000 sat, and what spends them.
+fn contracts(buyer: &PrivateKey, seller: &PrivateKey) -> Vec<Vector> {
+    let refund_height = RefundHeight::new(950_000).unwrap();
+    let outpoint = OutPoint { txid: Txid([1; 32]), vout: 0 };
+    let (rate, value, secret) = (FeeRate::DEFAULT, sat(100_000), [7; 32]);
+    let hashes = [seller, buyer].map(|key| key.public().hash160());
+    let [seller_hash, buyer_hash] = hashes;
+    let terms = ChannelTerms { buyer: buyer.public(), seller: seller.public(), refund_height };
+    let close = CloseTerms { seller_hash, buyer_hash, fee: CloseTerms::fee_at(rate) };
+    let channel = Channel::new(terms, close, outpoint, value).unwrap();
+    let voucher = channel.sign_voucher(sat(25_000), buyer).unwrap();
+    let (seller_key, buyer_key) = (seller.public(), buyer.public());
+    let terms =
+        KeyReleaseTerms { key_hash: sha256(&secret), seller: seller_key, buyer: buyer_key, refund_height };
+    let release = KeyRelease::new(terms, outpoint, value);
+    let tx = |name: &str, about: &str, tx: Transaction| {
+        vector(name, "transaction", about, tx.to_bytes()).with("txid", tx.txid())
+    };
+    vec![
+        vector(
+            "channel output",
+            "channel",
+            "a channel of the golden buyer and seller until height 950,000",
+            channel.output().locking.as_bytes().to_vec(),
+        )
+        .with("buyer", buyer_key)
+        .with("seller", seller_key)
+        .with("push_tx", hex::encode(sensora_chain::contract::push_tx::BLOCK)),
+        tx("channel close", "its close that pays 25,000 sat", channel.complete(&voucher, seller).unwrap())
+            .with("voucher", hex::encode(voucher.script_signature())),
+        tx("channel refund", "its refund", channel.refund(buyer, rate).unwrap()),
+        vector(
+            "key release output",
+            "key-release",
+            "the key of 32 bytes 07, sold until height 950,000",
+            release.output().locking.as_bytes().to_vec(),
+        )
+        .with("key_hash", hex::encode(terms.key_hash)),
+        tx("key release claim", "its claim", release.claim(&secret, seller, &seller_hash, rate).unwrap()),
+        tx("key release refund", "its refund", release.refund(buyer, &buyer_hash, rate).unwrap()),
+    ]
 }
 
 fn streams() -> Vec<Vector> {
@@ -432,7 +508,7 @@ fn streams() -> Vec<Vector> {
     all
 }
 
-fn files() -> [(&'static str, &'static str, Vec<Vector>); 5] {
+fn files() -> [(&'static str, &'static str, Vec<Vector>); 7] {
     [
         (
             "statements.json",
@@ -442,6 +518,12 @@ fn files() -> [(&'static str, &'static str, Vec<Vector>); 5] {
         ("market.json", "Messages of /sensora/market/1.", market()),
         ("chain.json", "Messages of /sensora/chain/1.", chain_messages()),
         ("onchain.json", "What is written into transactions.", onchain()),
+        ("delivery.json", "Channels, and what moves over /sensora/delivery/1.", delivery::vectors()),
+        (
+            "key_release.json",
+            "A batch whose key is released on the chain, frames of /sensora/release/1, and a proof of misbehaviour.",
+            key_release::vectors(),
+        ),
         ("proofs.json", "Readings, leaves, columns, runs and the proofs of a log.", streams()),
     ]
 }
@@ -462,12 +544,30 @@ pub(crate) fn rewrite(kind: &str, bytes: &[u8]) -> Option<Vec<u8>> {
         "market-response" => Response::from_bytes(bytes).unwrap().to_bytes().unwrap(),
         "chain-request" => chain::Request::from_bytes(bytes).unwrap().to_bytes().unwrap(),
         "chain-response" => chain::Response::from_bytes(bytes).unwrap().to_bytes().unwrap(),
+        "release-to-seller" => release::ToSeller::from_bytes(bytes).unwrap().to_bytes().unwrap(),
+        "release-to-buyer" => release::ToBuyer::from_bytes(bytes).unwrap().to_bytes().unwrap(),
+        "key-release-offer" => exact::<KeyReleaseOffer>(bytes),
+        "part" => exact::<ProvenPart>(bytes),
+        "misbehaviour" => {
+            let proof = MisbehaviourProof::from_bytes(bytes).unwrap();
+            assert!(proof.verify().is_ok());
+            proof.to_bytes().unwrap()
+        }
         "signed" => exact::<SignedBytes>(bytes),
         "ad" => exact::<Ad>(bytes),
         "offer" => exact::<Offer>(bytes),
         "order" => exact::<Order>(bytes),
         "checkpoint" => exact::<Checkpoint>(bytes),
         "receipt" => exact::<Receipt>(bytes),
+        "channel-offer" => exact::<ChannelOffer>(bytes),
+        "live-offer" => exact::<LiveOffer>(bytes),
+        "channel-receipt" => exact::<ChannelReceipt>(bytes),
+        "open-channel" => exact::<OpenChannel>(bytes),
+        "close-channel" => exact::<CloseChannel>(bytes),
+        "ask-channel" => exact::<AskChannel>(bytes),
+        "channel-report" => exact::<ChannelReport>(bytes),
+        "to-seller" => ToSeller::from_bytes(bytes).unwrap().to_bytes().unwrap(),
+        "to-buyer" => ToBuyer::from_bytes(bytes).unwrap().to_bytes().unwrap(),
         "schema" => exact::<sensora_protocol::stream::Schema>(bytes),
         "run" => exact::<Run>(bytes),
         "page" => exact::<Page>(bytes),
@@ -490,6 +590,15 @@ pub(crate) fn rewrite(kind: &str, bytes: &[u8]) -> Option<Vec<u8>> {
             assert!(script.pushes().all(|op| op.is_ok()));
             bytes.to_vec()
         }
+        "channel" => {
+            let terms = ChannelTerms::parse(&Script::new(bytes.to_vec())).unwrap();
+            terms.locking().into_bytes()
+        }
+        "key-release" => {
+            let terms = KeyReleaseTerms::parse(&Script::new(bytes.to_vec())).unwrap();
+            terms.locking().into_bytes()
+        }
+        "transaction" => Transaction::from_bytes(bytes).unwrap().to_bytes(),
         "beef" => {
             let beef = sensora_chain::beef::Beef::parse(bytes, &Default::default()).unwrap();
             beef.to_atomic(&beef.subject().unwrap()).unwrap()

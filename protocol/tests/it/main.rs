@@ -4,9 +4,12 @@
 
 mod ad;
 mod bad_input;
+mod channel;
 mod columns;
+mod delivery;
 mod evidence;
 mod golden;
+mod key_release;
 mod log;
 mod market;
 mod once;

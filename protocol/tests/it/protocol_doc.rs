@@ -142,6 +142,9 @@ fn the_limits_are_those_of_the_code() {
     let rows = [
         format!("| market request | {} bytes |", grouped(market::message::MAX_REQUEST_LEN)),
         format!("| market response | {} bytes |", grouped(market::message::MAX_RESPONSE_LEN)),
+        format!("| frame to a seller | {} bytes |", grouped(market::delivery::frame::MAX_TO_SELLER_LEN)),
+        format!("| frame to a buyer | {} bytes |", grouped(market::delivery::frame::MAX_TO_BUYER_LEN)),
+        format!("| orders that run on one channel | {} |", market::channel::spending::MAX_LANES),
         format!("| chain request | {} bytes |", grouped(chain_access::message::MAX_REQUEST_LEN)),
         format!("| chain response | {} bytes |", grouped(chain_access::message::MAX_RESPONSE_LEN)),
         format!(
@@ -183,6 +186,10 @@ fn the_limits_are_those_of_the_code() {
         stream::checkpoint::Checkpoint,
         market::offer::Offer,
         market::order::Order,
-        market::receipt::Receipt
+        market::receipt::Receipt,
+        market::channel::offer::ChannelOffer,
+        market::live::LiveOffer,
+        market::receipt::ChannelReceipt,
+        market::key_release::offer::KeyReleaseOffer
     );
 }

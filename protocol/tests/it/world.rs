@@ -26,7 +26,7 @@ use sensora_protocol::stream::log::{RangeProof, range_proof};
 use sensora_protocol::stream::{
     CHUNK_LEN, Field, Kind, MemoryLog, Reading, Run, Schema, StreamSecret, Unit, Value, chunk,
 };
-use sensora_protocol::{Identity, Signed, StreamId};
+use sensora_protocol::{Identity, Signed, Statement, StreamId};
 
 pub(crate) const NETWORK: Network = Network::Regtest;
 /// 2026-09-21T14:13:20Z.
@@ -246,7 +246,7 @@ impl World {
         Signed::sign(offer, &self.seller, NETWORK).unwrap()
     }
 
-    pub(crate) fn order(&self, offer: &Signed<Offer>, nonce: u8) -> Signed<Order> {
+    pub(crate) fn order<T: Statement>(&self, offer: &Signed<T>, nonce: u8) -> Signed<Order> {
         let order = Order { offer: offer.digest(NETWORK), buyer: *self.buyer.public(), nonce: [nonce; 16] };
         Signed::sign(order, &self.buyer, NETWORK).unwrap()
     }

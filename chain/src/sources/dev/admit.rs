@@ -1,6 +1,10 @@
 //! Which transactions the chain takes: what a BSV node with mainnet standardness takes after Genesis, less what is
 //! not safe to make (other versions than 1, data outputs with value, fees that no miner takes) and less the scripts
-//! that only an interpreter could check.
+//! that only an interpreter could check: coins are spent by the templates of [`crate::contract`], each in its one form.
+//!
+//! A transaction whose lock time lies ahead is refused, as broadcasters do. A node keeps such a one apart until its time
+//! comes, and replaces it by a final one with the same inputs; a refund that is sent too early to this chain is sent
+//! again, and a close meets nothing to replace.
 
 use std::collections::BTreeSet;
 
@@ -9,14 +13,12 @@ use redb::ReadableTable;
 use super::reject::Reject;
 use super::store::{self, Tables, Waiting};
 use super::{COINBASE_MATURITY, DevChainError, MAX_CHAIN, MAX_FEE, MAX_MEMPOOL_BYTES, MAX_TX_BYTES};
-use crate::contract::verify_p2pkh;
-use crate::tx::SEQUENCE_FINAL;
+use crate::contract::{TemplateError, verify_input};
+use crate::tx::{LOCK_TIME_IS_TIME, SEQUENCE_FINAL};
 use crate::{FeeRate, OutPoint, Satoshis, SighashCache, Transaction, TxOut, Txid};
 
 /// Broadcasters refuse anything shorter.
 const MIN_TX_BYTES: usize = 61;
-/// Lock times from here on are Unix times.
-const LOCK_TIME_IS_TIME: u32 = 500_000_000;
 
 /// The rules that need nothing but the transaction itself.
 pub(super) fn check_alone(tx: &Transaction) -> Result<(), Reject> {
@@ -108,10 +110,10 @@ pub(super) fn check_against(
     let fee = inputs.checked_sub(outputs).map_err(|_| Reject::InBelowOut { inputs, outputs })?;
     let cache = SighashCache::new(tx);
     for (index, output) in spent.iter().enumerate() {
-        if output.locking.p2pkh_hash().is_none() {
-            return Err(Reject::UnsupportedScript { input: index }.into());
-        }
-        verify_p2pkh(tx, &cache, index, output).map_err(Reject::Script)?;
+        verify_input(tx, &cache, index, output).map_err(|error| match error {
+            TemplateError::UnknownScript { index } => Reject::UnsupportedScript { input: index },
+            other => Reject::Script(other),
+        })?;
     }
     let needed = rate.fee(size);
     if fee < needed {

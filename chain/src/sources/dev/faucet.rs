@@ -59,7 +59,7 @@ impl Tables<'_> {
         let mut tx = Transaction::new(inputs, outputs);
         for (index, coin) in chosen.iter().enumerate() {
             let spent = TxOut { value: store::sat(coin.sat)?, locking: own.clone() };
-            sign_input(&mut tx, index, &spent, key).map_err(super::Reject::Script)?;
+            sign_input(&mut tx, index, &spent, key).map_err(|error| super::Reject::Script(error.into()))?;
         }
         Ok(tx)
     }

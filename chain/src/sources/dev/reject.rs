@@ -1,7 +1,7 @@
 //! Why a transaction is refused, in the words of a BSV node, so that a program sees the same reasons on the
 //! development chain as on the network.
 
-use crate::contract::PaymentError;
+use crate::contract::TemplateError;
 use crate::{OutPoint, Satoshis, Txid};
 
 /// Why the chain does not take a transaction. [`Reject::reason`] is the node's own string for it.
@@ -101,17 +101,17 @@ pub enum Reject {
         /// Sum of the outputs.
         outputs: Satoshis,
     },
-    /// Only coins of the P2PKH template can be spent on the development chain.
+    /// Only coins with a script of [`crate::contract`] can be spent on the development chain.
     #[error(
-        "input {input} spends an output that is not pay-to-public-key-hash; the development chain does not support spending it"
+        "input {input} spends an output that is neither pay-to-public-key-hash nor a channel or key release; the development chain does not support spending it"
     )]
     UnsupportedScript {
         /// Its position.
         input: usize,
     },
-    /// The signature or its form is wrong.
+    /// A signature is wrong, or the form in which the coin is spent.
     #[error(transparent)]
-    Script(#[from] PaymentError),
+    Script(#[from] TemplateError),
     /// A node would keep such a transaction and never mine it.
     #[error("the fee is {fee}, at least {needed} is needed")]
     FeeTooLow {

@@ -7,6 +7,7 @@ use sensora_chain::sources::service::{Report, SourceError};
 use sensora_chain::{OutPoint, PrivateKey, Script, TxOut};
 use serde_json::json;
 
+use super::super::dev_chain::contracts::all_spends;
 use super::super::dev_chain::{NOW, chain, coin, lock, pay, refused, sat, signed, spend};
 use super::node::{Node, submit};
 
@@ -44,6 +45,9 @@ async fn a_real_node_takes_every_transaction_and_block() {
                 chain.submit(&tx).unwrap();
                 from = (OutPoint { txid: tx.txid(), vout: 0 }, tx.outputs[0].clone());
             }
+        }
+        for tx in all_spends(&chain) {
+            chain.submit(&tx).unwrap();
         }
         chain.mine(NOW).unwrap();
     }

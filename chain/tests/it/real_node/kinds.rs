@@ -15,7 +15,7 @@ use super::node::{Node, RATE, submit};
 const RATE_HERE: FeeRate = FeeRate::new(RATE);
 
 /// A coin for `key(tag)` of the other tests' keys.
-async fn coin(miner: &Regtest, tag: u8, value: u64) -> (OutPoint, TxOut) {
+pub(crate) async fn coin(miner: &Regtest, tag: u8, value: u64) -> (OutPoint, TxOut) {
     let tx = miner.faucet(&lock(tag), sat(value)).await.unwrap();
     (OutPoint { txid: tx.txid(), vout: 0 }, tx.outputs[0].clone())
 }

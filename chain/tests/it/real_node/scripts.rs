@@ -1,7 +1,10 @@
 //! The template verification against the node's script engine (`verifyscript`) on 10,000 generated and mutated spends.
 //!
 //! What is accepted here the node accepts, also under the rules of relay; what the node refuses is refused here. Where
-//! more is refused here than by the rules of blocks, it is one of the classes that say so, and all of them counted.
+//! more is refused here than by the rules of blocks, it is one of the classes that say so, and all of them counted. Here
+//! are payments; [`contracts`] does the same with the spends of contracts.
+
+mod contracts;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -460,6 +463,27 @@ async fn block_flags(node: &Node, spend: &Spend) -> u64 {
     answer[0]["flags"].as_u64().unwrap_or_else(|| panic!("{answer}"))
 }
 
+/// What becomes of the spends, by class. Accepted here and not there must never be.
+async fn judge(node: &Node, spends: &[(&'static str, Spend)]) -> BTreeMap<&'static str, Count> {
+    let flags = block_flags(node, &spends[0].1).await;
+    let blocks = verdicts(node, spends.iter().map(|(_, s)| s.question(false, flags)).collect()).await;
+    let relay = verdicts(node, spends.iter().map(|(_, s)| s.question(true, flags)).collect()).await;
+    let mut counts = BTreeMap::<&str, Count>::new();
+    for (((class, spend), block), relay) in spends.iter().zip(blocks).zip(relay) {
+        let ours = spend.ours();
+        let shown = || format!("{class}: {ours:?}, input {} of {}", spend.index, spend.tx);
+        assert!(ours.is_ok() <= block, "a block may not hold what is accepted here: {}", shown());
+        assert!(ours.is_ok() <= relay, "nodes do not relay what is accepted here: {}", shown());
+        assert!(relay <= block, "what is relayed can be mined: {}", shown());
+        let count = counts.entry(class).or_default();
+        count.all += 1;
+        count.ours += usize::from(ours.is_ok());
+        count.blocks += usize::from(block);
+        count.relay += usize::from(relay);
+    }
+    counts
+}
+
 #[tokio::test]
 async fn the_nodes_script_engine_agrees_on_ten_thousand_spends() {
     let Some(node) = Node::start(&[]).await else { return };
@@ -471,24 +495,7 @@ async fn the_nodes_script_engine_agrees_on_ten_thousand_spends() {
         mutate(&mut spend, &mut random);
         spends.push((class, spend));
     }
-    let flags = block_flags(&node, &spends[0].1).await;
-    let blocks = verdicts(&node, spends.iter().map(|(_, s)| s.question(false, flags)).collect()).await;
-    let relay = verdicts(&node, spends.iter().map(|(_, s)| s.question(true, flags)).collect()).await;
-
-    let mut counts = BTreeMap::<&str, Count>::new();
-    for (((class, spend), block), relay) in spends.iter().zip(blocks).zip(relay) {
-        let ours = spend.ours();
-        let shown = || format!("{class}: {ours:?}, input {} of {}", spend.index, spend.tx);
-        // The two that must never be: accepted here and not there.
-        assert!(ours.is_ok() <= block, "a block may not hold what is accepted here: {}", shown());
-        assert!(ours.is_ok() <= relay, "nodes do not relay what is accepted here: {}", shown());
-        assert!(relay <= block, "what is relayed can be mined: {}", shown());
-        let count = counts.entry(class).or_default();
-        count.all += 1;
-        count.ours += usize::from(ours.is_ok());
-        count.blocks += usize::from(block);
-        count.relay += usize::from(relay);
-    }
+    let counts = judge(&node, &spends).await;
     let mut accepted = 0;
     for (class, count) in &counts {
         let both = BOTH_ACCEPT.iter().find(|(name, _)| name == class);
@@ -507,7 +514,8 @@ async fn the_nodes_script_engine_agrees_on_ten_thousand_spends() {
     assert_eq!(accepted, 3_029, "three of ten are accepted by both");
 }
 
-/// The published third-party edits of one spend, and the key-release scripts, which are none of ours.
+/// The published third-party edits of one spend, and the key-release scripts, which are none of ours: they do not ask
+/// for the length of the key.
 #[tokio::test]
 async fn the_published_edits_are_judged_alike() {
     let Some(node) = Node::start(&[]).await else { return };

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use sensora_chain::Network;
 use sensora_node::agent::anchorer::AnchorPolicy;
+use sensora_node::agent::seller::channels::ChannelPolicy;
+use sensora_node::agent::seller::supply::Credit;
 use sensora_node::agent::source::{CsvSpec, HostSpec, SourceSpec};
 use sensora_node::agent::{AgentOptions, SourceOptions, Terms};
 use sensora_node::clock::Clock;
@@ -122,5 +124,11 @@ pub(super) fn for_sale(recordings: &[PathBuf]) -> Outcome<AgentOptions> {
     let recordings = recordings.iter().map(|path| SourceSpec::Csv(CsvSpec::new(path)));
     let source = |spec| SourceOptions { spec, name: None, terms: terms.clone() };
     let sources = std::iter::once(host).chain(recordings).map(source).collect();
-    Ok(AgentOptions { name: "sensora demo".to_owned(), anchors: ANCHORS, sources })
+    Ok(AgentOptions {
+        name: "sensora demo".to_owned(),
+        anchors: ANCHORS,
+        sources,
+        channels: ChannelPolicy::none(),
+        credit: Credit::default(),
+    })
 }

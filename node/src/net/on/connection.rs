@@ -224,6 +224,7 @@ impl NetRunner {
         match waiter {
             Waiter::Dial { reply, .. } => answer(reply, Ok(())),
             Waiter::Request(request) => self.send_request(request),
+            Waiter::Delivery(open) => self.open_delivery(open),
         }
     }
 
@@ -281,11 +282,11 @@ impl NetRunner {
             if self.outbound.values().any(|request| request.peer == *peer) {
                 continue;
             }
-            let best =
-                live.connections.iter().min_by_key(|connection| (rank(&connection.remote), connection.since));
-            let best = best.map(|connection| connection.id);
+            let best = best(live);
+            let places = self.swarm.behaviour().delivery.places();
             surplus.extend(live.connections.iter().filter_map(|connection| {
-                let busy = self.inbound.values().any(|inbound| inbound.connection == connection.id);
+                let busy = self.inbound.values().any(|inbound| inbound.connection == connection.id)
+                    || places.is_carrying(connection.id);
                 let young = now.saturating_duration_since(connection.since) < SURPLUS_GRACE;
                 (Some(connection.id) != best && !busy && !young).then_some(connection.id)
             }));
@@ -325,6 +326,12 @@ impl NetRunner {
             }
         }
     }
+}
+
+/// The connection to keep when there are several, and to open delivery streams on.
+pub(super) fn best(live: &Live) -> Option<ConnectionId> {
+    let best = live.connections.iter().min_by_key(|connection| (rank(&connection.remote), connection.since));
+    best.map(|connection| connection.id)
 }
 
 /// Which connection to keep, lowest first: direct before relayed, and TCP before QUIC, which moves bulk data faster

@@ -1,0 +1,417 @@
+//! Delivery over `/sensora/delivery/1`: one stream for each order that is paid through a channel.
+//!
+//! What may go out is decided by [`sensora_protocol::market::delivery::supply`]; this room reads frames, stores vouchers and grants before
+//! anything follows from them, reads pages from the log, and sends them.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use sensora_chain::Satoshis;
+use sensora_chain::keys::PublicKey;
+use sensora_protocol::OrderId;
+use sensora_protocol::market::channel::seller::{BookError, SellerChannel};
+use sensora_protocol::market::delivery::frame::{Begin, MAX_TO_SELLER_LEN, OrderVoucher, ToBuyer, ToSeller};
+use sensora_protocol::market::delivery::supply::{
+    ChannelSale, Supply, SupplyAction, SupplyAdmission, SupplyEvent,
+};
+use sensora_protocol::market::exposure::Interval;
+use sensora_protocol::market::refusal::Refusal;
+use tokio_util::sync::CancellationToken;
+
+use super::channels::{Channels, Live};
+use super::{Seller, SellerParts, failed, storage};
+use crate::net::{DeliveryError, DeliveryReceiver, DeliverySender, DeliveryStream, Offence};
+use crate::stakes::SharedStakes;
+use crate::store::{StoreError, channels as records};
+
+/// How long a buyer may say nothing. It says `alive` where it has nothing to pay.
+pub const PATIENCE: Duration = Duration::from_secs(90);
+/// How often a live stream is looked at for new readings, and its time is counted.
+const LIVE_EVERY: Duration = Duration::from_millis(50);
+
+/// What the seller lets stand open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Credit {
+    /// With one buyer, over all its orders.
+    pub limit: Satoshis,
+    /// In the beginning of an order.
+    pub first: Satoshis,
+}
+
+impl Default for Credit {
+    /// 200 sat, beginning with one: a tenth of a US cent at most, for each buyer that has put money into a channel.
+    fn default() -> Self {
+        Self { limit: Satoshis::from_sat(200), first: Satoshis::from_sat(1) }
+    }
+}
+
+/// Deliveries under way.
+pub(super) struct Supplies {
+    credit: Credit,
+    /// What is open with each buyer.
+    stakes: Mutex<BTreeMap<PublicKey, Arc<SharedStakes>>>,
+    /// Orders with a stream.
+    running: Mutex<BTreeMap<OrderId, Running>>,
+}
+
+/// The streams of one order: one is served, and those that come after it wait until it has ended.
+#[derive(Clone)]
+struct Running {
+    /// Ends the one that is served when the buyer comes with another.
+    cancel: CancellationToken,
+    /// Held by the one that is served: what it stores must not come after what the next one stores.
+    served: Arc<tokio::sync::Mutex<()>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Supplies {
+    pub(super) fn new(credit: Credit) -> Self {
+        Self { credit, stakes: Mutex::default(), running: Mutex::default() }
+    }
+
+    /// What is open with a buyer: from before a restart, too.
+    fn stakes_of(&self, buyer: &PublicKey) -> Arc<SharedStakes> {
+        let mut all = lock(&self.stakes);
+        all.entry(*buyer).or_insert_with(|| Arc::new(SharedStakes::new(self.credit.limit))).clone()
+    }
+
+    /// Counts what orders of before a restart leave open.
+    pub(super) fn note(&self, sale: &ChannelSale, paid: Satoshis) {
+        self.stakes_of(&sale.buyer).lock().note(sale.order, sale.open(paid));
+    }
+}
+
+/// Why a delivery ended before its order did.
+enum Ended {
+    /// The stream did.
+    Stream(DeliveryError),
+    /// The buyer has gone, or came with another stream for the same order.
+    Gone,
+    /// The buyer is told why.
+    Refused(Refusal),
+}
+
+impl From<DeliveryError> for Ended {
+    fn from(error: DeliveryError) -> Self {
+        Self::Stream(error)
+    }
+}
+
+impl From<Refusal> for Ended {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+/// One delivery: the state machine and what it stands on.
+struct Session {
+    seller: Seller,
+    /// The channel; none where the order has ended and its channel is settled. Its receipt is shown all the same.
+    live: Option<Arc<Mutex<Live>>>,
+    stakes: Arc<SharedStakes>,
+    supply: Supply,
+}
+
+fn frame(frame: &ToBuyer) -> Result<Bytes, Refusal> {
+    frame.to_bytes().map(Bytes::from).map_err(|error| failed(&error))
+}
+
+impl Seller {
+    /// Serves one stream until its order has ended, or the stream has.
+    pub async fn deliver(&self, buyer: PublicKey, mut stream: DeliveryStream, cancel: CancellationToken) {
+        let peer = stream.peer();
+        stream.limit_frames(MAX_TO_SELLER_LEN);
+        let (mut sender, mut receiver) = stream.split();
+        let first = receiver.next(PATIENCE).await;
+        let Ok(Some(bytes)) = first else { return };
+        let Ok(ToSeller::Begin(begin)) = ToSeller::from_bytes(&bytes) else {
+            self.inner.parts.net.report(peer, Offence::Malformed).await;
+            return;
+        };
+        let outcome = match begin.order_id(self.inner.parts.network, &buyer) {
+            Ok(id) => self.serve(buyer, id, *begin, (&mut sender, &mut receiver), &cancel).await,
+            Err(refusal) => Err(Ended::Refused(refusal)),
+        };
+        match outcome {
+            Ok(()) => drop(sender.finish().await),
+            Err(Ended::Refused(refusal)) => {
+                tracing::debug!(code = refusal.code(), %refusal, "a delivery is refused");
+                if let Ok(bytes) = frame(&ToBuyer::Refused(refusal)) {
+                    drop(sender.send(bytes).await);
+                    drop(sender.finish().await);
+                }
+            }
+            Err(Ended::Stream(error)) => tracing::debug!(%error, "a delivery was interrupted"),
+            Err(Ended::Gone) => {}
+        }
+    }
+
+    /// Serves an order on this stream alone: one that is served already for the same order ends first.
+    async fn serve(
+        &self,
+        buyer: PublicKey,
+        id: OrderId,
+        begin: Begin,
+        stream: (&mut DeliverySender, &mut DeliveryReceiver),
+        cancel: &CancellationToken,
+    ) -> Result<(), Ended> {
+        let mine = cancel.child_token();
+        let served = {
+            let mut running = lock(&self.inner.supplies.running);
+            let before = running.get(&id).cloned();
+            if let Some(before) = &before {
+                before.cancel.cancel();
+            }
+            let served = before.map_or_else(Arc::default, |before| before.served);
+            running.insert(id, Running { cancel: mine.clone(), served: served.clone() });
+            served
+        };
+        let guard = served.lock().await;
+        let outcome = match mine.is_cancelled() {
+            true => Err(Ended::Gone),
+            false => match self.blocking(move |seller| seller.session(buyer, id, &begin)).await {
+                Ok(mut session) => session.serve(stream, &mine).await,
+                Err(refusal) => Err(Ended::Refused(refusal)),
+            },
+        };
+        drop(guard);
+        let mut running = lock(&self.inner.supplies.running);
+        // Whoever came in the meantime has put its own in place.
+        if !mine.is_cancelled() || cancel.is_cancelled() {
+            running.remove(&id);
+        }
+        outcome
+    }
+
+    /// Finds or admits the order.
+    fn session(&self, buyer: PublicKey, id: OrderId, begin: &Begin) -> Result<Session, Refusal> {
+        let SellerParts { recorder, store, identity, network, clock, channels, .. } = &self.inner.parts;
+        let live = channels.get(&buyer, &begin.channel);
+        let stored = store.read(|tx| records::sale(tx, &id)).map_err(|error| storage(error.into()))?;
+        let stored = stored.filter(|sale| sale.buyer == buyer);
+        let (sale, terms, live) = match (stored, live) {
+            (Some(sale), live) => {
+                let terms = sale.go_on(begin, *network, identity)?;
+                (sale, terms, live)
+            }
+            (None, live) => {
+                let live = live?;
+                let view = {
+                    let live = lock(&live);
+                    live.record.view(live.record.standing(&live.offer, channels.tip()))?
+                };
+                let now_ms = clock.now_ms();
+                let at = SupplyAdmission {
+                    seller: identity,
+                    network: *network,
+                    peer: &buyer,
+                    channel: view,
+                    now_ms,
+                };
+                let (sale, terms) = ChannelSale::admit(begin, &at)?;
+                (sale, terms, Ok(live))
+            }
+        };
+        let paid = match sale.receipt(*network) {
+            Some(receipt) => receipt.paid,
+            None => {
+                let live = live.clone()?;
+                let mut live = lock(&live);
+                let begun = live.record.earning.begin(sale.order);
+                begun.map_err(|_| Refusal::Busy { retry_ms: 1_000 })?;
+                live.record.earning.paid_by(&sale.order)
+            }
+        };
+        let credit = self.inner.supplies.credit;
+        let unit = terms.unit().map_err(|error| failed(&error))?;
+        let interval = Interval::new(credit.first, credit.limit, unit).unwrap_or(Interval::none());
+        let size = match &terms.checkpoint {
+            Some(checkpoint) => checkpoint.size,
+            None => recorder.summary(&terms.stream).map_err(storage)?.size,
+        };
+        let stakes = self.inner.supplies.stakes_of(&buyer);
+        let open = stakes.lock().open().amount();
+        if open > credit.limit {
+            return Err(Refusal::NotPaid { open, limit: credit.limit });
+        }
+        let supply = Supply::new(sale, terms, interval, paid, begin, size);
+        Ok(Session { seller: self.clone(), live: live.ok(), stakes, supply })
+    }
+}
+
+impl Session {
+    /// Between two steps it can be told to end; a step that has begun is done to its end, for what it stores is stored.
+    async fn serve(
+        &mut self,
+        (sender, receiver): (&mut DeliverySender, &mut DeliveryReceiver),
+        cancel: &CancellationToken,
+    ) -> Result<(), Ended> {
+        let actions = self.step(|session, now_ms| {
+            let SellerParts { identity, network, .. } = &session.seller.inner.parts;
+            session.stakes.change(|stakes| session.supply.start(stakes, identity, *network, now_ms))
+        })?;
+        self.follow(actions, sender).await?;
+        let is_live = self.supply.terms().end.is_none();
+        let mut ticks = tokio::time::interval(LIVE_EVERY);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let stakes = self.stakes.clone();
+        while !self.supply.is_ended() {
+            tokio::select! {
+                () = cancel.cancelled() => return Err(Ended::Gone),
+                bytes = receiver.next(PATIENCE) => {
+                    let Some(bytes) = bytes? else { return Err(Ended::Gone) };
+                    let Ok(frame) = ToSeller::from_bytes(&bytes) else {
+                        return Err(Refusal::Malformed { reason: "the frame is none of a buyer's".into() }.into());
+                    };
+                    self.frame(frame, sender).await?;
+                }
+                _ = ticks.tick(), if is_live => self.look(sender).await?,
+                () = stakes.room() => self.event(SupplyEvent::Room, sender).await?,
+            }
+        }
+        Ok(())
+    }
+
+    /// A step of the state machine.
+    fn step<E: std::error::Error>(
+        &mut self,
+        f: impl FnOnce(&mut Self, i64) -> Result<Vec<SupplyAction>, E>,
+    ) -> Result<Vec<SupplyAction>, Refusal> {
+        let now_ms = self.seller.inner.parts.clock.now_ms();
+        f(self, now_ms).map_err(|error| failed(&error))
+    }
+
+    async fn event(&mut self, event: SupplyEvent, sender: &mut DeliverySender) -> Result<(), Ended> {
+        let actions = self.step(|session, now_ms| {
+            let SellerParts { identity, network, .. } = &session.seller.inner.parts;
+            session.stakes.change(|stakes| session.supply.handle(event, stakes, identity, *network, now_ms))
+        })?;
+        self.follow(actions, sender).await
+    }
+
+    async fn frame(&mut self, frame: ToSeller, sender: &mut DeliverySender) -> Result<(), Ended> {
+        match frame {
+            ToSeller::Voucher(voucher) => self.voucher(voucher, sender).await,
+            ToSeller::Pause => self.event(SupplyEvent::Pause, sender).await,
+            ToSeller::Resume => self.event(SupplyEvent::Resume, sender).await,
+            ToSeller::Stop => self.event(SupplyEvent::Stop, sender).await,
+            ToSeller::Alive => Ok(()),
+            ToSeller::Begin(_) => {
+                Err(Refusal::Malformed { reason: "the stream has begun already".into() }.into())
+            }
+        }
+    }
+
+    /// Books a voucher; account and grant are on disk before anything is delivered for it.
+    async fn voucher(&mut self, voucher: OrderVoucher, sender: &mut DeliverySender) -> Result<(), Ended> {
+        let order = self.supply.sale().order;
+        let (tip, channel) = (self.seller.inner.parts.channels.tip(), self.supply.sale().channel);
+        let live = self.live.clone().ok_or(Refusal::ChannelClosed { channel })?;
+        {
+            let live = lock(&live);
+            live.record.view(live.record.standing(&live.offer, tip))?;
+        }
+        let booked = book(&mut lock(&live), &order, &voucher);
+        booked.map_err(|error| Refusal::VoucherInvalid { reason: error.to_string() })?;
+        self.event(SupplyEvent::Paid(voucher.paid), sender).await
+    }
+
+    /// A live stream: what there is now, and how long it has run.
+    async fn look(&mut self, sender: &mut DeliverySender) -> Result<(), Ended> {
+        let stream = self.supply.terms().stream;
+        let size = self.seller.inner.parts.recorder.summary(&stream).map_err(storage)?.size;
+        self.event(SupplyEvent::Size(size), sender).await
+    }
+
+    /// Does what the state machine asks for, in its order.
+    async fn follow(&mut self, actions: Vec<SupplyAction>, sender: &mut DeliverySender) -> Result<(), Ended> {
+        let mut actions = std::collections::VecDeque::from(actions);
+        while let Some(action) = actions.pop_front() {
+            match action {
+                SupplyAction::Store => self.store(false).await?,
+                SupplyAction::End => self.store(true).await?,
+                SupplyAction::Frame(what) => sender.send(frame(&what)?).await?,
+                SupplyAction::Send(readings) => {
+                    let end = readings.end;
+                    self.send(readings, sender).await?;
+                    let more = self.step(|session, now_ms| {
+                        let SellerParts { identity, network, .. } = &session.seller.inner.parts;
+                        let sent = SupplyEvent::Sent(end);
+                        session
+                            .stakes
+                            .change(|stakes| session.supply.handle(sent, stakes, identity, *network, now_ms))
+                    })?;
+                    actions.extend(more);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn store(&self, ends: bool) -> Result<(), Refusal> {
+        let sale = self.supply.sale().clone();
+        let live = self.live.clone().ok_or(Refusal::ChannelClosed { channel: sale.channel })?;
+        self.seller
+            .blocking(move |seller| {
+                let channels: &Channels = &seller.inner.parts.channels;
+                let stored = channels.change(&mut lock(&live), |record: &mut SellerChannel, _, tx| {
+                    if ends {
+                        record.earning.end(&sale.order).map_err(|e| StoreError::Damaged(e.to_string()))?;
+                    }
+                    records::put_sale(tx, &sale)
+                });
+                stored.map_err(|error: StoreError| storage(error.into()))
+            })
+            .await
+    }
+
+    async fn send(&self, readings: Range<u64>, sender: &mut DeliverySender) -> Result<(), Ended> {
+        let mut at = readings.start;
+        while at < readings.end {
+            let (terms, end) = (self.supply.terms(), readings.end);
+            let (stream, fixed) = (terms.stream, terms.checkpoint.as_ref().map(|checkpoint| checkpoint.size));
+            let made = self.seller.blocking(move |seller| {
+                let recorder = &seller.inner.parts.recorder;
+                match fixed {
+                    Some(size) => {
+                        let page = recorder.page(&stream, at, end, size).map_err(storage)?;
+                        Ok((end_of(&page), ToBuyer::Page(page)))
+                    }
+                    None => {
+                        let newest = recorder.checkpoint(&stream).map_err(storage)?;
+                        let checkpoint = newest.ok_or(Refusal::RangeNotAvailable { size: 0 })?;
+                        let size = checkpoint.value().size;
+                        let page = recorder.page(&stream, at, end.min(size), size).map_err(storage)?;
+                        Ok((end_of(&page), ToBuyer::Live { checkpoint: checkpoint.into_bytes(), page }))
+                    }
+                }
+            });
+            let (next, page) = made.await?;
+            sender.send(frame(&page)?).await?;
+            if next <= at {
+                return Err(Refusal::StorageUnavailable.into());
+            }
+            at = next;
+        }
+        Ok(())
+    }
+}
+
+fn book(live: &mut Live, order: &OrderId, voucher: &OrderVoucher) -> Result<(), BookError> {
+    let Live { record, contract, .. } = live;
+    record.book(contract, order, voucher)
+}
+
+/// Sequence number after the last reading of a page.
+fn end_of(page: &sensora_protocol::market::delivery::Page) -> u64 {
+    let end = |run: &sensora_protocol::stream::Run| {
+        run.count().map_or(run.first, |count| run.first.saturating_add(count))
+    };
+    page.runs.last().map_or(0, end)
+}

@@ -1,0 +1,539 @@
+//! The channels that we pay with: opened, learned of again after a restart, watched, closed and taken back.
+//!
+//! What a channel may do is decided by [`sensora_protocol::market::channel::buyer`]; this room stores each change before anything follows
+//! from it. What each order may pay out of a channel is in its [`Spending`], which all orders on it share.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use sensora_chain::beef::{Beef, BeefLimits};
+use sensora_chain::contract::channel::Channel;
+use sensora_chain::header::HeaderView as _;
+use sensora_chain::keys::PublicKey;
+use sensora_chain::merkle_path::MerklePath;
+use sensora_chain::wallet::{OwnedOutput, Purpose, Received};
+use sensora_chain::{Satoshis, Transaction, TxOut};
+use sensora_protocol::market::channel::buyer::{
+    BuyerChannel, BuyerChannelAction, BuyerChannelEvent, BuyerChannelState,
+};
+use sensora_protocol::market::channel::message::ChannelReport;
+use sensora_protocol::market::channel::offer::{ChannelKeys, ChannelLimits, ChannelOffer};
+use sensora_protocol::market::channel::spending::{Reservation, Spending, SpendingRecord};
+use sensora_protocol::market::message::{Answer, Request, Response};
+use sensora_protocol::market::offer::OfferError;
+use sensora_protocol::market::purchase::SignedPayment;
+use sensora_protocol::{ChannelId, OrderId, Signed};
+use tokio_util::sync::CancellationToken;
+
+use super::{BuyError, Buyer, BuyerParts, unexpected};
+use crate::chain_access::{BroadcastError, SpentBy, TxStanding};
+use crate::store::channels as records;
+use crate::wallet::{Fate, WalletHandleError};
+
+/// How long a channel is watched after its end is in a block: deeper reorganisations than this change nothing any more.
+const BURIED: u32 = 12;
+/// How often the chain is asked about channels when no new block is announced.
+const LOOK_EVERY: Duration = Duration::from_secs(30);
+/// Outpoints asked for at a time.
+const ASK_AT_ONCE: usize = 32;
+
+/// One channel in use.
+pub(super) struct Open {
+    pub(super) record: Mutex<BuyerChannel>,
+    pub(super) contract: Channel,
+    pub(super) offer: ChannelOffer,
+    /// What orders have been promised and have paid. The one in `record` is what is on disk.
+    pub(super) spending: Mutex<Spending>,
+    /// Whether the seller has said, since the start, what has been paid. Before that nothing is paid.
+    learned: tokio::sync::Mutex<bool>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The channel's id.
+pub(super) fn id_of(open: &Open) -> ChannelId {
+    lock(&open.record).id
+}
+
+/// The channels of one buyer, as they are in use.
+#[derive(Default)]
+pub(super) struct Channels {
+    open: Mutex<BTreeMap<ChannelId, Arc<Open>>>,
+}
+
+/// A channel, for people.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ChannelSummary {
+    /// The channel.
+    pub id: ChannelId,
+    /// Who is paid with it.
+    pub seller: PublicKey,
+    /// What was put into it.
+    pub value: Satoshis,
+    /// What was paid.
+    pub paid: Satoshis,
+    /// What orders that run may still pay.
+    pub reserved: Satoshis,
+    /// What is free.
+    pub free: Satoshis,
+    /// From when on it can be taken back without the seller.
+    pub refund_height: u32,
+    /// How far it has come.
+    pub state: BuyerChannelState,
+}
+
+enum Next {
+    Ask(Box<Request>),
+    TakeBack,
+    Refund(Box<Transaction>),
+}
+
+impl Buyer {
+    /// Reads the channels that are not settled from the store.
+    ///
+    /// # Errors
+    /// [`BuyError`].
+    pub fn load_channels(&self) -> Result<(), BuyError> {
+        for record in self.inner.store.read(records::open_buyer)? {
+            self.channel_in_use(record, false)?;
+        }
+        Ok(())
+    }
+
+    fn channel_in_use(&self, record: BuyerChannel, learned: bool) -> Result<Arc<Open>, BuyError> {
+        let (offer, contract) = record.contract(&self.inner.identity, self.inner.network)?;
+        let spending = Mutex::new(Spending::new(record.spending.clone()));
+        let (id, learned) = (record.id, tokio::sync::Mutex::new(learned));
+        let open = Arc::new(Open { record: Mutex::new(record), contract, offer, spending, learned });
+        lock(&self.channels.open).insert(id, open.clone());
+        Ok(open)
+    }
+
+    pub(super) fn channel(&self, id: &ChannelId) -> Result<Arc<Open>, BuyError> {
+        lock(&self.channels.open).get(id).cloned().ok_or(BuyError::UnknownChannel(*id))
+    }
+
+    /// All channels, those that have ended included.
+    ///
+    /// # Errors
+    /// [`BuyError`].
+    pub fn channels(&self) -> Result<Vec<ChannelSummary>, BuyError> {
+        let mut all = Vec::new();
+        for record in self.inner.store.read(records::all_buyer)? {
+            let in_use = lock(&self.channels.open).get(&record.id).cloned();
+            let (state, spending) = match in_use {
+                Some(open) => (lock(&open.record).state.clone(), lock(&open.spending).record()),
+                None => (record.state.clone(), record.spending.clone()),
+            };
+            let (offer, _) = record.contract(&self.inner.identity, self.inner.network)?;
+            all.push(ChannelSummary {
+                id: record.id,
+                seller: record.seller,
+                value: offer.value,
+                paid: spending.paid()?,
+                reserved: spending.reserved()?,
+                free: spending.free()?,
+                refund_height: offer.refund_height.get(),
+                state,
+            });
+        }
+        Ok(all)
+    }
+
+    /// The open channel with a seller that has at least `amount` free, the one that ends first.
+    pub(super) fn channel_with(&self, seller: &PublicKey, amount: Satoshis) -> Option<Arc<Open>> {
+        let tip = self.inner.chain.headers().tip_height();
+        let all: Vec<_> = lock(&self.channels.open).values().cloned().collect();
+        let usable = |open: &Arc<Open>| {
+            let record = lock(&open.record);
+            let free = lock(&open.spending).record().free();
+            record.is_open()
+                && &record.seller == seller
+                && tip < open.offer.closes_at()
+                && free.is_ok_and(|free| free >= amount)
+        };
+        all.into_iter().filter(usable).min_by_key(|open| open.offer.refund_height)
+    }
+
+    /// Opens a channel of `value` with a seller for about `blocks` blocks: the funding is built, reserved and stored, and then sent until the
+    /// seller answers.
+    ///
+    /// # Errors
+    /// [`BuyError`]. A channel whose seller does not answer is kept, and [`Buyer::resume_channels`] goes on with it.
+    pub async fn open_channel(
+        &self,
+        seller: &PublicKey,
+        value: Satoshis,
+        blocks: u32,
+        limits: ChannelLimits,
+    ) -> Result<ChannelId, BuyError> {
+        let BuyerParts { wallet, identity, network, clock, chain, .. } = &*self.inner;
+        let question = Request::QuoteChannel { value, blocks };
+        let offer = match self.ask(seller, &question).await? {
+            Response::Ok(Answer::ChannelOffer(offer)) => offer,
+            other => return Err(unexpected(&question, other)),
+        };
+        let offer: Signed<ChannelOffer> = offer.verify_by(*network, seller)?;
+        let tip = chain.headers().tip_height();
+        ChannelOffer::accept(&offer, *network, identity.key(), value, limits, tip, clock.now_ms())
+            .map_err(Box::new)?;
+        let id = offer.channel_id(*network);
+        let keys = ChannelKeys::for_buyer(&id, identity.key(), seller);
+        let locking = offer.value().locking(&keys);
+        let spec = wallet.spec(vec![TxOut { value, locking: locking.clone() }], &format!("channel {id}"));
+        let record = wallet.update(|wallet, tx| {
+            let built =
+                wallet.build(identity.key(), spec, clock.now_ms()).map_err(WalletHandleError::from)?;
+            let transaction = wallet.transaction(&built.txid);
+            let outputs = transaction.map(|tx| tx.outputs.as_slice()).unwrap_or_default();
+            let vout = outputs.iter().position(|output| output.locking == locking);
+            let vout = vout.and_then(|at| u32::try_from(at).ok()).ok_or(WalletHandleError::NoTransaction)?;
+            let funding = SignedPayment { txid: built.txid, beef: built.beef };
+            let record = BuyerChannel::new(&offer, funding, vout, *network, clock.now_ms());
+            records::put_buyer(tx, &record, false)?;
+            Ok::<_, BuyError>(record)
+        })?;
+        // A new channel has no past that its seller could know of.
+        let open = self.channel_in_use(record, true)?;
+        self.resume_channel(&open).await?;
+        Ok(id)
+    }
+
+    /// Asks the seller to close a channel now.
+    ///
+    /// # Errors
+    /// [`BuyError`]; the seller's silence changes nothing: from the refund height on the money is taken back without it.
+    pub async fn close_channel(&self, id: &ChannelId) -> Result<(), BuyError> {
+        let open = self.channel(id)?;
+        self.learn(&open, Satoshis::ZERO).await?;
+        let running = lock(&open.spending).record().reserved()?;
+        if !running.is_zero() {
+            return Err(BuyError::ChannelInUse { channel: *id, reserved: running });
+        }
+        self.channel_event(&open, BuyerChannelEvent::CloseAsked, None).await
+    }
+
+    /// Goes on with every channel that waits for its seller. Returns what became of each.
+    pub async fn resume_channels(&self) -> Vec<(ChannelId, Result<(), BuyError>)> {
+        let all: Vec<_> = lock(&self.channels.open).iter().map(|(id, open)| (*id, open.clone())).collect();
+        let mut outcomes = Vec::new();
+        for (id, open) in all {
+            outcomes.push((id, self.resume_channel(&open).await));
+        }
+        outcomes
+    }
+
+    async fn resume_channel(&self, open: &Arc<Open>) -> Result<(), BuyError> {
+        let action = lock(&open.record).resume(&self.inner.identity, self.inner.network)?;
+        let mut next = Vec::new();
+        self.after(open, action.into_iter().collect(), &mut next);
+        self.carry_out(open, next).await
+    }
+
+    /// Before the first payment after a start: what has been paid, from the seller, proven by our own signature.
+    pub(super) async fn learn(&self, open: &Arc<Open>, exposure: Satoshis) -> Result<(), BuyError> {
+        let mut learned = open.learned.lock().await;
+        if *learned {
+            return Ok(());
+        }
+        let (seller, question) = {
+            let record = lock(&open.record);
+            (record.seller, record.question())
+        };
+        let request = Request::AskChannel(question.clone());
+        let report: ChannelReport = match self.ask(&seller, &request).await? {
+            Response::Ok(Answer::Channel(report)) => report,
+            other => return Err(unexpected(&request, other)),
+        };
+        let mut asked = Vec::with_capacity(question.orders.len());
+        for order in question.orders {
+            let due = match self.inner.store.read(|tx| records::purchase(tx, &order))? {
+                Some(purchase) => {
+                    let terms = purchase.offer.terms(self.inner.network, &seller)?;
+                    purchase.due(&terms).map_err(OfferError::from)?
+                }
+                None => Satoshis::ZERO,
+            };
+            asked.push((order, due));
+        }
+        let mut record = lock(&open.record);
+        let mut next = record.clone();
+        let unclaimed = next.learn(&asked, &report, exposure, &open.contract)?;
+        if !unclaimed.is_zero() {
+            tracing::warn!(channel = %record.id, %unclaimed, "was paid by orders that this home does not know: it was restored from an old backup");
+        }
+        self.inner.store.write(|tx| records::put_buyer(tx, &next, false))?;
+        *lock(&open.spending) = Spending::new(next.spending.clone());
+        *record = next;
+        *learned = true;
+        Ok(())
+    }
+
+    /// Reserves what an order may cost; on disk, with whatever `f` stores, before the reservation exists.
+    pub(super) fn reserve(
+        &self,
+        open: &Open,
+        order: OrderId,
+        amount: Satoshis,
+        f: impl FnOnce(&redb::WriteTransaction) -> Result<(), BuyError>,
+    ) -> Result<Reservation, BuyError> {
+        let spending = lock(&open.spending).clone();
+        spending.reserve(order, amount, |next| self.store_spending(open, next, f))
+    }
+
+    /// Stores what orders have been promised and have paid, with whatever `f` stores.
+    pub(super) fn store_spending(
+        &self,
+        open: &Open,
+        spending: &SpendingRecord,
+        f: impl FnOnce(&redb::WriteTransaction) -> Result<(), BuyError>,
+    ) -> Result<(), BuyError> {
+        let mut record = lock(&open.record);
+        let mut next = record.clone();
+        next.spending = spending.clone();
+        self.inner.store.write(|tx| {
+            f(tx)?;
+            records::put_buyer(tx, &next, false)?;
+            Ok::<_, BuyError>(())
+        })?;
+        *record = next;
+        Ok(())
+    }
+
+    async fn channel_event(
+        &self,
+        open: &Arc<Open>,
+        event: BuyerChannelEvent,
+        path: Option<MerklePath>,
+    ) -> Result<(), BuyError> {
+        let next = self.take_channel_event(open, event, path)?;
+        self.carry_out(open, next).await
+    }
+
+    /// Gives an event to a channel and stores what it makes of it.
+    fn take_channel_event(
+        &self,
+        open: &Arc<Open>,
+        event: BuyerChannelEvent,
+        path: Option<MerklePath>,
+    ) -> Result<Vec<Next>, BuyError> {
+        let BuyerParts { wallet, identity, network, clock, .. } = &*self.inner;
+        let mut record = lock(&open.record);
+        let mut next = record.clone();
+        next.spending = lock(&open.spending).record();
+        let actions = next.handle(event, identity, *network)?;
+        let settled = self.is_settled(&next);
+        let mut steps = Vec::new();
+        // At most ticks of the chain nothing changes, and then nothing is written.
+        if actions.is_empty() && next.state == record.state && !settled {
+            return Ok(steps);
+        }
+        let (id, seller) = (next.id, next.seller);
+        wallet.update(|wallet, tx| {
+            for action in &actions {
+                match action {
+                    BuyerChannelAction::FundingTaken(txid) => {
+                        wallet.mark_broadcast(txid).map_err(WalletHandleError::from)?;
+                    }
+                    BuyerChannelAction::Credit { transaction, .. } => {
+                        let key = ChannelKeys::payout_source(&id, &seller);
+                        let script = key.locking_script(identity.key());
+                        let at = transaction.outputs.iter().position(|output| output.locking == script);
+                        let Some(vout) = at.and_then(|at| u32::try_from(at).ok()) else { continue };
+                        if crate::store::wallet::is_archived_in(tx, &transaction.txid())? {
+                            continue;
+                        }
+                        let label = format!("channel {id}, what was not paid");
+                        let received = Received {
+                            tx: (**transaction).clone(),
+                            outputs: vec![OwnedOutput { vout, key, purpose: Purpose::Reclaimed }],
+                            ancestors: None,
+                            path: path.clone(),
+                            broadcast: true,
+                            label,
+                            now_ms: clock.now_ms(),
+                        };
+                        wallet.receive(identity.key(), received).map_err(WalletHandleError::from)?;
+                    }
+                    _ => {}
+                }
+            }
+            records::put_buyer(tx, &next, settled)?;
+            Ok::<_, BuyError>(())
+        })?;
+        *record = next;
+        drop(record);
+        if settled {
+            lock(&self.channels.open).remove(&id);
+        }
+        self.after(open, actions, &mut steps);
+        Ok(steps)
+    }
+
+    fn is_settled(&self, record: &BuyerChannel) -> bool {
+        match record.state {
+            BuyerChannelState::Ended { height, .. } => {
+                self.inner.chain.headers().tip_height() >= height.saturating_add(BURIED)
+            }
+            _ => false,
+        }
+    }
+
+    /// What follows a stored change.
+    fn after(&self, open: &Open, actions: Vec<BuyerChannelAction>, next: &mut Vec<Next>) {
+        for action in actions {
+            match action {
+                BuyerChannelAction::Open(request) => {
+                    next.push(Next::Ask(Box::new(Request::OpenChannel(*request))));
+                }
+                BuyerChannelAction::Close(request) => {
+                    next.push(Next::Ask(Box::new(Request::CloseChannel(request))));
+                }
+                BuyerChannelAction::TakeBack(_) => next.push(Next::TakeBack),
+                BuyerChannelAction::BroadcastRefund(refund) => next.push(Next::Refund(refund)),
+                BuyerChannelAction::Overcharged { taken, paid } => {
+                    tracing::warn!(channel = %lock(&open.record).id, %taken, %paid, "a seller has taken more out of a channel than orders have paid by their receipts");
+                }
+                BuyerChannelAction::FundingTaken(_)
+                | BuyerChannelAction::Credit { .. }
+                | BuyerChannelAction::Uncredit(_) => {}
+            }
+        }
+    }
+
+    async fn carry_out(&self, open: &Arc<Open>, next: Vec<Next>) -> Result<(), BuyError> {
+        for step in next {
+            match step {
+                Next::Ask(request) => {
+                    let seller = lock(&open.record).seller;
+                    let event = match self.ask(&seller, &request).await? {
+                        Response::Ok(Answer::Channel(report)) => BuyerChannelEvent::Report(report),
+                        Response::Refused(refusal) => BuyerChannelEvent::Refused(refusal),
+                        other => return Err(unexpected(&request, other)),
+                    };
+                    let refusal = match &event {
+                        BuyerChannelEvent::Refused(refusal) => Some(refusal.clone()),
+                        _ => None,
+                    };
+                    Box::pin(self.channel_event(open, event, None)).await?;
+                    if let Some(refusal) = refusal {
+                        return Err(BuyError::Refused(refusal));
+                    }
+                }
+                Next::TakeBack => self.take_back_funding(open).await?,
+                Next::Refund(refund) => {
+                    let funding = lock(&open.record).funding.beef.clone();
+                    let made = Beef::parse(&funding, &BeefLimits::default()).and_then(|mut beef| {
+                        let txid = beef.add((*refund).clone(), None)?;
+                        beef.to_atomic(&txid)
+                    });
+                    let beef = made.map_err(WalletHandleError::from)?;
+                    match self.inner.chain.broadcast(&beef).await {
+                        Ok(()) => {
+                            tracing::info!(channel = %lock(&open.record).id, txid = %refund.txid(), "a channel's refund is out");
+                        }
+                        Err(error @ BroadcastError::Rejected { .. }) => {
+                            tracing::warn!(channel = %lock(&open.record).id, %error, "a channel's refund is not taken");
+                        }
+                        Err(error) => {
+                            tracing::debug!(channel = %lock(&open.record).id, %error, "a channel's refund goes out again with the next block");
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn take_back_funding(&self, open: &Arc<Open>) -> Result<(), BuyError> {
+        let txid = lock(&open.record).funding.txid;
+        let wallet = &self.inner.wallet;
+        let event = match wallet.take_back(&txid).await {
+            Ok(_) => BuyerChannelEvent::TakenBack,
+            Err(error @ WalletHandleError::Rejected { .. }) => match wallet.fate(&txid).await? {
+                Fate::Taken => BuyerChannelEvent::NotTakenBack,
+                Fate::Impossible => BuyerChannelEvent::TakenBack,
+                Fate::Open => return Err(error.into()),
+            },
+            Err(error) => match wallet.status(&txid) {
+                Some(status) if status.is_dead() => BuyerChannelEvent::TakenBack,
+                Some(status) if status.is_settled() => BuyerChannelEvent::NotTakenBack,
+                _ => return Err(error.into()),
+            },
+        };
+        Box::pin(self.channel_event(open, event, None)).await
+    }
+
+    /// Until cancelled: follows the chain for all channels, and takes back what is due.
+    pub async fn run_channels(self, cancel: CancellationToken) {
+        let mut tips = self.inner.chain.tip_watch();
+        loop {
+            if cancel.run_until_cancelled(self.look_at_channels()).await.is_none() {
+                return;
+            }
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                changed = tips.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+            }
+        }
+    }
+
+    /// Asks the chain about all channels once.
+    pub async fn look_at_channels(&self) {
+        let all: Vec<_> = lock(&self.channels.open).values().cloned().collect();
+        for some in all.chunks(ASK_AT_ONCE) {
+            let outpoints: Vec<_> = some.iter().map(|open| open.contract.outpoint()).collect();
+            let spent = match self.inner.chain.spent(&outpoints).await {
+                Ok(spent) => spent,
+                Err(error) => {
+                    tracing::debug!(%error, "the chain could not be asked about channels");
+                    continue;
+                }
+            };
+            for open in some {
+                let spent = spent.iter().find(|(of, _)| *of == open.contract.outpoint()).map(|(_, by)| by);
+                if let Err(error) = self.look_at_channel(open, spent).await {
+                    tracing::debug!(channel = %lock(&open.record).id, %error, "a channel waits");
+                }
+            }
+        }
+    }
+
+    async fn look_at_channel(&self, open: &Arc<Open>, spent: Option<&SpentBy>) -> Result<(), BuyError> {
+        let chain = &self.inner.chain;
+        let state = lock(&open.record).state.clone();
+        let spender = match spent {
+            Some(SpentBy::Transaction { tx, mined: Some(path) }) => Some((tx.clone(), path.clone())),
+            _ => None,
+        };
+        match state {
+            BuyerChannelState::Ended { txid, .. }
+                if spender.as_ref().is_none_or(|(tx, _)| tx.txid() != txid) =>
+            {
+                let found = chain.proofs(&[txid]).await.map_err(WalletHandleError::from)?;
+                if !found.iter().any(|(_, standing)| matches!(standing, TxStanding::Mined(_))) {
+                    self.channel_event(open, BuyerChannelEvent::Unspent, None).await?;
+                }
+            }
+            BuyerChannelState::Refused { .. } | BuyerChannelState::TakenBack { .. } => {
+                let txid = open.contract.outpoint().txid;
+                let found = chain.proofs(&[txid]).await.map_err(WalletHandleError::from)?;
+                if found.iter().any(|(_, standing)| matches!(standing, TxStanding::Mined(_))) {
+                    self.channel_event(open, BuyerChannelEvent::Mined, None).await?;
+                }
+            }
+            _ => {}
+        }
+        if let Some((tx, path)) = spender {
+            let height = path.block_height();
+            let event = BuyerChannelEvent::Spent { transaction: Box::new(tx), height };
+            self.channel_event(open, event, Some(path)).await?;
+        }
+        let (height, rate) = (chain.headers().tip_height(), self.inner.wallet.fees().rate);
+        self.channel_event(open, BuyerChannelEvent::Tip { height, rate }, None).await
+    }
+}

@@ -1,0 +1,182 @@
+//! Channels: orders that are paid while they come, two transactions for all of them, and every satoshi accounted for.
+
+use sensora_chain::Satoshis;
+use sensora_node::buyer::{BuyError, Progress};
+use sensora_node::supervisor::Node;
+use sensora_protocol::ChannelId;
+use sensora_protocol::anchor::Standing;
+use sensora_protocol::market::channel::buyer::BuyerChannelState;
+use sensora_protocol::market::channel::offer::{ChannelLimits, ChannelOfferError};
+use sensora_protocol::market::offer::{BuyerLimits, OfferError, Range};
+use sensora_protocol::market::refusal::Refusal;
+
+use crate::world::{World, fund, until};
+
+const VALUE: u64 = 20_000;
+/// Blocks until the refund height.
+const BLOCKS: u32 = 80;
+
+fn sat(amount: u64) -> Satoshis {
+    Satoshis::from_sat(amount)
+}
+
+fn limits() -> ChannelLimits {
+    ChannelLimits { max_value: sat(100_000), max_blocks: 1_000, max_close_fee: sat(100) }
+}
+
+fn seq(first: u64, count: u64) -> Range {
+    Range::Seq { first, count }
+}
+
+fn total(node: &Node) -> u64 {
+    node.wallet().audit().unwrap().total.as_u64()
+}
+
+async fn open(world: &World, value: u64) -> ChannelId {
+    world.stream().await;
+    let seller = *world.agent.identity().public();
+    world.buyer.buyer().open_channel(&seller, sat(value), BLOCKS, limits()).await.unwrap()
+}
+
+async fn mine(world: &World, blocks: u32) {
+    for _ in 0..blocks {
+        world.bootstrap.chain().mine().await.unwrap();
+    }
+    let tip = world.bootstrap.chain().headers().tip();
+    until("both to follow", || async {
+        drop(world.agent.chain().refresh().await);
+        drop(world.buyer.chain().refresh().await);
+        let same =
+            [&world.agent, &world.buyer].iter().all(|node| node.chain().headers().tip().height >= tip.height);
+        same.then_some(())
+    })
+    .await;
+}
+
+fn state(world: &World, id: &ChannelId) -> BuyerChannelState {
+    let all = world.buyer.buyer().channels().unwrap();
+    all.into_iter().find(|channel| &channel.id == id).unwrap().state
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn orders_are_paid_through_a_channel_while_they_come_and_closed_with_one_transaction() {
+    let world = World::new(3000).await;
+    let id = open(&world, VALUE).await;
+    let request = world.request(seq(0, 1000)).await;
+    let small = BuyerLimits { exposure: sat(10), ..request.limits };
+    let request = sensora_node::buyer::BuyRequest { limits: small, ..request };
+    let mut steps = 0;
+    let count = |step| steps += u64::from(matches!(step, Progress::Received { .. }));
+    let bought = world.buyer.buyer().buy_through_channel(&request, count).await.unwrap();
+    assert_eq!((bought.paid, bought.kept, bought.orders.len()), (sat(2000), 0, 1));
+    assert!(steps > 10, "not in one piece: {steps}");
+    // What is here is not bought again, and what is missing is.
+    let wider = sensora_node::buyer::BuyRequest { range: seq(0, 2500), ..request.clone() };
+    let again = world.buyer.buyer().buy_through_channel(&wider, |_| {}).await.unwrap();
+    assert_eq!((again.paid, again.kept), (sat(3000), 1000));
+    let schema = &request.ad.as_ref().unwrap().schema;
+    let here = world.buyer.buyer().readings(&request.stream, schema, 0, 2500, usize::MAX - 1).unwrap();
+    assert_eq!(here, world.agent.agent().unwrap().recorder().readings(&request.stream, 0, 2500).unwrap());
+    let channel = world.buyer.buyer().channels().unwrap().remove(0);
+    assert_eq!((channel.paid, channel.reserved), (sat(5000), Satoshis::ZERO));
+
+    // The readings are proven like others.
+    let order = bought.orders[0];
+    until("the anchor", || async {
+        let standing = world.buyer.buyer().upgrade(&order).await.ok()?;
+        matches!(standing, Standing::Mined { .. }).then_some(())
+    })
+    .await;
+    assert!(world.buyer.buyer().evidence(&order).is_ok());
+
+    world.buyer.buyer().close_channel(&id).await.unwrap();
+    mine(&world, 1).await;
+    until("both to have their part", || async {
+        world.buyer.buyer().look_at_channels().await;
+        matches!(state(&world, &id), BuyerChannelState::Ended { paid, .. } if paid == sat(5000)).then_some(())
+    })
+    .await;
+    until("the seller's part", || async { (earned(&world.agent) == 5000).then_some(()) }).await;
+    let both = [&world.buyer, &world.agent];
+    let close_fee = VALUE - 5000 - earned(&world.buyer);
+    assert!((27..=60).contains(&close_fee), "{close_fee}");
+    let has: u64 = both.map(total).iter().sum();
+    let fees: u64 = both.map(fees).iter().sum();
+    let given: u64 = both.map(given).iter().sum();
+    assert_eq!(has + fees + close_fee, given, "to the satoshi");
+    world.shutdown().await;
+}
+
+/// What the channel brought, from the wallet's history.
+fn earned(node: &Node) -> u64 {
+    let history = node.wallet().history().unwrap();
+    let lines = history.iter().filter(|line| line.label.starts_with("channel ") && line.delta_sat > 0);
+    lines.map(|line| u64::try_from(line.delta_sat).unwrap()).sum()
+}
+
+/// What the faucet gave.
+fn given(node: &Node) -> u64 {
+    let history = node.wallet().history().unwrap();
+    let lines = history.iter().filter(|line| line.label == "faucet" && line.status.is_settled());
+    lines.map(|line| u64::try_from(line.delta_sat).unwrap()).sum()
+}
+
+fn fees(node: &Node) -> u64 {
+    let history = node.wallet().history().unwrap();
+    let settled = history.iter().filter(|line| line.status.is_settled());
+    settled.filter_map(|line| line.fee).map(Satoshis::as_u64).sum()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_seller_that_is_gone_keeps_nothing_that_was_not_paid() {
+    let world = World::new(100).await;
+    let id = open(&world, VALUE).await;
+    let request = world.request(seq(0, 50)).await;
+    world.buyer.buyer().buy_through_channel(&request, |_| {}).await.unwrap();
+    world.agent.shutdown().await;
+    for _ in 0..=BLOCKS {
+        world.bootstrap.chain().mine().await.unwrap();
+    }
+    until("the refund", || async {
+        world.buyer.chain().refresh().await.ok()?;
+        world.buyer.buyer().look_at_channels().await;
+        world.bootstrap.chain().mine().await.unwrap();
+        matches!(state(&world, &id), BuyerChannelState::Ended { .. }).then_some(())
+    })
+    .await;
+    let BuyerChannelState::Ended { paid, .. } = state(&world, &id) else { panic!() };
+    assert_eq!(paid, Satoshis::ZERO);
+    assert!(earned(&world.buyer) >= VALUE - 60, "{}", earned(&world.buyer));
+    world.buyer.wallet().audit().unwrap();
+    world.buyer.shutdown().await;
+    world.bootstrap.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_channel_cannot_do_is_said() {
+    let world = World::new(100).await;
+    let request = world.request(seq(0, 50)).await;
+    let buyer = world.buyer.buyer();
+    let none = buyer.buy_through_channel(&request, |_| {}).await.unwrap_err();
+    assert!(matches!(none, BuyError::NoChannel { needed, .. } if needed == sat(100)), "{none}");
+    let seller = request.seller;
+    let small = buyer.open_channel(&seller, sat(10), BLOCKS, limits()).await.unwrap_err();
+    assert!(matches!(small, BuyError::Refused(Refusal::ChannelNotOffered { .. })), "{small}");
+    let long = buyer.open_channel(&seller, sat(VALUE), 2_000, limits()).await.unwrap_err();
+    let BuyError::ChannelOffer(long) = long else { panic!("{long}") };
+    assert!(matches!(*long, ChannelOfferError::Height { .. }), "{long}");
+    assert_eq!(total(&world.buyer), 1_000_000, "nothing was spent");
+
+    open(&world, 1_000).await;
+    let dear = sensora_node::buyer::BuyRequest {
+        limits: BuyerLimits { max_price: sat(99), exposure: sat(10) },
+        ..request.clone()
+    };
+    let error = buyer.buy_through_channel(&dear, |_| {}).await.unwrap_err();
+    assert!(
+        matches!(&error, BuyError::Offer(source) if matches!(**source, OfferError::MaxPrice { .. })),
+        "{error}"
+    );
+    fund(&world.buyer, 1_000).await;
+    world.shutdown().await;
+}

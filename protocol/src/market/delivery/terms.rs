@@ -1,0 +1,125 @@
+//! What was ordered, in the few numbers that delivery works with.
+
+use sensora_chain::keys::PublicKey;
+use sensora_chain::{Network, Satoshis};
+use serde::{Deserialize, Serialize};
+
+use crate::id::{Hash, StreamId};
+use crate::market::live::LiveOffer;
+use crate::market::offer::{Offer, OfferError};
+use crate::market::price::{PriceError, Tariff};
+use crate::statement::SignedBytes;
+use crate::stream::checkpoint::Checkpoint;
+use crate::stream::schema::Schema;
+
+/// A signed offer of either kind, as it was received.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Offered {
+    /// An [`Offer`]: readings that are there.
+    Range(SignedBytes),
+    /// A [`LiveOffer`]: readings as they come.
+    Live(SignedBytes),
+}
+
+/// The terms of one order.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Terms {
+    /// Digest of the offer.
+    pub offer: Hash,
+    /// The stream.
+    pub stream: StreamId,
+    /// How its readings look.
+    pub schema: Schema,
+    /// Who sells.
+    pub seller: PublicKey,
+    /// Who buys.
+    pub buyer: PublicKey,
+    /// First sequence number.
+    pub first: u64,
+    /// Sequence number after the last one; `None` for a live stream.
+    pub end: Option<u64>,
+    /// What it costs.
+    pub tariff: Tariff,
+    /// What all readings are proven under; `None` for a live stream, whose pages bring their own.
+    pub checkpoint: Option<Checkpoint>,
+    /// Last moment at which the order is taken, milliseconds since the Unix epoch.
+    pub expires_ms: i64,
+}
+
+impl Offered {
+    /// The terms of an offer that `seller` has signed, checked as far as they are the same for everybody.
+    ///
+    /// # Errors
+    /// [`OfferError`].
+    pub fn terms(&self, network: Network, seller: &PublicKey) -> Result<Terms, OfferError> {
+        match self {
+            Self::Range(bytes) => {
+                let signed = bytes.clone().verify_by::<Offer>(network, seller)?;
+                let offer = signed.value();
+                let checkpoint = offer.check(seller, network)?;
+                Ok(Terms {
+                    offer: signed.digest(network),
+                    stream: offer.stream,
+                    schema: offer.schema.clone(),
+                    seller: *seller,
+                    buyer: offer.buyer,
+                    first: offer.first,
+                    // The range lies below the checkpoint's size.
+                    end: Some(offer.first.saturating_add(offer.count)),
+                    tariff: Tariff::Reading(offer.price),
+                    checkpoint: Some(checkpoint.value().clone()),
+                    expires_ms: offer.expires_ms,
+                })
+            }
+            Self::Live(bytes) => {
+                let signed = bytes.clone().verify_by::<LiveOffer>(network, seller)?;
+                let offer = signed.value();
+                offer.check(seller, network)?;
+                Ok(Terms {
+                    offer: signed.digest(network),
+                    stream: offer.stream,
+                    schema: offer.schema.clone(),
+                    seller: *seller,
+                    buyer: offer.buyer,
+                    first: offer.first,
+                    end: None,
+                    tariff: offer.tariff,
+                    checkpoint: None,
+                    expires_ms: offer.expires_ms,
+                })
+            }
+        }
+    }
+}
+
+impl Terms {
+    /// What is due when all readings before `next` are delivered and the stream has run for `active_ms`.
+    ///
+    /// # Errors
+    /// [`PriceError::Overflow`].
+    pub fn due(&self, next: u64, active_ms: u64) -> Result<Satoshis, PriceError> {
+        self.tariff.due(next.saturating_sub(self.first), active_ms)
+    }
+
+    /// Sequence number before which all readings may be delivered if `amount` may be due.
+    #[must_use]
+    pub fn covered_by(&self, amount: Satoshis, active_ms: u64) -> u64 {
+        let covered = self.first.saturating_add(self.tariff.covered_by(amount, active_ms));
+        self.end.map_or(covered, |end| covered.min(end))
+    }
+
+    /// What the whole range costs; `None` for a live stream.
+    #[must_use]
+    pub fn total(&self) -> Option<Satoshis> {
+        self.end.and_then(|end| self.due(end, 0).ok())
+    }
+
+    /// The most that one reading or one second costs.
+    ///
+    /// # Errors
+    /// [`PriceError::Overflow`].
+    pub fn unit(&self) -> Result<Satoshis, PriceError> {
+        self.tariff.price().total(1)
+    }
+}

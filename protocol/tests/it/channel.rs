@@ -1,0 +1,265 @@
+//! The life of a channel: both state machines and a chain, whatever comes in between.
+
+pub(crate) mod chain;
+pub(crate) mod market;
+
+use proptest::prelude::*;
+use sensora_chain::Satoshis;
+use sensora_chain::contract::RefundHeight;
+use sensora_protocol::Signed;
+use sensora_protocol::market::channel::buyer::BuyerChannelEvent;
+use sensora_protocol::market::channel::message::{ChannelReport, ChannelStanding, CloseChannel};
+use sensora_protocol::market::channel::offer::{ChannelOffer, ChannelOfferError, MIN_MARGIN};
+use sensora_protocol::market::channel::seller::BookError;
+use sensora_protocol::market::delivery::frame::OrderVoucher;
+use sensora_protocol::market::refusal::Refusal;
+
+use crate::world::{NETWORK, NOW_MS, World, identity, sat};
+use market::{BLOCKS, CAPACITY, FEE, Market, ORDER, ToBuyer, ToSeller, VALUE, limits, offer};
+
+#[test]
+fn a_channel_is_opened_paid_and_closed_with_two_transactions() {
+    let mut market = Market::new();
+    let deliver = |market: &mut Market| {
+        while let Some(message) = market.to_seller.pop() {
+            market.deliver_to_seller(message);
+        }
+        while let Some(message) = market.to_buyer.pop() {
+            market.deliver_to_buyer(message);
+        }
+    };
+    deliver(&mut market);
+    assert!(market.buyer.channel.is_open());
+    for _ in 0..100 {
+        market.pay(7);
+        deliver(&mut market);
+    }
+    assert_eq!(market.seller.channel.as_ref().unwrap().earning.highest, sat(700));
+    market.chain.mine();
+    market.look();
+    market.buyer_event(BuyerChannelEvent::CloseAsked);
+    deliver(&mut market);
+    market.chain.mine();
+    market.look();
+    assert_eq!(market.buyer.channel.state.name(), "ended");
+    assert_eq!(market.seller.channel.as_ref().unwrap().state.name(), "closed");
+    assert_eq!((market.seller.credited, market.buyer.credited), (sat(700), sat(CAPACITY - 700)));
+    market.check_end();
+}
+
+#[test]
+fn a_seller_that_never_answers_costs_the_buyer_time_and_a_fee() {
+    let mut market = Market::new();
+    let open = market.to_seller.pop().unwrap();
+    market.deliver_to_seller(open);
+    let report = market.to_buyer.pop().unwrap();
+    market.deliver_to_buyer(report);
+    market.chain.mine();
+    market.seller.channel = None;
+    for _ in 0..=BLOCKS {
+        assert_eq!(market.buyer.channel.state.name(), "open");
+        market.chain.mine();
+        market.look();
+        if market.chain.tip() >= market.offer.value().refund_height.get() {
+            break;
+        }
+    }
+    assert_eq!(market.buyer.channel.state.name(), "refunding");
+    market.chain.mine();
+    market.look();
+    assert_eq!(market.buyer.channel.state.name(), "ended");
+    assert!(market.buyer.credited >= sat(VALUE - 60), "{}", market.buyer.credited);
+}
+
+#[test]
+fn a_seller_closes_by_itself_before_the_buyer_could_take_everything_back() {
+    let mut market = Market::new();
+    for _ in 0..2 {
+        let message = market.to_seller.pop().unwrap();
+        market.deliver_to_seller(message);
+        while let Some(message) = market.to_buyer.pop() {
+            market.deliver_to_buyer(message);
+        }
+        market.pay(500);
+    }
+    market.to_seller.clear();
+    let closes_at = market.offer.value().closes_at();
+    while market.chain.tip() + 1 < closes_at {
+        market.chain.mine();
+        market.look();
+        assert_eq!(market.seller.channel.as_ref().unwrap().state.name(), "open");
+    }
+    market.chain.mine();
+    market.look();
+    assert_eq!(market.seller.channel.as_ref().unwrap().state.name(), "closing");
+    let channel = market.seller.channel.as_mut().unwrap();
+    let voucher = OrderVoucher { paid: sat(501), amount: sat(501), signature: channel.signature.unwrap() };
+    assert_eq!(channel.book(&market.contract, &ORDER, &voucher), Err(BookError::NotOpen));
+    assert!(matches!(channel.view(ChannelStanding::Closing), Err(Refusal::ChannelClosed { .. })));
+    market.chain.mine();
+    market.look();
+    assert_eq!(market.seller.credited, sat(500));
+    market.check_end();
+}
+
+#[test]
+fn a_seller_with_an_old_memory_gets_the_highest_voucher_from_an_honest_close() {
+    let mut market = Market::new();
+    let open = market.to_seller.pop().unwrap();
+    market.deliver_to_seller(open);
+    let report = market.to_buyer.pop().unwrap();
+    market.deliver_to_buyer(report);
+    let backup = market.seller.clone();
+    market.pay(300);
+    let voucher = market.to_seller.pop().unwrap();
+    market.deliver_to_seller(voucher);
+    market.seller = backup;
+    market.buyer_event(BuyerChannelEvent::CloseAsked);
+    let close = market.to_seller.pop().unwrap();
+    market.deliver_to_seller(close);
+    market.chain.mine();
+    market.look();
+    assert_eq!(market.seller.credited, sat(300));
+    market.check_end();
+}
+
+#[test]
+fn an_offer_that_asks_too_much_is_not_taken() {
+    let world = World::new(1);
+    let good = offer(&world, 10);
+    let accept = |offer: ChannelOffer| {
+        let signed = Signed::sign(offer, &world.seller, NETWORK).unwrap();
+        ChannelOffer::accept(&signed, NETWORK, world.buyer.key(), sat(VALUE), limits(), 10, NOW_MS)
+    };
+    accept(good.clone()).unwrap();
+    let height = |height| RefundHeight::new(height).unwrap();
+    type Fits = fn(&ChannelOfferError) -> bool;
+    let cases: [(ChannelOffer, Fits); 10] = [
+        (ChannelOffer { buyer: *identity(9).public(), ..good.clone() }, |e| {
+            matches!(e, ChannelOfferError::Buyer(_))
+        }),
+        (ChannelOffer { value: sat(VALUE + 1), ..good.clone() }, |e| {
+            matches!(e, ChannelOfferError::Value { .. })
+        }),
+        (ChannelOffer { refund_height: height(10 + BLOCKS + 1), ..good.clone() }, |e| {
+            matches!(e, ChannelOfferError::Height { .. })
+        }),
+        (ChannelOffer { refund_height: height(10 + MIN_MARGIN), ..good.clone() }, |e| {
+            matches!(e, ChannelOfferError::Height { .. })
+        }),
+        (ChannelOffer { margin: MIN_MARGIN - 1, ..good.clone() }, |e| {
+            matches!(e, ChannelOfferError::Height { .. })
+        }),
+        (ChannelOffer { margin: u32::MAX, ..good.clone() }, |e| {
+            matches!(e, ChannelOfferError::Height { .. })
+        }),
+        (ChannelOffer { close_fee: sat(FEE + 1), ..good.clone() }, |e| {
+            matches!(e, ChannelOfferError::CloseFee { .. })
+        }),
+        (ChannelOffer { close_fee: Satoshis::ZERO, ..good.clone() }, |e| {
+            matches!(e, ChannelOfferError::Channel(_))
+        }),
+        (ChannelOffer { expires_ms: NOW_MS, ..good.clone() }, |e| {
+            matches!(e, ChannelOfferError::Lifetime { .. })
+        }),
+        (ChannelOffer { expires_ms: NOW_MS + 7_200_000, ..good }, |e| {
+            matches!(e, ChannelOfferError::Lifetime { .. })
+        }),
+    ];
+    for (index, (offer, fits)) in cases.into_iter().enumerate() {
+        let error = accept(offer).unwrap_err();
+        assert!(fits(&error), "{index}: {error:?}");
+    }
+}
+
+#[test]
+fn a_report_without_our_signature_is_not_believed() {
+    let mut market = Market::new();
+    let open = market.to_seller.pop().unwrap();
+    market.deliver_to_seller(open);
+    let report = market.to_buyer.pop().unwrap();
+    market.deliver_to_buyer(report);
+    market.pay(300);
+    let voucher = market.to_seller.pop().unwrap();
+    market.deliver_to_seller(voucher);
+    let good = market.report(&[ORDER]);
+    let mut channel = market.buyer.channel.clone();
+    assert_eq!(
+        channel.learn(&[(ORDER, sat(300))], &good, Satoshis::ZERO, &market.contract),
+        Ok(Satoshis::ZERO)
+    );
+    assert_eq!(channel.spending.paid(), Ok(sat(300)));
+    let lies = [
+        ChannelReport { highest: sat(301), ..good.clone() },
+        ChannelReport { signature: None, ..good.clone() },
+        ChannelReport { paid: vec![sat(300)], highest: sat(299), ..good },
+    ];
+    for lie in lies {
+        let mut channel = market.buyer.channel.clone();
+        let before = channel.clone();
+        assert!(
+            channel.learn(&[(ORDER, sat(300))], &lie, Satoshis::ZERO, &market.contract).is_err(),
+            "{lie:?}"
+        );
+        assert_eq!(channel, before);
+    }
+}
+
+#[test]
+fn only_the_buyer_of_a_channel_has_it_closed() {
+    let mut market = Market::new();
+    let open = market.to_seller.pop().unwrap();
+    market.deliver_to_seller(open);
+    let report = market.to_buyer.pop().unwrap();
+    market.deliver_to_buyer(report);
+    market.pay(300);
+    let voucher = market.to_seller.pop().unwrap();
+    market.deliver_to_seller(voucher);
+    let signature =
+        market.buyer.channel.sign(&market.contract, sat(200), &market.world.buyer).unwrap().signature;
+    let good = CloseChannel { channel: market.buyer.channel.id, paid: sat(200), signature };
+    let other = CloseChannel { channel: sensora_protocol::ChannelId([1; 32]), ..good };
+    let forged = CloseChannel { paid: sat(199), ..good };
+    for close in [other, forged] {
+        market.deliver_to_seller(ToSeller::Close(close));
+        assert!(matches!(market.to_buyer.pop(), Some(ToBuyer::Refused(_))));
+        assert_eq!(market.seller.channel.as_ref().unwrap().state.name(), "open");
+    }
+    market.deliver_to_seller(ToSeller::Close(good));
+    market.chain.mine();
+    market.look();
+    assert_eq!(market.seller.credited, sat(300), "the highest voucher, whatever the buyer says");
+}
+
+#[test]
+fn a_channel_that_was_never_answered_is_had_back_from_the_refund_height_on() {
+    let mut market = Market::new();
+    let open = market.to_seller.pop().unwrap();
+    market.deliver_to_seller(open);
+    market.to_buyer.clear();
+    market.seller.channel = None;
+    while market.chain.tip() < market.offer.value().refund_height.get() + 2 {
+        market.chain.mine();
+        market.look();
+    }
+    assert_eq!(market.buyer.channel.state.name(), "ended");
+    assert!(market.buyer.credited >= sat(VALUE - 60), "{}", market.buyer.credited);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
+
+    /// Bytes choose what happens to messages, blocks and memories. The invariants are checked after each action; in the end the seller has what its
+    /// highest voucher says, the buyer the rest, and the miner the fee.
+    #[test]
+    fn whatever_happens_every_satoshi_of_a_channel_is_where_it_belongs(
+        actions in prop::collection::vec(any::<u8>(), 0..200),
+    ) {
+        let mut market = Market::new();
+        for action in actions {
+            market.act(action);
+        }
+        market.end();
+        market.check_end();
+    }
+}
