@@ -19,7 +19,7 @@ use super::{
 };
 use crate::net::{PeerId, limits::MAX_DELIVERY_FRAME};
 
-/// A long-lived stream of frames to and from one peer. See [the module](super).
+/// A long-lived stream of frames to and from one peer.
 ///
 /// Dropping it resets the stream at once, as does dropping one of its halves before that direction has ended: a stream with half an application behind it would only keep the
 /// peer waiting.
