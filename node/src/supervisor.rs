@@ -617,6 +617,10 @@ impl Router {
                 let key = public_key_of(&stream.peer()).and_then(|key| PublicKey::from_bytes(&key).ok());
                 let (Some(agent), Some(key)) = (&self.agent, key) else { return stream.refuse() };
                 let (seller, cancel) = (agent.seller().clone(), self.cancel.clone());
+                // Whoever takes no channels has nothing to deliver: the other side should hear that, and not wait.
+                if !seller.delivers() {
+                    return stream.refuse();
+                }
                 working.spawn(async move { seller.deliver(key, stream, cancel).await });
             }
             NetEvent::PeerConnected { .. } => {

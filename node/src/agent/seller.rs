@@ -146,6 +146,12 @@ impl Seller {
         terms.streams.get(id).cloned().ok_or(Refusal::UnknownStream { stream: *id })
     }
 
+    /// Whether it delivers over streams, which are paid through channels.
+    #[must_use]
+    pub fn delivers(&self) -> bool {
+        self.inner.parts.channels.are_served()
+    }
+
     /// Answers one frame of `/sensora/market/1`, and says whether it was one.
     pub async fn answer_frame(&self, peer: &PublicKey, frame: &[u8]) -> (Vec<u8>, bool) {
         let (response, is_request) = match Request::from_bytes(frame) {

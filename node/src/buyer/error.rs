@@ -130,7 +130,7 @@ pub enum BuyError {
         state: &'static str,
     },
     /// No open channel with the seller has enough left.
-    #[error("no open channel with seller {seller} has {needed} left: open one with `sensora channels open`")]
+    #[error("no open channel with seller {seller} has {needed} left: open one, or pay directly")]
     NoChannel {
         /// Peer id.
         seller: String,
@@ -142,7 +142,7 @@ pub enum BuyError {
     UnknownChannel(ChannelId),
     /// Orders run on the channel.
     #[error(
-        "orders on channel {channel} may still pay {reserved}: finish them first (`sensora orders --resume`)"
+        "orders on channel {channel} may still pay {reserved}: finish them first, by buying the same readings again"
     )]
     ChannelInUse {
         /// The channel.
@@ -160,9 +160,7 @@ pub enum BuyError {
     #[error(transparent)]
     Spending(Box<SpendingError>),
     /// A delivery ended before its order did.
-    #[error(
-        "order {order}: {source}. What was paid is delivered or is paid for; `sensora orders --resume` goes on with it"
-    )]
+    #[error("order {order}: {source}. The order is kept; buying the same readings again goes on with it")]
     Receive {
         /// The order.
         order: OrderId,
@@ -171,7 +169,7 @@ pub enum BuyError {
     },
     /// The stream to the seller broke and could not be made again.
     #[error(
-        "order {order}: the stream to the seller ended: {source}. The order is kept; `sensora orders --resume` goes on with it"
+        "order {order}: the stream to the seller ended: {source}. The order is kept; buying the same readings again goes on with it"
     )]
     Stream {
         /// The order.

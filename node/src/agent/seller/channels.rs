@@ -177,10 +177,10 @@ impl Channels {
         live.ok_or(Refusal::UnknownChannel { channel: *id })
     }
 
-    /// Whether readings may be sold against channels at all.
+    /// Whether deliveries may be paid through channels: new ones are taken, or there are some.
     #[must_use]
-    pub fn policy(&self) -> ChannelPolicy {
-        self.inner.parts.policy
+    pub fn are_served(&self) -> bool {
+        !self.inner.parts.policy.max_value.is_zero() || !lock(&self.inner.live).is_empty()
     }
 
     /// The height of the newest block.

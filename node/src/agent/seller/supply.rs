@@ -128,8 +128,8 @@ impl Seller {
         let peer = stream.peer();
         stream.limit_frames(MAX_TO_SELLER_LEN);
         let (mut sender, mut receiver) = stream.split();
-        let first = receiver.next(PATIENCE).await;
-        let Ok(Some(bytes)) = first else { return };
+        let first = cancel.run_until_cancelled(receiver.next(PATIENCE)).await;
+        let Some(Ok(Some(bytes))) = first else { return };
         let Ok(ToSeller::Begin(begin)) = ToSeller::from_bytes(&bytes) else {
             self.inner.parts.net.report(peer, Offence::Malformed).await;
             return;

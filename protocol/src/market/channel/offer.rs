@@ -68,7 +68,7 @@ pub enum ChannelOfferError {
     Buyer(String),
     /// Another value than was asked for, or above the limit.
     #[error(
-        "a channel of {asked} was asked for, {offered} is offered, and at most {max} are put into one: raise buyer.channel_sat"
+        "a channel of {asked} was asked for, {offered} is offered, and at most {max} are put into one by this buyer's limits"
     )]
     Value {
         /// What was asked for.
@@ -80,7 +80,7 @@ pub enum ChannelOfferError {
     },
     /// Locked for too long, or for no time at all.
     #[error(
-        "the money would be locked until block {refund_height}, now is {tip}, and {margin} blocks before the end the seller closes: allowed are {MIN_MARGIN} or more of those and {max} in all (buyer.channel_blocks)"
+        "the money would be locked until block {refund_height}, now is {tip}, and {margin} blocks before the end the seller closes: allowed are {MIN_MARGIN} or more of those and {max} in all"
     )]
     Height {
         /// When it could be had back.
