@@ -9,12 +9,14 @@ mod drive;
 mod error;
 mod order;
 mod proof;
+mod reads;
 mod receive;
 
 pub use channels::ChannelSummary;
 pub use error::{BuyError, ProofFailure};
 pub use order::{Bought, BuyRequest, OrderSummary, Progress};
 pub use proof::AnchorDue;
+pub use reads::{Read, Reads, ReadsError, ReadsReport, ReadsRequest, Want};
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -62,6 +64,7 @@ pub struct Buyer {
     streams: Arc<Stripes>,
     channels: Arc<channels::Channels>,
     stakes: Arc<receive::OpenStakes>,
+    reads: Arc<reads::Running>,
 }
 
 /// What a buyer works with.
@@ -94,6 +97,7 @@ impl Buyer {
             streams: Arc::default(),
             channels: Arc::default(),
             stakes: Arc::default(),
+            reads: Arc::default(),
         }
     }
 
@@ -276,6 +280,9 @@ impl Buyer {
             }
         }
         for purchase in self.inner.store.read(records::open_purchases)? {
+            if purchase.offer.is_reads() {
+                continue;
+            }
             let terms = purchase.offer.terms(self.inner.network, &purchase.seller)?;
             // Also where all readings are here: the last of them may not be paid yet, and its receipt is missing.
             let wanted = terms.first.max(first)..terms.end.unwrap_or(u64::MAX).min(end);

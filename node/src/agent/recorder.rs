@@ -27,10 +27,16 @@ use sensora_protocol::stream::{
 use sensora_protocol::{Hash, Identity, Signed, StreamId};
 use zeroize::Zeroizing;
 
+use single::OpenedChunks;
+
 use super::source::RawReading;
 use crate::clock::Clock;
 use crate::store::streams::{self, ChunkEntry, StreamRecord};
 use crate::store::{Store, StoreError};
+
+mod single;
+
+pub use single::Single;
 
 /// Bytes of runs in one page. With one more chunk, which is at most 960 KiB and its salts, a page could pass the frame of 1 MiB; so a page takes another
 /// run only while it stays below this.
@@ -117,6 +123,8 @@ struct Inner {
     clock: Clock,
     /// Who answers a buyer reads a stream together with others; who records waits for those that read now and for nobody else.
     streams: RwLock<BTreeMap<StreamId, Arc<RwLock<Recorded>>>>,
+    /// Chunks that single readings were asked of.
+    opened: OpenedChunks,
 }
 
 /// What is known of a stream without opening a chunk.
@@ -183,7 +191,8 @@ impl Recorder {
         for record in store.read(streams::all)? {
             found.insert(record.id, Arc::new(RwLock::new(Recorded::open(&store, record)?)));
         }
-        Ok(Self { inner: Arc::new(Inner { store, identity, network, clock, streams: RwLock::new(found) }) })
+        let (streams, opened) = (RwLock::new(found), OpenedChunks::default());
+        Ok(Self { inner: Arc::new(Inner { store, identity, network, clock, streams, opened }) })
     }
 
     /// Begins the stream `name` with this schema, or goes on with it where it was begun before.

@@ -4,6 +4,7 @@
 //! broadcasts and answers in the order that the state machine asks for.
 
 pub mod channels;
+mod reads;
 pub mod supply;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -84,6 +85,8 @@ struct Inner {
     sold: AtomicU64,
     /// Deliveries that are paid through channels.
     supplies: Supplies,
+    /// Checkpoints that single readings were last proven under.
+    signatures: reads::Signatures,
 }
 
 /// What a seller works with.
@@ -121,7 +124,8 @@ impl Seller {
         let (terms, orders, admitted, looked) =
             (RwLock::default(), Stripes::default(), Mutex::default(), Mutex::default());
         let (sold, supplies) = (AtomicU64::new(0), Supplies::new(parts.credit));
-        Self { inner: Arc::new(Inner { parts, terms, orders, admitted, looked, sold, supplies }) }
+        let signatures = reads::Signatures::default();
+        Self { inner: Arc::new(Inner { parts, terms, orders, admitted, looked, sold, supplies, signatures }) }
     }
 
     /// Sets what is offered. An ad that is withdrawn ends all quotes; orders that are paid are still delivered.
@@ -210,6 +214,7 @@ impl Seller {
             Request::Sample { stream, count } => self.sample(peer, stream, count),
             Request::Quote { stream, range, mode } => self.quote(peer, stream, range, mode),
             Request::QuoteLive { stream, from } => self.quote_live(peer, stream, from),
+            Request::QuoteReads { stream } => self.quote_reads(peer, stream),
             Request::QuoteChannel { value, blocks } => {
                 let offer = self.inner.parts.channels.quote(peer, value, blocks)?;
                 Ok(Answer::ChannelOffer(offer.into_bytes()))

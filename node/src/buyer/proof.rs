@@ -106,6 +106,7 @@ impl Buyer {
                     Ok(Complete { seller: purchase.seller, offer })
                 }
                 (ChannelPurchaseState::Ended { .. }, Offered::Live(_)) => Err(not("a live stream")),
+                (ChannelPurchaseState::Ended { .. }, Offered::Reads(_)) => Err(not("of single readings")),
                 (state, _) => Err(not(state.name())),
             };
         }

@@ -224,7 +224,11 @@ impl Buyer {
     }
 
     /// What is open with a seller over all orders.
-    fn stakes_of(&self, seller: &PublicKey, limit: Satoshis) -> Result<Arc<SharedStakes>, BuyError> {
+    pub(super) fn stakes_of(
+        &self,
+        seller: &PublicKey,
+        limit: Satoshis,
+    ) -> Result<Arc<SharedStakes>, BuyError> {
         let stakes = {
             let mut all = lock(&self.stakes.sellers);
             all.entry(*seller).or_insert_with(|| Arc::new(SharedStakes::new(limit))).clone()
@@ -248,6 +252,9 @@ impl Buyer {
         progress: &mut impl FnMut(Progress),
     ) -> Result<ChannelPurchase, BuyError> {
         let order = *order;
+        if self.channel_purchase(&order)?.offer.is_reads() {
+            return self.settle_reads(&order, exposure).await;
+        }
         let _one_at_a_time = self.orders.lock(&order).await;
         let (mut attempt, mut bad, mut pause) = (0, 0, FIRST_PAUSE);
         loop {
@@ -350,7 +357,7 @@ impl Buyer {
     }
 
     /// The reservation of an order: as it was before, filled up to what the order may cost.
-    fn take_up(&self, open: &Open, purchase: &ChannelPurchase) -> Result<Reservation, BuyError> {
+    pub(super) fn take_up(&self, open: &Open, purchase: &ChannelPurchase) -> Result<Reservation, BuyError> {
         let spending = lock(&open.spending).clone();
         let Some(mut held) = spending.take_up(purchase.id) else {
             return self.reserve(open, purchase.id, purchase.budget, |_| Ok(()));

@@ -15,5 +15,6 @@ mod market;
 mod once;
 mod protocol_doc;
 mod purchase;
+mod reads;
 mod recordings;
 mod world;

@@ -75,8 +75,13 @@ impl Supplies {
         Self { credit, stakes: Mutex::default(), running: Mutex::default() }
     }
 
+    /// What is let stand open.
+    pub(super) const fn credit(&self) -> Credit {
+        self.credit
+    }
+
     /// What is open with a buyer: from before a restart, too.
-    fn stakes_of(&self, buyer: &PublicKey) -> Arc<SharedStakes> {
+    pub(super) fn stakes_of(&self, buyer: &PublicKey) -> Arc<SharedStakes> {
         let mut all = lock(&self.stakes);
         all.entry(*buyer).or_insert_with(|| Arc::new(SharedStakes::new(self.credit.limit))).clone()
     }
@@ -88,7 +93,7 @@ impl Supplies {
 }
 
 /// Why a delivery ended before its order did.
-enum Ended {
+pub(super) enum Ended {
     /// The stream did.
     Stream(DeliveryError),
     /// The buyer has gone, or came with another stream for the same order.
@@ -175,6 +180,7 @@ impl Seller {
         let guard = served.lock().await;
         let outcome = match mine.is_cancelled() {
             true => Err(Ended::Gone),
+            false if begin.offer.is_reads() => self.serve_reads(buyer, id, begin, stream, &mine).await,
             false => match self.blocking(move |seller| seller.session(buyer, id, &begin)).await {
                 Ok(mut session) => session.serve(stream, &mine).await,
                 Err(refusal) => Err(Ended::Refused(refusal)),
@@ -362,7 +368,11 @@ impl Session {
                 let channels: &Channels = &seller.inner.parts.channels;
                 let stored = channels.change(&mut lock(&live), |record: &mut SellerChannel, _, tx| {
                     if ends {
-                        record.earning.end(&sale.order).map_err(|e| StoreError::Damaged(e.to_string()))?;
+                        let paid = record.earning.paid_by(&sale.order);
+                        record
+                            .earning
+                            .end(&sale.order, paid)
+                            .map_err(|e| StoreError::Damaged(e.to_string()))?;
                     }
                     records::put_sale(tx, &sale)
                 });

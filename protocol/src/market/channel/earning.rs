@@ -128,12 +128,13 @@ impl Earning {
         self.highest = self.highest.max(amount);
     }
 
-    /// The order has ended; what it paid is final. Returns how much that is.
+    /// The order has ended and has paid `final_paid` by its receipt: all that is due, and never more than it had paid. The rest is free for the vouchers
+    /// that come. Returns what is booked as paid.
     ///
     /// # Errors
     /// [`EarningError::Amount`] for a record that was altered.
-    pub fn end(&mut self, order: &OrderId) -> Result<Satoshis, EarningError> {
-        let paid = self.paid_by(order);
+    pub fn end(&mut self, order: &OrderId, final_paid: Satoshis) -> Result<Satoshis, EarningError> {
+        let paid = self.paid_by(order).min(final_paid);
         self.ended = self.ended.checked_add(paid)?;
         self.lanes.remove(order);
         Ok(paid)
@@ -198,7 +199,7 @@ mod tests {
                 .unwrap();
         }
         assert_eq!(account.begin(OrderId([0xee; 32])), Err(EarningError::TooManyOrders));
-        account.end(&OrderId([0; 32])).unwrap();
+        account.end(&OrderId([0; 32]), Satoshis::ZERO).unwrap();
         assert_eq!(account.begin(OrderId([0xee; 32])), Ok(()));
     }
 

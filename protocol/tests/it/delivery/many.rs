@@ -353,7 +353,8 @@ impl Many {
                 }
                 SupplyAction::End => {
                     let order = self.orders[at].stored.id;
-                    self.earning.end(&order).unwrap();
+                    let paid = self.earning.paid_by(&order);
+                    self.earning.end(&order, paid).unwrap();
                     self.store_seller(at);
                 }
             }

@@ -439,7 +439,8 @@ impl Pair {
                 }
                 SupplyAction::End => {
                     let order = self.supply.as_ref().unwrap().sale().order;
-                    self.earning.end(&order).unwrap();
+                    let paid = self.earning.paid_by(&order);
+                    self.earning.end(&order, paid).unwrap();
                     self.store_seller();
                 }
             }

@@ -1,0 +1,382 @@
+//! Single readings over `/sensora/delivery/1`, each paid by a voucher that may be for many of them.
+//!
+//! What may be answered is decided by [`sensora_protocol::market::reads::serve`]; this room reads questions, books vouchers, stores grants while it goes on
+//! answering within the one before, and takes readings and hashes from the log. Answers to what has come are gathered and go out together.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use libp2p::futures::FutureExt as _;
+use sensora_chain::Satoshis;
+use sensora_chain::keys::{PublicKey, Signature};
+use sensora_protocol::market::channel::seller::BookError;
+use sensora_protocol::market::delivery::frame::{Begin, OrderVoucher};
+use sensora_protocol::market::delivery::supply::{ChannelSale, SupplyAdmission};
+use sensora_protocol::market::exposure::Interval;
+use sensora_protocol::market::message::Answer;
+use sensora_protocol::market::offer::DEFAULT_LIFETIME_MS;
+use sensora_protocol::market::reads::asked::Asked;
+use sensora_protocol::market::reads::frame::{MAX_TO_SELLER_LEN, Row, Signing, ToBuyer, ToSeller};
+use sensora_protocol::market::reads::offer::ReadsOffer;
+use sensora_protocol::market::reads::serve::{Question, Serve, ServeAction, ServeError, ServeEvent, What};
+use sensora_protocol::market::refusal::Refusal;
+use sensora_protocol::{OrderId, Signed, StreamId};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::channels::Live;
+use super::supply::{Ended, PATIENCE};
+use super::{Seller, SellerParts, failed, storage};
+use crate::net::{DeliveryReceiver, DeliverySender};
+use crate::stakes::SharedStakes;
+use crate::store::{StoreError, channels as records, reads};
+
+/// How often is looked whether anything has come: after one quiet round vouchers are stored that are not on disk.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// After so many quiet rounds a grant that is not used is taken back.
+const IDLE_ROUNDS: u32 = 10;
+
+/// The newest checkpoint of each of our streams: buyers that ask for the newest reading at the same time are told the same.
+#[derive(Default)]
+pub(super) struct Signatures(Mutex<BTreeMap<StreamId, Signing>>);
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// One order under way.
+struct Session {
+    seller: Seller,
+    /// The channel; none where the order has ended and its channel is settled.
+    live: Option<Arc<Mutex<Live>>>,
+    stakes: Arc<SharedStakes>,
+    serve: Serve,
+    storing: Option<JoinHandle<Result<(), Refusal>>>,
+}
+
+impl From<ServeError> for Ended {
+    fn from(error: ServeError) -> Self {
+        match error {
+            ServeError::Refused(refusal) => refusal.into(),
+            error => failed(&error).into(),
+        }
+    }
+}
+
+impl Seller {
+    /// What single readings of a stream cost.
+    pub(super) fn quote_reads(&self, peer: &PublicKey, id: StreamId) -> Result<Answer, Refusal> {
+        let SellerParts { recorder, identity, network, clock, .. } = &self.inner.parts;
+        let stream = self.stream(&id)?;
+        if recorder.size(&id).map_err(storage)? == 0 {
+            return Err(Refusal::RangeNotAvailable { size: 0 });
+        }
+        let mut nonce = [0; 16];
+        getrandom::fill(&mut nonce).map_err(|_| Refusal::Busy { retry_ms: 1000 })?;
+        let issued_ms = clock.now_ms();
+        let offer = ReadsOffer {
+            stream: id,
+            name: stream.name,
+            schema: stream.schema,
+            buyer: *peer,
+            price: stream.price,
+            licence: stream.licence,
+            nonce,
+            issued_ms,
+            expires_ms: issued_ms.saturating_add(DEFAULT_LIFETIME_MS),
+        };
+        let offer = Signed::sign(offer, identity, *network).map_err(|error| failed(&error))?;
+        Ok(Answer::ReadsOffer(offer.into_bytes()))
+    }
+
+    /// Serves an order of single readings on this stream, until one of both has ended.
+    pub(super) async fn serve_reads(
+        &self,
+        buyer: PublicKey,
+        id: OrderId,
+        begin: Begin,
+        (sender, receiver): (&mut DeliverySender, &mut DeliveryReceiver),
+        cancel: &CancellationToken,
+    ) -> Result<(), Ended> {
+        receiver.limit_frames(MAX_TO_SELLER_LEN);
+        let mut session = self.blocking(move |seller| seller.reads_session(buyer, id, &begin)).await?;
+        let outcome = session.serve(sender, receiver, cancel).await;
+        // What was answered last must not be forgotten because a connection broke.
+        session.stored().await?;
+        if session.serve.is_to_be_left() {
+            session.store(None).await.unwrap_or_else(|error| Err(failed(&error)))?;
+        }
+        outcome
+    }
+
+    /// Finds or admits the order.
+    fn reads_session(&self, buyer: PublicKey, id: OrderId, begin: &Begin) -> Result<Session, Refusal> {
+        let SellerParts { store, identity, network, clock, channels, .. } = &self.inner.parts;
+        let live = channels.get(&buyer, &begin.channel);
+        let stored = store.read(|tx| {
+            let sale = records::sale(tx, &id)?.filter(|sale| sale.buyer == buyer);
+            Ok((sale, reads::answered(tx, &id)?))
+        });
+        let (stored, answered) = stored.map_err(|error: StoreError| storage(error.into()))?;
+        let (sale, terms) = match stored {
+            Some(sale) => {
+                let terms = sale.go_on(begin, *network, identity)?;
+                (sale, terms)
+            }
+            None => {
+                let live = live.clone()?;
+                let channel = {
+                    let live = lock(&live);
+                    live.record.view(live.record.standing(&live.offer, channels.tip()))?
+                };
+                let now_ms = clock.now_ms();
+                let at =
+                    SupplyAdmission { seller: identity, network: *network, peer: &buyer, channel, now_ms };
+                ChannelSale::admit(begin, &at)?
+            }
+        };
+        let paid = match sale.receipt(*network) {
+            Some(receipt) => receipt.paid,
+            None => {
+                let live = live.clone()?;
+                let mut live = lock(&live);
+                let begun = live.record.earning.begin(sale.order);
+                begun.map_err(|_| Refusal::Busy { retry_ms: 1_000 })?;
+                live.record.earning.paid_by(&sale.order)
+            }
+        };
+        let credit = self.inner.supplies.credit();
+        let unit = terms.unit().map_err(|error| failed(&error))?;
+        let interval = Interval::new(credit.first, credit.limit, unit).unwrap_or(Interval::none());
+        let stakes = self.inner.supplies.stakes_of(&buyer);
+        let open = stakes.lock().open().amount();
+        if open > credit.limit {
+            return Err(Refusal::NotPaid { open, limit: credit.limit });
+        }
+        let serve = Serve::new(sale, terms, interval, paid, begin, Asked::from_runs(&answered))?;
+        Ok(Session { seller: self.clone(), live: live.ok(), stakes, serve, storing: None })
+    }
+
+    /// The seller's word on a log of this size; made once for all who ask at the same time.
+    fn signing(&self, stream: &StreamId, size: u64) -> Result<Signing, Refusal> {
+        let signatures = &self.inner.signatures.0;
+        if let Some(signing) = lock(signatures).get(stream).filter(|signing| signing.size == size) {
+            return Ok(signing.clone());
+        }
+        let signed = self.inner.parts.recorder.checkpoint_at(stream, size).map_err(storage)?;
+        let signature = Signature::from_compact(&signed.bytes().signature).map_err(|error| failed(&error))?;
+        let signing = Signing { size, issued_ms: signed.value().issued_ms, signature };
+        let mut signatures = lock(signatures);
+        if signatures.get(stream).is_none_or(|other| other.size < size) {
+            signatures.insert(*stream, signing.clone());
+        }
+        Ok(signing)
+    }
+
+    /// The answer to a question, which the log has.
+    fn answer_read(&self, stream: &StreamId, Question { id, what }: Question) -> Result<ToBuyer, Refusal> {
+        let recorder = &self.inner.parts.recorder;
+        let size = match what {
+            What::Newest { seq, .. } => seq.saturating_add(1),
+            What::Grow { .. } => recorder.size(stream).map_err(storage)?,
+            What::Reading { .. } | What::Same => 0,
+        };
+        let hashes = recorder.roots(stream, &what.hashes(size)).map_err(storage)?;
+        let row = |seq, hashes| {
+            let single = recorder.single(stream, seq).map_err(storage)?;
+            let (time, values) = (single.reading.time, single.reading.values);
+            Ok::<_, Refusal>(Row { time, values, salt: single.salt, hashes })
+        };
+        Ok(match what {
+            What::Reading { seq, .. } => ToBuyer::Row { id, row: row(seq, hashes)? },
+            What::Newest { seq, .. } => {
+                ToBuyer::Newest { id, signing: self.signing(stream, size)?, row: row(seq, hashes)? }
+            }
+            What::Same => ToBuyer::Same { id },
+            What::Grow { .. } => ToBuyer::Grown { id, signing: self.signing(stream, size)?, hashes },
+        })
+    }
+}
+
+impl Session {
+    async fn serve(
+        &mut self,
+        sender: &mut DeliverySender,
+        receiver: &mut DeliveryReceiver,
+        cancel: &CancellationToken,
+    ) -> Result<(), Ended> {
+        let actions = {
+            let Self { seller, stakes, serve, .. } = self;
+            let SellerParts { identity, network, clock, .. } = &seller.inner.parts;
+            stakes.change(|stakes| serve.start(stakes, identity, *network, clock.now_ms()))?
+        };
+        self.follow(actions, sender).await?;
+        let stakes = self.stakes.clone();
+        let mut looks = tokio::time::interval(LOOK_EVERY);
+        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut quiet = 0;
+        while !self.serve.is_ended() {
+            if self.storing.as_ref().is_some_and(JoinHandle::is_finished) {
+                self.stored().await?;
+                self.event(ServeEvent::Stored, sender).await?;
+            }
+            if cancel.is_cancelled() {
+                return Err(Ended::Gone);
+            }
+            let bytes = match receiver.next(PATIENCE).now_or_never() {
+                Some(bytes) => bytes,
+                None => {
+                    sender.flush().await?;
+                    tokio::select! {
+                        biased;
+                        () = cancel.cancelled() => return Err(Ended::Gone),
+                        bytes = receiver.next(PATIENCE) => bytes,
+                        stored = done(&mut self.storing) => {
+                            stored?;
+                            self.event(ServeEvent::Stored, sender).await?;
+                            continue;
+                        }
+                        () = stakes.room() => {
+                            self.event(ServeEvent::Room, sender).await?;
+                            continue;
+                        }
+                        _ = looks.tick() => {
+                            quiet += 1;
+                            let event = if quiet % IDLE_ROUNDS == 0 { ServeEvent::Idle } else { ServeEvent::Rest };
+                            if quiet > 1 {
+                                self.event(event, sender).await?;
+                            }
+                            continue;
+                        }
+                    }
+                }
+            };
+            quiet = 0;
+            let Some(bytes) = bytes? else { return Err(Ended::Gone) };
+            self.frame(&bytes, sender).await?;
+        }
+        sender.flush().await?;
+        Ok(())
+    }
+
+    async fn frame(&mut self, bytes: &[u8], sender: &mut DeliverySender) -> Result<(), Ended> {
+        let malformed = |error: &dyn std::error::Error| Refusal::Malformed { reason: error.to_string() };
+        let frame = ToSeller::from_bytes(bytes).map_err(|error| malformed(&error))?;
+        let stream = self.serve.terms().stream;
+        let size = self.seller.inner.parts.recorder.size(&stream).map_err(storage)?;
+        match (Question::of(&frame, size)?, frame) {
+            (Some(question), _) => self.event(ServeEvent::Asked(question), sender).await,
+            (None, ToSeller::Voucher(voucher)) => self.voucher(voucher, sender).await,
+            (None, ToSeller::Stop) => self.event(ServeEvent::Stop, sender).await,
+            (None, _) => Ok(()),
+        }
+    }
+
+    async fn event(&mut self, event: ServeEvent, sender: &mut DeliverySender) -> Result<(), Ended> {
+        let actions = {
+            let Self { seller, stakes, serve, .. } = self;
+            let SellerParts { identity, network, clock, .. } = &seller.inner.parts;
+            stakes.change(|stakes| serve.handle(event, stakes, identity, *network, clock.now_ms()))?
+        };
+        self.follow(actions, sender).await
+    }
+
+    /// Books a voucher. It is stored with the next grant, which rests on it: what is answered meanwhile is within the one before.
+    async fn voucher(&mut self, voucher: OrderVoucher, sender: &mut DeliverySender) -> Result<(), Ended> {
+        let order = self.serve.sale().order;
+        let (tip, channel) = (self.seller.inner.parts.channels.tip(), self.serve.sale().channel);
+        let live = self.live.clone().ok_or(Refusal::ChannelClosed { channel })?;
+        // The channel is locked while it is stored; who waits for that must not hold up everybody else.
+        let at_once = live.try_lock().ok().map(|mut live| book(&mut live, &order, &voucher, tip));
+        match at_once {
+            Some(booked) => booked?,
+            None => {
+                let work = move || book(&mut lock(&live), &order, &voucher, tip);
+                tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(failed(&error)))?;
+            }
+        }
+        self.event(ServeEvent::Paid(voucher.paid), sender).await
+    }
+
+    async fn follow(&mut self, actions: Vec<ServeAction>, sender: &mut DeliverySender) -> Result<(), Ended> {
+        for action in actions {
+            match action {
+                ServeAction::Store => self.storing = Some(self.store(None)),
+                ServeAction::End(paid) => {
+                    self.store(Some(paid)).await.unwrap_or_else(|error| Err(failed(&error)))?;
+                }
+                ServeAction::Frame(frame) => send(&frame, sender).await?,
+                ServeAction::Answer(question) => {
+                    let stream = self.serve.terms().stream;
+                    let answer = if self.is_at_hand(&stream, question.what) {
+                        self.seller.answer_read(&stream, question)?
+                    } else {
+                        self.seller.blocking(move |seller| seller.answer_read(&stream, question)).await?
+                    };
+                    send(&answer, sender).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a question is answered from memory.
+    fn is_at_hand(&self, stream: &StreamId, what: What) -> bool {
+        let recorder = &self.seller.inner.parts.recorder;
+        match what {
+            What::Reading { seq, .. } => recorder.is_at_hand(stream, Some(seq), &what.hashes(0)),
+            What::Newest { seq, .. } => {
+                recorder.is_at_hand(stream, Some(seq), &what.hashes(seq.saturating_add(1)))
+            }
+            What::Same => true,
+            What::Grow { .. } => false,
+        }
+    }
+
+    /// Stores sale, answers and the channel's account in one step; with the lane's end where the order ends.
+    fn store(&self, ends: Option<Satoshis>) -> JoinHandle<Result<(), Refusal>> {
+        let (sale, runs) = (self.serve.sale().clone(), self.serve.asked().runs().to_vec());
+        let (seller, live) = (self.seller.clone(), self.live.clone());
+        tokio::task::spawn_blocking(move || {
+            let live = live.ok_or(Refusal::ChannelClosed { channel: sale.channel })?;
+            let channels = &seller.inner.parts.channels;
+            let stored = channels.change(&mut lock(&live), |record, _, tx| {
+                if let Some(paid) = ends {
+                    let ended = record.earning.end(&sale.order, paid);
+                    ended.map_err(|error| StoreError::Damaged(error.to_string()))?;
+                }
+                records::put_sale(tx, &sale)?;
+                reads::put_answered(tx, &sale.order, &runs)
+            });
+            stored.map_err(|error: StoreError| storage(error.into()))
+        })
+    }
+
+    /// Waits until what is being stored is.
+    async fn stored(&mut self) -> Result<(), Refusal> {
+        if self.storing.is_some() { done(&mut self.storing).await } else { Ok(()) }
+    }
+}
+
+/// Ends when what is being stored is; never where nothing is. Nothing is lost where it is dropped.
+async fn done(storing: &mut Option<JoinHandle<Result<(), Refusal>>>) -> Result<(), Refusal> {
+    let Some(handle) = storing.as_mut() else { return std::future::pending().await };
+    let stored = handle.await.unwrap_or_else(|error| Err(failed(&error)));
+    *storing = None;
+    stored
+}
+
+async fn send(frame: &ToBuyer, sender: &mut DeliverySender) -> Result<(), Ended> {
+    let bytes = frame.to_bytes().map_err(|error| failed(&error))?;
+    Ok(sender.feed(Bytes::from(bytes)).await?)
+}
+
+fn book(live: &mut Live, order: &OrderId, voucher: &OrderVoucher, tip: u32) -> Result<(), Refusal> {
+    let Live { record, contract, offer } = live;
+    record.view(record.standing(offer, tip))?;
+    record
+        .book(contract, order, voucher)
+        .map_err(|error: BookError| Refusal::VoucherInvalid { reason: error.to_string() })
+}
