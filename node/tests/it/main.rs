@@ -14,6 +14,7 @@ mod keystore;
 mod market;
 mod money;
 mod net;
+mod reads;
 mod real_node;
 mod source;
 mod wallet;

@@ -11,6 +11,7 @@ use sensora_protocol::market::reads::serve::ServeEvent;
 use sensora_protocol::market::refusal::Refusal;
 
 use crate::world::sat;
+pub(crate) use pair::offer;
 use pair::{Pair, READINGS, Setup, Up};
 
 fn seqs(pair: &Pair, want: Want) -> Vec<u64> {

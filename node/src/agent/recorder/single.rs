@@ -17,8 +17,9 @@ use sensora_protocol::{Hash, Signed, StreamId};
 use super::{Recorded, Recorder, RecorderError, look, make_error, secret};
 use crate::store::streams;
 
-/// Most chunks that stay open, over all streams. One is about 200 KiB for a stream of one field, so these are 6 MiB.
-const MAX_OPENED: usize = 32;
+/// Most chunks that stay open, over all streams: enough for 64 buyers that each read somewhere else. One is about 160 KiB for a stream of one field, so these
+/// are at most 15 MiB, and as many as are asked of.
+const MAX_OPENED: usize = 96;
 
 /// A sealed chunk in memory.
 struct Opened {

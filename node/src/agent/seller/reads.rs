@@ -12,7 +12,7 @@ use libp2p::futures::FutureExt as _;
 use sensora_chain::Satoshis;
 use sensora_chain::keys::{PublicKey, Signature};
 use sensora_protocol::market::channel::seller::BookError;
-use sensora_protocol::market::delivery::frame::{Begin, OrderVoucher};
+use sensora_protocol::market::delivery::frame::{self as delivery, Begin, OrderVoucher};
 use sensora_protocol::market::delivery::supply::{ChannelSale, SupplyAdmission};
 use sensora_protocol::market::exposure::Interval;
 use sensora_protocol::market::message::Answer;
@@ -54,6 +54,8 @@ struct Session {
     stakes: Arc<SharedStakes>,
     serve: Serve,
     storing: Option<JoinHandle<Result<(), Refusal>>>,
+    /// The receipt is sent.
+    has_ended: bool,
 }
 
 impl From<ServeError> for Ended {
@@ -156,7 +158,7 @@ impl Seller {
             return Err(Refusal::NotPaid { open, limit: credit.limit });
         }
         let serve = Serve::new(sale, terms, interval, paid, begin, Asked::from_runs(&answered))?;
-        Ok(Session { seller: self.clone(), live: live.ok(), stakes, serve, storing: None })
+        Ok(Session { seller: self.clone(), live: live.ok(), stakes, serve, storing: None, has_ended: false })
     }
 
     /// The seller's word on a log of this size; made once for all who ask at the same time.
@@ -217,7 +219,7 @@ impl Session {
         let mut looks = tokio::time::interval(LOOK_EVERY);
         looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut quiet = 0;
-        while !self.serve.is_ended() {
+        while !self.has_ended {
             if self.storing.as_ref().is_some_and(JoinHandle::is_finished) {
                 self.stored().await?;
                 self.event(ServeEvent::Stored, sender).await?;
@@ -307,7 +309,10 @@ impl Session {
                 ServeAction::End(paid) => {
                     self.store(Some(paid)).await.unwrap_or_else(|error| Err(failed(&error)))?;
                 }
-                ServeAction::Frame(frame) => send(&frame, sender).await?,
+                ServeAction::Frame(frame) => {
+                    send(&frame, sender).await?;
+                    self.has_ended |= matches!(frame, ToBuyer::Order(delivery::ToBuyer::Ended { .. }));
+                }
                 ServeAction::Answer(question) => {
                     let stream = self.serve.terms().stream;
                     let answer = if self.is_at_hand(&stream, question.what) {

@@ -91,6 +91,8 @@ pub(super) struct Session {
     /// Readings that are verified and not kept.
     recent: BTreeMap<u64, Reading>,
     keeping: Option<JoinHandle<Result<(), BuyError>>>,
+    /// Those of them that are on their way to the disk.
+    piece: Vec<u64>,
     closing: Vec<Told<ReadsReport>>,
     /// No more questions are taken.
     closes: bool,
@@ -112,6 +114,7 @@ impl Session {
             next_latest: Vec::new(),
             recent: BTreeMap::new(),
             keeping: None,
+            piece: Vec::new(),
             closing: Vec::new(),
             closes: false,
             renews: false,
@@ -360,6 +363,9 @@ impl Session {
                                 self.event(AskEvent::Rest, line).await?;
                             } else if quiet.is_multiple_of(ALIVE_ROUNDS) {
                                 self.send(&ToSeller::Alive, line).await?;
+                            } else if quiet.is_multiple_of(KEEP_ROUNDS) {
+                                // There may be room that was not told of.
+                                self.event(AskEvent::Room, line).await?;
                             }
                             continue;
                         }
@@ -474,6 +480,7 @@ impl Session {
             match action {
                 AskAction::Keep(piece) => {
                     let (buyer, stream) = (self.buyer.clone(), self.ask.terms().clone());
+                    self.piece = piece.readings.iter().map(|(reading, _)| reading.seq).collect();
                     self.keeping =
                         Some(tokio::task::spawn_blocking(move || keep(&buyer.inner.store, &stream, *piece)));
                 }
@@ -566,15 +573,14 @@ impl Session {
     }
 
     async fn kept_on(&mut self, line: &mut Line) -> Result<(), Broken> {
-        self.event(AskEvent::Kept, line).await?;
         self.forget_recent();
-        Ok(())
+        self.event(AskEvent::Kept, line).await
     }
 
     /// Readings that are kept are found in the store.
     fn forget_recent(&mut self) {
-        if !self.ask.has_unkept() && self.keeping.is_none() {
-            self.recent.clear();
+        for seq in std::mem::take(&mut self.piece) {
+            self.recent.remove(&seq);
         }
     }
 

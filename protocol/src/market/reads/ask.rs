@@ -796,7 +796,7 @@ impl Ask {
 
     /// A small number, so that it takes few bytes: it is free again when its answer is here, for answers come in order.
     fn id(&mut self, asked: Question) -> u16 {
-        let id = self.next_id;
+        let id = if self.open.is_empty() { 0 } else { self.next_id };
         self.next_id = id.checked_add(1).filter(|next| usize::from(*next) < MAX_IN_FLIGHT).unwrap_or(0);
         self.open.push_back(Open { id, asked });
         id

@@ -366,9 +366,9 @@ impl Serve {
                     stakes.note(self.sale.order, self.sale.open(self.paid));
                     return Ok(vec![self.store()]);
                 }
-                return Ok(Vec::new());
             }
-            ServeEvent::Rest | ServeEvent::Idle => return Ok(Vec::new()),
+            // There may be room that was not told of.
+            ServeEvent::Rest | ServeEvent::Idle => {}
             ServeEvent::Stop => {
                 if let ChannelSaleState::Ended { receipt } = &self.sale.state {
                     return Ok(vec![order(Frame::Ended { receipt: receipt.clone() })]);
