@@ -47,8 +47,11 @@ struct Size {
 }
 
 fn main() {
-    // Without `--bench` this is a test run: does it work at all?
-    let size = if std::env::args().any(|word| word == "--bench") {
+    // Without `--bench` this is a test run: does it work at all? `--few` is in between: bytes are the same however few buyers there are.
+    let has = |flag: &str| std::env::args().any(|word| word == flag);
+    let size = if has("--few") {
+        Size { buyers: 4, singles: 1_024, newest: 100, each: 1_000 }
+    } else if has("--bench") {
         Size { buyers: BUYERS, singles: 5_000, newest: 500, each: 3_000 }
     } else {
         Size { buyers: 2, singles: 20, newest: 2, each: 20 }
@@ -63,6 +66,7 @@ async fn run(folder: &Path, size: &Size) {
         "\n{:<58} {:>9} {:>9} {:>9} {:>12}",
         "one buyer, one reading at a time", "p50 ms", "p99", "max", "bytes each"
     );
+    println!("a reading has {} fields", market.stream.schema.fields.len());
     let reads = market.open(0).await;
     // Trust has to grow first.
     for seq in 0..500.min(size.singles) {
@@ -75,6 +79,7 @@ async fn run(folder: &Path, size: &Size) {
     let far = (0..size.singles.min(2_000)).map(|n| Want::Seq(110_000 + n * 7_919 % 130_000));
     market.one_by_one("by number, here and there among 130,000", &reads, far).await;
     market.newest(&reads, size.newest).await;
+    market.in_flight(&reads, 32, 90_000, size.singles.min(2_000)).await;
     let report = reads.close().await.unwrap();
     println!("receipted: {} readings, {}", report.count, report.paid);
 
@@ -287,6 +292,29 @@ impl Market {
         self.print(name, times, bought, before);
     }
 
+    /// One buyer with so many questions in flight.
+    async fn in_flight(&self, reads: &Reads, lanes: u64, first: u64, count: u64) {
+        let before = self.relay.count();
+        let mut tasks = tokio::task::JoinSet::new();
+        for lane in 0..lanes {
+            let reads = reads.clone();
+            tasks.spawn(async move {
+                let mut times = Vec::new();
+                for n in (lane..count).step_by(usize::try_from(lanes).unwrap()) {
+                    let began = Instant::now();
+                    assert!(reads.read(Want::Seq(first + n)).await.unwrap().bought);
+                    times.push(began.elapsed());
+                }
+                times
+            });
+        }
+        let mut times = Vec::new();
+        while let Some(some) = tasks.join_next().await {
+            times.extend(some.unwrap());
+        }
+        self.print(&format!("by number, in order, {lanes} in flight"), times, count, before);
+    }
+
     fn print(&self, name: &str, mut times: Vec<Duration>, bought: u64, before: u64) {
         times.sort_unstable();
         let bytes = (self.relay.count() - before) as f64 / bought.max(1) as f64;
@@ -300,7 +328,7 @@ impl Market {
         let (mut times, mut bought, before) = (Vec::new(), 0, self.relay.count());
         for number in 0..count {
             let time = 1_790_000_000_000_000_000 + number as i64;
-            let values = vec![Value::Float(number as f64); self.stream.schema.fields().len()];
+            let values = vec![Value::Float(number as f64); self.stream.schema.fields.len()];
             recorder.append(vec![(self.stream.id, vec![RawReading { time, values }])]).unwrap();
             let began = Instant::now();
             bought += u64::from(reads.read(Want::Latest).await.unwrap().bought);
@@ -337,11 +365,9 @@ impl Market {
         let took = began.elapsed().as_secs_f64();
         times.sort_unstable();
         let rate = times.len() as f64 / took;
-        println!(
-            "{:<58} {rate:>12.0} {:>12.3}",
-            format!("{in_flight} in flight each, {} bought", times.len()),
-            at(&times, 0.5)
-        );
+        let cpu = (cpu_seconds() - cpu) * 1e6 / times.len() as f64;
+        let name = format!("{in_flight} in flight each, {} bought", times.len());
+        println!("{name:<58} {rate:>12.0} {:>12.3} {cpu:>14.1}", at(&times, 0.5));
     }
 
     async fn shutdown(self) {

@@ -21,16 +21,9 @@ fn limits() -> ChannelLimits {
     ChannelLimits { max_value: sat(100_000), max_blocks: 1_000, max_close_fee: sat(100) }
 }
 
-/// A world whose agent has recorded all of `count` readings.
-async fn world(count: u64) -> World {
-    let world = World::new(count).await;
-    filled(&world, count).await;
-    world
-}
-
-async fn filled(world: &World, count: u64) {
-    let recorder = world.agent.agent().unwrap().recorder().clone();
-    until("the readings", || async { (recorder.summaries().first()?.size == count).then_some(()) }).await;
+/// Readings that the agent has: a simulated source loses some.
+fn size(world: &World) -> u64 {
+    world.agent.agent().unwrap().recorder().summaries()[0].size
 }
 
 async fn request(world: &World, budget: u64, exposure: u64) -> ReadsRequest {
@@ -58,10 +51,11 @@ fn standing(buyer: &Node) -> (u64, u64) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn readings_are_bought_one_by_one_and_receipted_together() {
-    let world = world(3000).await;
+    let world = World::new(3000).await;
     let reads = open(&world, 10_000, 200).await;
-    let theirs = world.agent.agent().unwrap().recorder().readings(&reads.stream(), 0, 3000).unwrap();
-    let wanted = [0, 1, 2, 3, 1023, 1024, 2999, 2047, 2048, 5, 17];
+    let size = size(&world);
+    let theirs = world.agent.agent().unwrap().recorder().readings(&reads.stream(), 0, size).unwrap();
+    let wanted = [0, 1, 2, 3, 1023, 1024, size - 1, 2047, 2048, 5, 17];
     for seq in wanted {
         let read = reads.read(Want::Seq(seq)).await.unwrap();
         assert_eq!((&read.reading, read.bought), (&theirs[seq as usize], true));
@@ -71,15 +65,16 @@ async fn readings_are_bought_one_by_one_and_receipted_together() {
     }
     // The newest is here: it is told and costs nothing.
     let newest = reads.read(Want::Latest).await.unwrap();
-    assert_eq!((newest.reading.seq, newest.bought), (2999, false));
-    assert!(matches!(reads.read(Want::Seq(3000)).await, Err(ReadsError::Absent { seq: 3000, size: 3000 })));
+    assert_eq!((newest.reading.seq, newest.bought), (size - 1, false));
+    let beyond = reads.read(Want::Seq(size)).await;
+    assert!(matches!(beyond, Err(ReadsError::Absent { seq, size: all }) if seq == size && all == size));
     let report = reads.close().await.unwrap();
     assert_eq!(
         (report.count, report.paid, report.orders.as_slice()),
         (11, sat(22), [reads.order()].as_slice())
     );
     assert_eq!(standing(&world.buyer), (22, 0), "what was paid ahead is free again");
-    let kept = world.buyer.buyer().readings(&reads.stream(), reads.schema(), 0, 3000, 4000).unwrap();
+    let kept = world.buyer.buyer().readings(&reads.stream(), reads.schema(), 0, size, 4000).unwrap();
     assert_eq!(kept.len(), 11);
     assert!(kept.iter().all(|reading| reading == &theirs[reading.seq as usize]));
     assert!(matches!(reads.read(Want::Seq(7)).await, Err(ReadsError::Closed)));
@@ -98,16 +93,17 @@ async fn readings_are_bought_one_by_one_and_receipted_together() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_same_reading_asked_for_sixty_four_times_at_once_is_paid_once() {
-    let world = world(100).await;
+    let world = World::new(100).await;
     let reads = open(&world, 1_000, 200).await;
+    let last = size(&world) - 1;
     let mut tasks = tokio::task::JoinSet::new();
     for n in 0..64 {
         let reads = reads.clone();
-        let want = if n % 2 == 0 { Want::Seq(99) } else { Want::Latest };
+        let want = if n % 2 == 0 { Want::Seq(last) } else { Want::Latest };
         tasks.spawn(async move { reads.read(want).await.unwrap().reading.seq });
     }
     while let Some(seq) = tasks.join_next().await {
-        assert_eq!(seq.unwrap(), 99);
+        assert_eq!(seq.unwrap(), last);
     }
     let report = reads.close().await.unwrap();
     assert_eq!((report.count, report.paid), (1, sat(2)));
@@ -116,7 +112,7 @@ async fn the_same_reading_asked_for_sixty_four_times_at_once_is_paid_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sixty_four_readers_share_one_order() {
-    let world = world(2000).await;
+    let world = World::new(2000).await;
     let reads = open(&world, 10_000, 100).await;
     let mut tasks = tokio::task::JoinSet::new();
     for n in 0..64_u64 {
@@ -140,7 +136,7 @@ async fn sixty_four_readers_share_one_order() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_budget_ends_and_one_side_may_trust_alone() {
-    let world = world(100).await;
+    let world = World::new(100).await;
     let reads = open(&world, 20, 200).await;
     for seq in 0..10 {
         reads.read(Want::Seq(seq)).await.unwrap();
@@ -163,7 +159,7 @@ async fn a_budget_ends_and_one_side_may_trust_alone() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn readings_that_are_dropped_are_paid_in_the_background() {
-    let world = world(100).await;
+    let world = World::new(100).await;
     let reads = open(&world, 1_000, 200).await;
     let order = reads.order();
     for seq in 0..30 {
@@ -199,7 +195,7 @@ async fn an_order_outlives_restarts_of_either_side() {
     let (agent, buyer) = (start_agent(address.clone()).await, start_buyer().await);
     fund(&buyer, 1_000_000).await;
     let world = World { bootstrap, agent, buyer, addresses: addresses.clone() };
-    filled(&world, 500).await;
+    world.recorded().await;
     let reads = open(&world, 1_000, 40).await;
     for seq in 0..60 {
         reads.read(Want::Seq(seq)).await.unwrap();
