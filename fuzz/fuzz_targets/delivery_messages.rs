@@ -37,7 +37,7 @@ fuzz_target!(|bytes: &[u8]| {
     if let Ok(frame) = reads::ToSeller::from_bytes(bytes) {
         assert_eq!(frame.to_bytes().unwrap(), bytes);
         for size in [0, 1, 5, 1 << 20, u64::MAX] {
-            if let Ok(Some(question)) = Question::of(&frame, size) {
+            if let Ok(Some(question)) = Question::of(&frame, size, &mut reads::Cursor::default()) {
                 let _ = question.what.hashes(size);
             }
         }

@@ -70,7 +70,7 @@ fn a_reading_that_is_asked_for_twice_is_paid_once() {
     assert_eq!(got.iter().filter(|got| matches!(got, Got::Reading(_))).count(), 1);
     assert_eq!(got.iter().filter(|got| **got == Got::Same { seq: 7 }).count(), 64);
     // A buyer that asks the seller itself again has its answer, and no further place is taken.
-    pair.to_seller.push_back(Up::Frame(ToSeller::Read { id: 9, seq: 7, levels: 3 }));
+    pair.to_seller.push_back(Up::Frame(ToSeller::Read { id: 9, step: 0, levels: 3 }));
     pair.deliver_to_seller();
     assert!(matches!(pair.to_buyer.back(), Some(ToBuyer::Row { id: 9, .. })));
     pair.to_buyer.clear();
@@ -145,7 +145,7 @@ fn a_reading_that_does_not_verify_is_followed_by_no_voucher() {
     }
     let signed = pair.signed();
     let Some(ToBuyer::Row { row, .. }) = pair.to_buyer.front_mut() else { unreachable!() };
-    row.time += 1;
+    row.step += 1;
     pair.deliver_to_buyer();
     assert!(
         matches!(pair.errors.last(), Some(AskError::Known(KnownError::Wrong { .. }))),
@@ -197,9 +197,9 @@ fn a_crash_of_the_buyer_loses_nothing_while_the_seller_remembers() {
 #[test]
 fn what_no_buyer_asks_is_refused() {
     let frames = [
-        ToSeller::Read { id: 0, seq: 100, levels: 0 },
-        ToSeller::Read { id: 0, seq: 99, levels: 7 },
-        ToSeller::Read { id: 0, seq: 1, levels: 255 },
+        ToSeller::Read { id: 0, step: 100, levels: 0 },
+        ToSeller::Read { id: 0, step: 99, levels: 7 },
+        ToSeller::Read { id: 0, step: 1, levels: 255 },
         ToSeller::Latest { id: 0, size: 101, levels: None },
         ToSeller::Grow { id: 0, size: u64::MAX },
     ];
@@ -221,7 +221,7 @@ fn what_no_buyer_asks_is_refused() {
     pair.start();
     pair.deliver_to_seller();
     for seq in 0..300 {
-        pair.to_seller.push_back(Up::Frame(ToSeller::Read { id: 0, seq: seq % 100, levels: 0 }));
+        pair.to_seller.push_back(Up::Frame(ToSeller::Read { id: 0, step: i64::from(seq == 0), levels: 0 }));
         pair.deliver_to_seller();
     }
     assert!(matches!(pair.refusals.last(), Some(Refusal::Malformed { .. })), "questions without end");

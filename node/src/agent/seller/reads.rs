@@ -18,7 +18,7 @@ use sensora_protocol::market::exposure::Interval;
 use sensora_protocol::market::message::Answer;
 use sensora_protocol::market::offer::DEFAULT_LIFETIME_MS;
 use sensora_protocol::market::reads::asked::Asked;
-use sensora_protocol::market::reads::frame::{MAX_TO_SELLER_LEN, Row, Signing, ToBuyer, ToSeller};
+use sensora_protocol::market::reads::frame::{Cursor, MAX_TO_SELLER_LEN, Row, Signing, ToBuyer, ToSeller};
 use sensora_protocol::market::reads::offer::ReadsOffer;
 use sensora_protocol::market::reads::serve::{Question, Serve, ServeAction, ServeError, ServeEvent, What};
 use sensora_protocol::market::refusal::Refusal;
@@ -54,6 +54,9 @@ struct Session {
     stakes: Arc<SharedStakes>,
     serve: Serve,
     storing: Option<JoinHandle<Result<(), Refusal>>>,
+    /// Where the questions of this stream are, by sequence number, and the answers, by time.
+    numbers: Cursor,
+    times: Cursor,
     /// The receipt is sent.
     has_ended: bool,
 }
@@ -158,7 +161,16 @@ impl Seller {
             return Err(Refusal::NotPaid { open, limit: credit.limit });
         }
         let serve = Serve::new(sale, terms, interval, paid, begin, Asked::from_runs(&answered))?;
-        Ok(Session { seller: self.clone(), live: live.ok(), stakes, serve, storing: None, has_ended: false })
+        Ok(Session {
+            seller: self.clone(),
+            live: live.ok(),
+            stakes,
+            serve,
+            storing: None,
+            numbers: Cursor::default(),
+            times: Cursor::default(),
+            has_ended: false,
+        })
     }
 
     /// The seller's word on a log of this size; made once for all who ask at the same time.
@@ -177,7 +189,7 @@ impl Seller {
         Ok(signing)
     }
 
-    /// The answer to a question, which the log has.
+    /// The answer to a question, which the log has; its time is a step from 0 still.
     fn answer_read(&self, stream: &StreamId, Question { id, what }: Question) -> Result<ToBuyer, Refusal> {
         let recorder = &self.inner.parts.recorder;
         let size = match what {
@@ -188,8 +200,8 @@ impl Seller {
         let hashes = recorder.roots(stream, &what.hashes(size)).map_err(storage)?;
         let row = |seq, hashes| {
             let single = recorder.single(stream, seq).map_err(storage)?;
-            let (time, values) = (single.reading.time, single.reading.values);
-            Ok::<_, Refusal>(Row { time, values, salt: single.salt, hashes })
+            let (step, values) = (single.reading.time, single.reading.values);
+            Ok::<_, Refusal>(Row { step, values, salt: single.salt, hashes })
         };
         Ok(match what {
             What::Reading { seq, .. } => ToBuyer::Row { id, row: row(seq, hashes)? },
@@ -268,7 +280,7 @@ impl Session {
         let frame = ToSeller::from_bytes(bytes).map_err(|error| malformed(&error))?;
         let stream = self.serve.terms().stream;
         let size = self.seller.inner.parts.recorder.size(&stream).map_err(storage)?;
-        match (Question::of(&frame, size)?, frame) {
+        match (Question::of(&frame, size, &mut self.numbers)?, frame) {
             (Some(question), _) => self.event(ServeEvent::Asked(question), sender).await,
             (None, ToSeller::Voucher(voucher)) => self.voucher(voucher, sender).await,
             (None, ToSeller::Stop) => self.event(ServeEvent::Stop, sender).await,
@@ -315,11 +327,14 @@ impl Session {
                 }
                 ServeAction::Answer(question) => {
                     let stream = self.serve.terms().stream;
-                    let answer = if self.is_at_hand(&stream, question.what) {
+                    let mut answer = if self.is_at_hand(&stream, question.what) {
                         self.seller.answer_read(&stream, question)?
                     } else {
                         self.seller.blocking(move |seller| seller.answer_read(&stream, question)).await?
                     };
+                    if let ToBuyer::Row { row, .. } | ToBuyer::Newest { row, .. } = &mut answer {
+                        row.step = self.times.step_to(row.step.cast_unsigned());
+                    }
                     send(&answer, sender).await?;
                 }
             }

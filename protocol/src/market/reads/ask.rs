@@ -17,7 +17,7 @@ use std::collections::VecDeque;
 use sensora_chain::{Network, Satoshis};
 
 use super::asked::{Asked, AskedRun};
-use super::frame::{Row, Signing, ToBuyer, ToSeller};
+use super::frame::{Cursor, Row, Signing, ToBuyer, ToSeller};
 use super::known::{Known, KnownError, Plan};
 use crate::codec::{self, CodecError};
 use crate::market::channel::spending::{Reservation, SpendingError};
@@ -247,6 +247,9 @@ pub struct Ask {
     /// The question whose answer is being looked at: where it does not hold, it is asked again.
     answered: Option<Open>,
     next_id: u16,
+    /// Where the questions of this stream are, by sequence number, and the answers, by time.
+    numbers: Cursor,
+    times: Cursor,
     /// Readings at places that are not here, to be asked for first.
     owed: VecDeque<(u64, u64)>,
     /// What is wanted, and how often the log's size had been asked when it came.
@@ -287,6 +290,8 @@ impl Ask {
             open: VecDeque::new(),
             answered: None,
             next_id: 0,
+            numbers: Cursor::default(),
+            times: Cursor::default(),
             owed: VecDeque::new(),
             wanted: VecDeque::new(),
             unkept: Vec::new(),
@@ -394,6 +399,7 @@ impl Ask {
         self.owed.clear();
         (self.begun, self.looked, self.said_stop) = (false, 0, false);
         (self.stopped, self.early) = (None, None);
+        (self.numbers, self.times) = (Cursor::default(), Cursor::default());
         self.wanted.iter_mut().for_each(|(_, looked)| *looked = 0);
     }
 
@@ -603,11 +609,12 @@ impl Ask {
         if want == Want::Latest {
             self.looked = self.looked.saturating_add(1);
         }
+        let Row { step, values, salt, hashes } = row;
+        let time = self.times.take(step).cast_signed();
         if self.asked.contains(seq) {
             actions.push(AskAction::Got(want, Got::Same { seq }));
             return Ok(());
         }
-        let Row { time, values, salt, hashes } = row;
         let reading = Reading { seq, time, values };
         self.terms.schema.check(&reading)?;
         self.known.verify(seq, leaf::hash(&reading, &salt), plan, &hashes)?;
@@ -623,7 +630,8 @@ impl Ask {
     ) -> Result<(), AskError> {
         let known = KnownError::Shrunk { old: self.known.size(), new: signing.size };
         let seq = signing.size.checked_sub(1).filter(|seq| *seq >= self.known.size()).ok_or(known)?;
-        let Row { time, values, salt, hashes } = row;
+        let Row { step, values, salt, hashes } = row;
+        let time = self.times.take(step).cast_signed();
         let reading = Reading { seq, time, values };
         self.terms.schema.check(&reading)?;
         self.grow(signing, &hashes, Some(leaf::hash(&reading, &salt)), network)?;
@@ -786,7 +794,8 @@ impl Ask {
 
     fn send_reading(&mut self, seq: u64, plan: Plan, questions: &mut Vec<ToSeller>) {
         let id = self.id(Question::Reading { seq, plan });
-        questions.push(ToSeller::Read { id, seq, levels: plan.levels });
+        let step = self.numbers.step_to(seq);
+        questions.push(ToSeller::Read { id, step, levels: plan.levels });
     }
 
     fn ask_growth(&mut self, questions: &mut Vec<ToSeller>) {

@@ -19,7 +19,7 @@ use std::collections::VecDeque;
 use sensora_chain::{Network, Satoshis};
 
 use super::asked::Asked;
-use super::frame::{ToBuyer, ToSeller};
+use super::frame::{Cursor, ToBuyer, ToSeller};
 use super::known::{Subtree, is_whole, subtrees};
 use crate::identity::Identity;
 use crate::market::delivery::frame::{Begin, ToBuyer as Frame};
@@ -70,15 +70,17 @@ pub enum What {
 }
 
 impl Question {
-    /// What a buyer's frame asks, when the log has `size` readings; `None` for a frame that is no question.
+    /// What a buyer's frame asks, when the log has `size` readings; `None` for a frame that is no question. `numbers` is where the buyer's questions are.
     ///
     /// # Errors
     /// [`Refusal`] for what no buyer asks that has verified what it was told.
-    pub fn of(frame: &ToSeller, size: u64) -> Result<Option<Self>, Refusal> {
+    pub fn of(frame: &ToSeller, size: u64, numbers: &mut Cursor) -> Result<Option<Self>, Refusal> {
         let beyond = Refusal::RangeNotAvailable { size };
         let (id, what) = match *frame {
-            ToSeller::Read { seq, .. } if seq >= size => return Err(beyond),
-            ToSeller::Read { id, seq, levels } => (id, What::Reading { seq, levels }),
+            ToSeller::Read { id, step, levels } => {
+                let seq = Some(numbers.take(step)).filter(|seq| *seq < size).ok_or(beyond)?;
+                (id, What::Reading { seq, levels })
+            }
             ToSeller::Latest { size: from, .. } | ToSeller::Grow { size: from, .. }
                 if from > size || size == 0 =>
             {

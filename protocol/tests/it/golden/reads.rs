@@ -18,7 +18,7 @@ pub(super) fn golden_offer() -> Signed<ReadsOffer> {
 fn row(world: &World, seq: u64, nodes: &[(u8, u64)]) -> Row {
     let reading = world.stream.readings[seq as usize].clone();
     let hashes = nodes.iter().map(|(level, index)| world.stream.log.node(*level, *index).unwrap()).collect();
-    Row { time: reading.time, values: reading.values, salt: world.stream.secret.chunk(0).salt(seq), hashes }
+    Row { step: reading.time, values: reading.values, salt: world.stream.secret.chunk(0).salt(seq), hashes }
 }
 
 pub(super) fn vectors() -> Vec<Vector> {
@@ -32,7 +32,7 @@ pub(super) fn vectors() -> Vec<Vector> {
         (
             "read",
             "reading 2, up to the subtree of the first four",
-            ToSeller::Read { id: 7, seq: 2, levels: 2 },
+            ToSeller::Read { id: 7, step: 2, levels: 2 },
         ),
         (
             "latest",

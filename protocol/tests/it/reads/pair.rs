@@ -19,7 +19,7 @@ use sensora_protocol::market::exposure::{Interval, Stakes};
 use sensora_protocol::market::price::Price;
 use sensora_protocol::market::reads::ask::{Ask, AskAction, AskError, AskEvent, Got, Piece, Want};
 use sensora_protocol::market::reads::asked::{Asked, AskedRun};
-use sensora_protocol::market::reads::frame::{Row, Signing, ToBuyer, ToSeller};
+use sensora_protocol::market::reads::frame::{Cursor, Row, Signing, ToBuyer, ToSeller};
 use sensora_protocol::market::reads::offer::ReadsOffer;
 use sensora_protocol::market::reads::serve::{Question, Serve, ServeAction, ServeError, ServeEvent, What};
 use sensora_protocol::market::receipt::ChannelReceipt;
@@ -80,6 +80,9 @@ pub(crate) struct Pair {
     pub(crate) ask: Ask,
     buyer_stakes: Stakes,
     serve: Option<Serve>,
+    /// Where the seller's side of the stream is.
+    numbers: Cursor,
+    times: Cursor,
     seller_stakes: Stakes,
     earning: Earning,
     connected: bool,
@@ -156,6 +159,8 @@ impl Pair {
             ask,
             buyer_stakes: Stakes::new(sat(setup.buyer_limit)),
             serve: None,
+            numbers: Cursor::default(),
+            times: Cursor::default(),
             seller_stakes: Stakes::new(sat(setup.seller_limit)),
             earning,
             connected: false,
@@ -339,6 +344,7 @@ impl Pair {
     }
 
     fn begin(&mut self, begin: &Begin) {
+        (self.numbers, self.times) = (Cursor::default(), Cursor::default());
         let view = ChannelView {
             id: channel_id(),
             buyer: *self.world.buyer.public(),
@@ -379,7 +385,7 @@ impl Pair {
         if self.serve.is_none() {
             return;
         }
-        match Question::of(&frame, self.size) {
+        match Question::of(&frame, self.size, &mut self.numbers) {
             Ok(Some(question)) => return self.seller_event(ServeEvent::Asked(question)),
             Err(refusal) => return self.refuse(refusal),
             Ok(None) => {}
@@ -452,10 +458,10 @@ impl Pair {
         }
     }
 
-    fn row(&self, seq: u64, hashes: Vec<sensora_protocol::Hash>) -> Row {
+    fn row(&mut self, seq: u64, hashes: Vec<sensora_protocol::Hash>) -> Row {
         let reading = self.world.stream.readings[seq as usize].clone();
         let salt = self.world.stream.secret.chunk(seq / 1024).salt(seq);
-        Row { time: reading.time, values: reading.values, salt, hashes }
+        Row { step: self.times.step_to(reading.time.cast_unsigned()), values: reading.values, salt, hashes }
     }
 
     fn signing(&self, size: u64) -> Signing {
@@ -464,7 +470,7 @@ impl Pair {
         Signing { size, issued_ms: signed.value().issued_ms, signature }
     }
 
-    fn answer(&self, Question { id, what }: Question) -> ToBuyer {
+    fn answer(&mut self, Question { id, what }: Question) -> ToBuyer {
         let size = match what {
             What::Newest { seq, .. } => seq + 1,
             _ => self.size,
