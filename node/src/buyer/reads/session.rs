@@ -673,7 +673,7 @@ fn keep(store: &Store, terms: &Terms, piece: Piece) -> Result<(), BuyError> {
         if let Some(checkpoint) = &checkpoint {
             reads::put_checkpoint(tx, &purchase.id, checkpoint)?;
         }
-        Ok::<_, StoreError>(records::put_purchase(tx, &purchase)?)
+        records::put_purchase(tx, &purchase)
     })?;
     Ok(())
 }
