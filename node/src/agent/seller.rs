@@ -500,7 +500,7 @@ impl Seller {
         // What was delivered and not paid before a restart still counts.
         for sale in store.read(records::open_sales)? {
             let live = channels.get(&sale.buyer, &sale.channel);
-            let paid = live.map(|live| channels::paid(&live, &sale.order)).unwrap_or_default();
+            let paid = live.map(|live| live.paid_by(&sale.order)).unwrap_or_default();
             self.inner.supplies.note(&sale, paid);
         }
         Ok(())

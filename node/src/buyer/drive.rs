@@ -27,7 +27,7 @@ impl Buyer {
         progress: &mut impl FnMut(Progress),
     ) -> Result<Purchase, BuyError> {
         let order = *order;
-        let _one_at_a_time = self.orders.lock(&order).await;
+        let _one_at_a_time = self.turns.take(&order).await;
         let mut purchase = self.purchase(&order)?;
         let mut waits = 0;
         let mut bad_deliveries = 0;
@@ -123,6 +123,7 @@ impl Buyer {
                 Ok::<_, BuyError>(())
             })?;
             *purchase = next;
+            self.note_direct(purchase)?;
         }
         Ok(actions)
     }
@@ -172,6 +173,7 @@ impl Buyer {
             Ok::<_, BuyError>(())
         })?;
         *purchase = next;
+        self.note_direct(purchase)?;
         match &purchase.state {
             PurchaseState::Paying => Ok(()),
             PurchaseState::Withheld { refusal } => {
