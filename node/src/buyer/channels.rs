@@ -164,9 +164,8 @@ impl Buyer {
             // Not under the lock of the record: whoever reserves takes the two the other way round.
             let free = open.spending().record().free();
             let record = lock(&open.record);
-            record.is_open()
+            record.takes_orders(&open.offer, tip)
                 && &record.seller == seller
-                && tip < open.offer.closes_at()
                 && free.is_ok_and(|free| free >= amount)
         };
         all.into_iter().filter(usable).min_by_key(|open| open.offer.refund_height)
