@@ -4,6 +4,7 @@
 //! goes out, and sends the very same bytes again after a crash. What is bought is kept as it was delivered, can be proven again at any time, and is
 //! not bought twice.
 
+mod budget;
 mod channels;
 mod drive;
 mod error;
@@ -24,6 +25,7 @@ use sensora_chain::keys::PublicKey;
 use sensora_chain::{Network, Satoshis, TxOut};
 use sensora_protocol::ad::{PaymentMode, StreamAd};
 use sensora_protocol::identity::peer_id;
+use sensora_protocol::market::budget::Budgets;
 use sensora_protocol::market::message::{Answer, Request, Response};
 use sensora_protocol::market::offer::{BuyerLimits, Offer, OfferError, Range};
 use sensora_protocol::market::payment;
@@ -82,6 +84,8 @@ pub struct BuyerParts {
     pub network: Network,
     /// The time.
     pub clock: Clock,
+    /// What may be spent in a day.
+    pub budgets: Budgets,
 }
 
 impl Buyer {
@@ -317,7 +321,7 @@ impl Buyer {
         let order = purchase.signed_order(*network)?;
         let locking = payment::script_for_buyer(order.value(), identity.key(), offer.key());
         let outputs = vec![TxOut { value: terms.total, locking }];
-        let spec = wallet.spec(outputs, &format!("order {}", purchase.id));
+        let spec = wallet.spec(outputs, &format!("order {}", purchase.id))?;
         let stream = BoughtStream {
             id: terms.stream,
             seller: *offer.key(),
@@ -341,6 +345,7 @@ impl Buyer {
                     return Err(OfferError::OpenExposure { total, open, exposure }.into());
                 }
             }
+            self.commit(tx, &purchase.id, offer.key(), terms.total)?;
             let built = wallet.build(identity.key(), spec, now_ms).map_err(WalletHandleError::from)?;
             let payment = SignedPayment { txid: built.txid, beef: built.beef };
             let id = purchase.id;

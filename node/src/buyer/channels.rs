@@ -183,7 +183,7 @@ impl Buyer {
         let id = offer.channel_id(*network);
         let keys = ChannelKeys::for_buyer(&id, identity.key(), seller);
         let locking = offer.value().locking(&keys);
-        let spec = wallet.spec(vec![TxOut { value, locking: locking.clone() }], &format!("channel {id}"));
+        let spec = wallet.spec(vec![TxOut { value, locking: locking.clone() }], &format!("channel {id}"))?;
         let record = wallet.update(|wallet, tx| {
             let built =
                 wallet.build(identity.key(), spec, clock.now_ms()).map_err(WalletHandleError::from)?;

@@ -4,6 +4,7 @@ use sensora_chain::Satoshis;
 use sensora_chain::spv::SpvError;
 use sensora_protocol::anchor::AnchorError;
 use sensora_protocol::codec::CodecError;
+use sensora_protocol::market::budget::BudgetError;
 use sensora_protocol::market::channel::buyer::BuyerChannelError;
 use sensora_protocol::market::channel::offer::ChannelOfferError;
 use sensora_protocol::market::channel::spending::SpendingError;
@@ -17,6 +18,7 @@ use sensora_protocol::stream::ChunkError;
 use sensora_protocol::stream::log::ProofError;
 use sensora_protocol::{ChannelId, OrderId, StreamId};
 
+use crate::freeze::Frozen;
 use crate::net::RequestError;
 use crate::store::StoreError;
 use crate::wallet::WalletHandleError;
@@ -77,6 +79,12 @@ pub enum BuyError {
         /// What does not fit.
         source: Box<PurchaseError>,
     },
+    /// A budget is used up. Nothing was ordered.
+    #[error(transparent)]
+    Budget(#[from] BudgetError),
+    /// A person has frozen the wallet. Nothing was paid.
+    #[error(transparent)]
+    Frozen(#[from] Frozen),
     /// The wallet cannot pay.
     #[error(transparent)]
     Wallet(Box<WalletHandleError>),

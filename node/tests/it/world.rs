@@ -19,6 +19,7 @@ use sensora_node::supervisor::{ChainRole, Node, NodeOptions};
 use sensora_node::wallet::SweepPolicy;
 use sensora_protocol::Identity;
 use sensora_protocol::ad::StreamAd;
+use sensora_protocol::market::budget::Budgets;
 use sensora_protocol::market::offer::{BuyerLimits, Range};
 
 use crate::disk::Disk;
@@ -93,6 +94,7 @@ pub(crate) fn try_options(
         chain: ChainRole::Peers(Vec::new()),
         fees: FeeLimits::fixed(FeeRate::DEFAULT, Satoshis::from_sat(100_000)),
         sweep: SweepPolicy::default(),
+        budgets: Budgets::UNLIMITED,
         agent: None,
     })
 }

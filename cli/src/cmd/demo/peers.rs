@@ -21,6 +21,7 @@ use sensora_node::store::Store;
 use sensora_node::supervisor::{ChainRole, Node, NodeOptions};
 use sensora_node::wallet::SweepPolicy;
 use sensora_protocol::Identity;
+use sensora_protocol::market::budget::Budgets;
 use sensora_protocol::market::price::Price;
 
 use crate::failure::{Failure, Outcome};
@@ -88,6 +89,7 @@ impl Place {
             chain,
             fees,
             sweep: SweepPolicy::default(),
+            budgets: Budgets::UNLIMITED,
             agent,
         };
         Ok(Node::start(options).await?)

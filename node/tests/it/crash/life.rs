@@ -253,7 +253,7 @@ async fn a_wallet_killed_at_any_step_of_taking_back_a_payment_has_its_coins_back
         let wallet = spender.mortal.node().wallet().clone();
         let out = TxOut { value: Satoshis::from_sat(700), locking: Script::p2pkh(&[9; 20]) };
         // As an order is paid: stored, and not in the outbox, for its payee brings it out.
-        let spec = wallet.spec(vec![out], "order");
+        let spec = wallet.spec(vec![out], "order").unwrap();
         let key = spender.mortal.node().identity().key().clone();
         let built = wallet.update(|wallet, _| Ok::<_, WalletHandleError>(wallet.build(&key, spec, 0)?));
         let txid = built.ok()?.txid;
