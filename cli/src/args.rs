@@ -4,6 +4,7 @@
 //! home's configuration is known too.
 
 mod agent;
+mod channels;
 mod cost;
 mod trade;
 mod upkeep;
@@ -16,9 +17,11 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use sensora_chain::Network;
 
 pub(crate) use agent::AgentArgs;
+pub(crate) use channels::{ChannelsAction, ChannelsArgs, CloseChannelArgs, EarningsArgs, OpenChannelArgs};
 pub(crate) use cost::CostArgs;
 pub(crate) use trade::{
-    BuyArgs, ExportArgs, OrdersArgs, RowFormat, SampleArgs, SearchArgs, ShowArgs, StreamArgs, VerifyArgs, Way,
+    BuyArgs, ExportArgs, OrdersArgs, RowFormat, SampleArgs, SearchArgs, ShowArgs, StreamArgs,
+    VerifyArgs, Way,
 };
 pub(crate) use upkeep::{
     CompletionsArgs, ConfigAction, ConfigArgs, DemoArgs, DoctorArgs, InitArgs, ManArgs, StatusArgs,
@@ -156,6 +159,7 @@ pub(crate) enum Command {
     Sample(SampleArgs),
     Buy(Box<BuyArgs>),
     Orders(OrdersArgs),
+    Channels(ChannelsArgs),
     Export(ExportArgs),
     Verify(VerifyArgs),
     Wallet(WalletArgs),

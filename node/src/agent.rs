@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use sensora_chain::wallet::WalletError;
 use sensora_chain::{Network, Satoshis};
+use sensora_protocol::ad::PaymentMode;
 use sensora_protocol::market::price::Price;
 use sensora_protocol::place::Place;
 use sensora_protocol::{Identity, StreamId};
@@ -194,8 +195,11 @@ impl Agent {
             clock: clock.clone(),
             home,
         });
+        let mut modes = vec![PaymentMode::Direct];
+        modes.extend(options.channels.is_taken().then_some(PaymentMode::Channel));
         let advertiser = Advertiser::new(AdvertiserParts {
             name: options.name,
+            modes,
             recorder: recorder.clone(),
             seller: seller.clone(),
             wallet: wallet.clone(),

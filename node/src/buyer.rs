@@ -6,6 +6,7 @@
 
 mod budget;
 mod channels;
+mod choose;
 mod drive;
 mod error;
 mod order;
@@ -13,6 +14,7 @@ mod proof;
 mod receive;
 
 pub use channels::ChannelSummary;
+pub use choose::Plan;
 pub use error::{BuyError, ProofFailure};
 pub use order::{Bought, BuyRequest, OrderSummary, Progress};
 pub use proof::AnchorDue;

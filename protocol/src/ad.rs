@@ -55,6 +55,8 @@ pub enum PaymentMode {
     Direct,
     /// Vouchers of a payment channel, while the readings come.
     Channel,
+    /// A coin that can be taken only by showing the key of what was delivered encrypted.
+    KeyRelease,
 }
 
 impl fmt::Display for PaymentMode {
@@ -62,6 +64,7 @@ impl fmt::Display for PaymentMode {
         match self {
             Self::Direct => f.write_str("direct"),
             Self::Channel => f.write_str("channel"),
+            Self::KeyRelease => f.write_str("key release"),
         }
     }
 }

@@ -8,6 +8,7 @@ use sensora_protocol::market::budget::BudgetError;
 use sensora_protocol::market::channel::buyer::BuyerChannelError;
 use sensora_protocol::market::channel::offer::ChannelOfferError;
 use sensora_protocol::market::channel::spending::SpendingError;
+use sensora_protocol::market::choice::NoWay;
 use sensora_protocol::market::delivery::DeliveryError;
 use sensora_protocol::market::delivery::receive::ReceiveError;
 use sensora_protocol::market::offer::OfferError;
@@ -78,6 +79,17 @@ pub enum BuyError {
         order: OrderId,
         /// What does not fit.
         source: Box<PurchaseError>,
+    },
+    /// Every way of paying is closed or risks too much. Nothing was ordered.
+    #[error(transparent)]
+    NoWay(NoWay),
+    /// The channel's seller, or a block for its funding, is waited for.
+    #[error(
+        "channel {channel} is not open yet: it waits for its seller or for a block; the same command goes on with it"
+    )]
+    ChannelNotOpen {
+        /// The channel.
+        channel: ChannelId,
     },
     /// A budget is used up. Nothing was ordered.
     #[error(transparent)]

@@ -69,6 +69,12 @@ impl ChannelPolicy {
             margin: MIN_MARGIN,
         }
     }
+
+    /// Whether any are taken.
+    #[must_use]
+    pub fn is_taken(&self) -> bool {
+        !self.max_value.is_zero()
+    }
 }
 
 impl Default for ChannelPolicy {
