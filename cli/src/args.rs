@@ -4,6 +4,7 @@
 //! home's configuration is known too.
 
 mod agent;
+mod channels;
 mod cost;
 mod trade;
 mod upkeep;
@@ -16,6 +17,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use sensora_chain::Network;
 
 pub(crate) use agent::AgentArgs;
+pub(crate) use channels::{ChannelsAction, ChannelsArgs, CloseChannelArgs, EarningsArgs, OpenChannelArgs};
 pub(crate) use cost::CostArgs;
 pub(crate) use trade::{
     BuyArgs, ExportArgs, OrdersArgs, RowFormat, SampleArgs, SearchArgs, ShowArgs, StreamArgs, VerifyArgs, Way,
@@ -156,6 +158,7 @@ pub(crate) enum Command {
     Sample(SampleArgs),
     Buy(Box<BuyArgs>),
     Orders(OrdersArgs),
+    Channels(ChannelsArgs),
     Export(ExportArgs),
     Verify(VerifyArgs),
     Wallet(WalletArgs),

@@ -2,6 +2,7 @@
 
 mod agent;
 mod buy;
+mod channels;
 mod completions;
 mod config;
 mod cost;
@@ -38,6 +39,7 @@ pub(crate) fn run(command: Command, context: &Context) -> Outcome<Exit> {
         Command::Sample(args) => sample::run(&args, context),
         Command::Buy(args) => buy::run(&args, context),
         Command::Orders(args) => orders::run(&args, context),
+        Command::Channels(args) => channels::run(&args, context),
         Command::Export(args) => export::run(&args, context),
         Command::Verify(args) => verify::run(&args, context),
         Command::Wallet(args) => wallet::run(&args, context),

@@ -4,7 +4,9 @@
 //! goes out, and sends the very same bytes again after a crash. What is bought is kept as it was delivered, can be proven again at any time, and is
 //! not bought twice.
 
+mod budget;
 mod channels;
+mod choose;
 mod drive;
 mod error;
 mod live;
@@ -15,6 +17,7 @@ mod through;
 mod turns;
 
 pub use channels::ChannelSummary;
+pub use choose::Plan;
 pub use error::{BuyError, ProofFailure};
 pub use live::{LiveBatch, LiveEvent, LiveStatus, SubscribeRequest, Subscription};
 pub use order::{Bought, BuyRequest, OrderReceipt, OrderState, OrderSummary, PaidBy, Progress};
@@ -28,6 +31,7 @@ use sensora_chain::keys::PublicKey;
 use sensora_chain::{Network, Satoshis, TxOut};
 use sensora_protocol::ad::{PaymentMode, StreamAd};
 use sensora_protocol::identity::peer_id;
+use sensora_protocol::market::budget::Budgets;
 use sensora_protocol::market::delivery::receive::{ChannelPurchase, ChannelPurchaseState};
 use sensora_protocol::market::delivery::terms::Offered;
 use sensora_protocol::market::message::{Answer, Request, Response};
@@ -91,6 +95,8 @@ pub struct BuyerParts {
     pub network: Network,
     /// The time.
     pub clock: Clock,
+    /// What may be spent in a day.
+    pub budgets: Budgets,
 }
 
 impl Buyer {
@@ -388,7 +394,7 @@ impl Buyer {
         let order = purchase.signed_order(*network)?;
         let locking = payment::script_for_buyer(order.value(), identity.key(), offer.key());
         let outputs = vec![TxOut { value: terms.total, locking }];
-        let spec = wallet.spec(outputs, &format!("order {}", purchase.id));
+        let spec = wallet.spec(outputs, &format!("order {}", purchase.id))?;
         let stream = BoughtStream {
             id: terms.stream,
             seller: *offer.key(),
@@ -407,6 +413,7 @@ impl Buyer {
                 let last = end.saturating_sub(1);
                 return Err(BuyError::AlreadyOrdered { first, last, order: open });
             }
+            self.commit(tx, &purchase.id, offer.key(), terms.total)?;
             let built = wallet.build(identity.key(), spec, now_ms).map_err(WalletHandleError::from)?;
             let payment = SignedPayment { txid: built.txid, beef: built.beef };
             let id = purchase.id;

@@ -11,6 +11,7 @@ pub mod clock;
 pub mod config;
 pub mod discovery;
 pub mod fees;
+pub mod freeze;
 pub mod home;
 pub mod keystore;
 pub mod net;

@@ -13,6 +13,7 @@ pub mod ads;
 pub mod anchors;
 mod backend;
 pub mod bought;
+pub mod budget;
 pub mod channels;
 pub mod fees;
 mod group;
@@ -276,6 +277,7 @@ impl Store {
             ads::create(tx)?;
             anchors::create(tx)?;
             bought::create(tx)?;
+            budget::create(tx)?;
             fees::create(tx)?;
             channels::create(tx)?;
             orders::create(tx)?;

@@ -14,6 +14,7 @@ use sensora_protocol::OrderId;
 use sensora_protocol::anchor::Standing;
 use sensora_protocol::evidence::Evidence;
 use sensora_protocol::identity::peer_id;
+use sensora_protocol::market::choice::{Choice, Mode};
 use sensora_protocol::market::offer::{BuyerLimits, Range};
 use tokio::time::Instant;
 
@@ -25,6 +26,8 @@ use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::output::{Progress, counted, duration, printable, sat, short_id};
 
+/// How long a purchase waits until its channel can be used.
+const CHANNEL_OPENS: Duration = Duration::from_secs(60);
 /// How often the seller is asked whether the anchor is there, while `--wait-anchor` lasts.
 const ASK_ANCHOR: Duration = Duration::from_millis(500);
 
@@ -97,12 +100,28 @@ async fn buy(args: &BuyArgs, context: &Context, session: &Session) -> Outcome<Ex
         limits: plan.limits,
         ad: Some(stream.ad.clone()),
     };
+    let channel = super::channels::limits(session, None, None)?;
+    let planned = buyer.plan(&request, args.mode.asked(), channel).await?;
     if args.dry_run {
-        let offer = buyer.quote(&request).await?;
         drop(progress);
-        return report::quote(offer.value(), context);
+        return report::quote(&planned, context);
     }
-    let bought = buyer.buy(&request, |step| tell(&progress, &step)).await?;
+    let why = planned.choice.as_ref().map(Choice::why);
+    if let Some(why) = &why {
+        context.out.note(format!(
+            "{} for {} by {why}",
+            counted(planned.missing, "reading"),
+            sat(planned.total)
+        ));
+    }
+    let bought = match planned.choice.as_ref().map(|choice| choice.mode) {
+        Some(Mode::Channel) => {
+            let waiting = |what: &str| progress.say(format!("waiting for {what}"));
+            buyer.channel_for(&request.seller, planned.total, channel, CHANNEL_OPENS, waiting).await?;
+            buyer.buy_through_channel(&request, |step| tell(&progress, &step)).await?
+        }
+        _ => buyer.buy(&request, |step| tell(&progress, &step)).await?,
+    };
     let orders = covering_orders(session, &bought)?;
     let (mut anchored, mut due) = (true, None);
     let ends = Instant::now() + plan.wait_anchor.unwrap_or_default();
@@ -115,6 +134,7 @@ async fn buy(args: &BuyArgs, context: &Context, session: &Session) -> Outcome<Ex
     }
     drop(progress);
     let mut report = report::Report::of(&bought, &orders, &stream.ad, anchored, due);
+    report.paid_by(planned.choice.as_ref());
     report.write_files(args, session, context)?;
     report.show(args, session, context)?;
     Ok(if plan.wait_anchor.is_some() && !anchored { Exit::NotAnchored } else { Exit::Ok })

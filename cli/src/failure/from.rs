@@ -75,6 +75,7 @@ impl From<WalletHandleError> for Failure {
             WalletHandleError::Store(error) => error.into(),
             WalletHandleError::Wallet(error) => error.into(),
             WalletHandleError::Chain(error) => error.into(),
+            WalletHandleError::Frozen(_) => Self::from_error(Exit::Frozen, &error),
             WalletHandleError::NoSweepAddress | WalletHandleError::ForeignAddress { .. } => {
                 Self::from_error(Exit::Usage, &error)
             }
@@ -192,7 +193,9 @@ impl From<BuyError> for Failure {
             },
             BuyError::Proof(_) => Self::from_error(Exit::Unverified, &error),
             BuyError::Damaged(_) => Self::from_error(Exit::Home, &error),
-            BuyError::UnknownOrder(_) | BuyError::NotComplete { .. } => {
+            BuyError::Budget(_) | BuyError::NoWay(_) => Self::from_error(Exit::OverLimit, &error),
+            BuyError::Frozen(_) => Self::from_error(Exit::Frozen, &error),
+            BuyError::UnknownOrder(_) | BuyError::UnknownChannel(_) | BuyError::NotComplete { .. } => {
                 Self::from_error(Exit::NotFound, &error)
             }
             _ => Self::from_error(Exit::Failure, &error),

@@ -3,7 +3,7 @@
 //! What a channel may do is decided by [`sensora_protocol::market::channel::buyer`]; this room stores each change before anything follows
 //! from it. What each order may pay out of a channel is in its [`Spending`], which all orders on it share.
 
-mod watch;
+mod chain;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,6 +25,7 @@ use sensora_protocol::market::message::{Answer, Request, Response};
 use sensora_protocol::market::offer::OfferError;
 use sensora_protocol::market::purchase::SignedPayment;
 use sensora_protocol::{ChannelId, Identity, OrderId, Signed};
+use tokio::sync::watch;
 
 use super::{BuyError, Buyer, BuyerParts, unexpected};
 use crate::chain_access::BroadcastError;
@@ -43,12 +44,48 @@ pub(super) struct Open {
     learned: tokio::sync::Mutex<bool>,
     /// Held by whoever changes what is on disk, from reading it to having stored it.
     turn: Arc<tokio::sync::Mutex<()>>,
+    /// Counts how often it has come further.
+    changed: watch::Sender<u64>,
+}
+
+/// What a channel is to the orders that run on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ToOrders {
+    /// They run.
+    Open,
+    /// They come to their end.
+    Closing,
+    /// No receipt will come.
+    Closed,
 }
 
 impl Open {
     /// The account that all orders on the channel share.
     pub(super) fn spending(&self) -> Spending {
         lock(&self.spending).clone()
+    }
+
+    /// Whether the seller has said, since the start, what has been paid.
+    pub(super) fn is_learned(&self) -> bool {
+        // Whoever asks just now does not know it yet.
+        self.learned.try_lock().is_ok_and(|learned| *learned)
+    }
+
+    /// What it is to the orders on it when the newest block is at `tip`.
+    pub(super) fn to_orders(&self, tip: u32) -> ToOrders {
+        let record = lock(&self.record);
+        if record.leaves_orders() {
+            ToOrders::Closed
+        } else if record.is_open() && tip < self.offer.orders_end_at() {
+            ToOrders::Open
+        } else {
+            ToOrders::Closing
+        }
+    }
+
+    /// Hears of each time that it has come further.
+    pub(super) fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
     }
 
     /// The channel's id.
@@ -116,8 +153,8 @@ impl Buyer {
         let (offer, contract) = record.contract(&self.inner.identity, self.inner.network)?;
         let spending = Mutex::new(Spending::new(record.spending.clone()));
         let (id, learned) = (record.id, tokio::sync::Mutex::new(learned));
-        let (record, turn) = (Mutex::new(record), Arc::default());
-        let open = Arc::new(Open { record, contract, offer, spending, learned, turn });
+        let (record, turn, changed) = (Mutex::new(record), Arc::default(), watch::Sender::new(0));
+        let open = Arc::new(Open { record, contract, offer, spending, learned, turn, changed });
         lock(&self.channels.open).insert(id, open.clone());
         Ok(open)
     }
@@ -196,7 +233,7 @@ impl Buyer {
         let id = offer.channel_id(*network);
         let keys = ChannelKeys::for_buyer(&id, identity.key(), seller);
         let locking = offer.value().locking(&keys);
-        let spec = wallet.spec(vec![TxOut { value, locking: locking.clone() }], &format!("channel {id}"));
+        let spec = wallet.spec(vec![TxOut { value, locking: locking.clone() }], &format!("channel {id}"))?;
         let record = wallet.update(|wallet, tx| {
             let built =
                 wallet.build(identity.key(), spec, clock.now_ms()).map_err(WalletHandleError::from)?;
@@ -402,6 +439,7 @@ impl Buyer {
             Ok::<_, BuyError>(())
         })?;
         *lock(&open.record) = next;
+        open.changed.send_modify(|times| *times = times.wrapping_add(1));
         if settled {
             lock(&self.channels.open).remove(&id);
         }

@@ -10,6 +10,7 @@ use sensora_protocol::market::purchase::{
 };
 use sensora_protocol::{OrderId, StreamId};
 
+use super::budget::settle;
 use super::{ATTEMPTS, BuyError, Buyer, BuyerParts, Progress};
 use crate::net::{Offence, peer_id_from_public_key};
 use crate::store::bought::{self, BoughtRun};
@@ -119,6 +120,7 @@ impl Buyer {
                         _ => {}
                     }
                 }
+                settle(tx, &next, terms.total)?;
                 orders::put_purchase(tx, &next)?;
                 Ok::<_, BuyError>(())
             })?;
@@ -160,6 +162,7 @@ impl Buyer {
                 _ => return not_yet(&error),
             },
         };
+        let total = purchase.terms(*network)?.value().total;
         let mut next = purchase.clone();
         wallet.update(|wallet, tx| {
             let actions = next.handle(event, *network);
@@ -169,6 +172,7 @@ impl Buyer {
                     wallet.mark_broadcast(txid).map_err(WalletHandleError::from)?;
                 }
             }
+            settle(tx, &next, total)?;
             orders::put_purchase(tx, &next)?;
             Ok::<_, BuyError>(())
         })?;

@@ -19,10 +19,10 @@ use sensora_protocol::ad::StreamAd;
 use sensora_protocol::anchor::Standing;
 use sensora_protocol::market::delivery::receive::{ChannelPurchase, ChannelPurchaseState};
 use sensora_protocol::market::delivery::terms::Offered;
-use sensora_protocol::market::live::LiveOffer;
+use sensora_protocol::market::live::{LiveOffer, LiveQuestion};
 use sensora_protocol::market::message::{Answer, LiveFrom, Request, Response};
 use sensora_protocol::market::offer::OfferError;
-use sensora_protocol::market::price::Tariff;
+use sensora_protocol::market::price::{Metered, Price, Tariff};
 use sensora_protocol::market::receipt::ChannelReceipt;
 use sensora_protocol::stream::{Reading, Schema};
 use sensora_protocol::{OrderId, Signed, StreamId};
@@ -59,6 +59,12 @@ pub struct SubscribeRequest {
     pub exposure: Satoshis,
     /// The seller's ad of the stream: no offer dearer than it is taken.
     pub ad: Option<StreamAd>,
+    /// What is paid for: readings, or seconds.
+    pub by: Metered,
+    /// Most that a reading may cost, beside what the ad says.
+    pub max_reading: Option<Price>,
+    /// Most that a second may cost. Needed where the ad does not say how often there is a reading.
+    pub max_second: Option<Price>,
     /// It ends when so many readings are here. Those that are paid ahead may come on top.
     pub readings: Option<u64>,
     /// It ends at this time, milliseconds since the Unix epoch.
@@ -224,16 +230,27 @@ impl Buyer {
 
     /// An offer that was accepted, from the first reading on that is not here, and which reading that is.
     async fn live_offer(&self, request: &SubscribeRequest) -> Result<(Signed<LiveOffer>, u64), BuyError> {
-        let SubscribeRequest { seller, stream, ad, .. } = request;
+        let SubscribeRequest { seller, stream, ad, by, max_reading, max_second, .. } = request;
+        let (by, max_reading, max_second) = (*by, *max_reading, *max_second);
         let BuyerParts { identity, network, clock, store, .. } = &*self.inner;
         let mut from = request.from;
         loop {
-            let question = Request::QuoteLive { stream: *stream, from };
+            let question = Request::QuoteLive { stream: *stream, from, by };
             let offer = match self.ask(seller, &question).await? {
                 Response::Ok(Answer::LiveOffer(offer)) => offer.verify_by::<LiveOffer>(*network, seller)?,
                 other => return Err(unexpected(&question, other)),
             };
-            LiveOffer::accept(&offer, *network, identity.public(), *stream, ad.as_ref(), clock.now_ms())?;
+            let known_size = store.read(|tx| bought::last_before(tx, stream, u64::MAX))?.unwrap_or(0);
+            let asked = LiveQuestion { stream: *stream, from, known_size, max_reading, max_second };
+            let now_ms = clock.now_ms();
+            LiveOffer::accept(&offer, *network, identity.public(), &asked, ad.as_ref(), now_ms)?;
+            let is_by = match offer.value().tariff {
+                Tariff::Reading(_) => Metered::Reading,
+                Tariff::Second { .. } => Metered::Second,
+            };
+            if is_by != by {
+                return Err(BuyError::Unexpected { asked: "another tariff", got: "a live offer" });
+            }
             let first = offer.value().first;
             let missing = store.read(|tx| bought::missing(tx, stream, first, u64::MAX))?;
             match missing.first() {

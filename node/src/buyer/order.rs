@@ -111,7 +111,7 @@ impl OrderState {
         match self {
             Self::Direct(state) => state.is_final(),
             Self::Channel(state) => {
-                matches!(state, ChannelPurchaseState::Ended { .. } | ChannelPurchaseState::Refused { .. })
+                !matches!(state, ChannelPurchaseState::Running | ChannelPurchaseState::Stopping { .. })
             }
         }
     }
@@ -292,6 +292,12 @@ impl OrderSummary {
             ChannelPurchaseState::Ended { receipt } => {
                 let receipt = receipt.clone().verify_by::<ChannelReceipt>(network, &purchase.seller)?;
                 (receipt.value().paid, None)
+            }
+            ChannelPurchaseState::LeftUnpaid { paid, due } => {
+                (*paid, Some(format!("its channel was closed before it had ended; {due} was due")))
+            }
+            ChannelPurchaseState::GivenUp { paid, due } => {
+                (*paid, Some(format!("given up; {due} was due for what is here")))
             }
             ChannelPurchaseState::Refused { refusal } => {
                 (Satoshis::ZERO, Some(format!("refused before anything was paid: {refusal}")))

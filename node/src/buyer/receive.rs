@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use sensora_chain::Satoshis;
+use sensora_chain::header::HeaderView as _;
 use sensora_protocol::OrderId;
-use sensora_protocol::market::channel::spending::Reservation;
+use sensora_protocol::market::channel::spending::{Reservation, Spending};
 use sensora_protocol::market::delivery::ProvenPage;
 use sensora_protocol::market::delivery::frame::{MAX_TO_BUYER_LEN, OrderVoucher, ToBuyer, ToSeller};
 use sensora_protocol::market::delivery::receive::{
@@ -19,16 +20,17 @@ use sensora_protocol::market::delivery::receive::{
 use sensora_protocol::market::delivery::terms::Terms;
 use sensora_protocol::market::exposure::Interval;
 use sensora_protocol::market::offer::OfferError;
+use sensora_protocol::market::refusal::Refusal;
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::channels::Open;
+use super::channels::{Open, ToOrders};
 use super::drive::keep;
 use super::{ATTEMPTS, BuyError, Buyer, BuyerParts, FIRST_PAUSE};
 use crate::net::{DeliveryError, DeliverySender, Offence, PeerId, peer_id_from_public_key};
 use crate::stakes::SharedStakes;
-use crate::store::StoreError;
 use crate::store::channels::{self as records, Wants};
+use crate::store::{StoreError, budget};
 
 /// How long the seller may take to answer the opening of a stream.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(20);
@@ -133,6 +135,7 @@ enum Next {
     Event(ReceiveEvent),
     Command(Command),
     Alive,
+    Block,
 }
 
 impl Buyer {
@@ -154,8 +157,8 @@ impl Buyer {
             match &purchase.state {
                 ChannelPurchaseState::Ended { .. } => return Ok(purchase),
                 ChannelPurchaseState::Refused { refusal } => return Err(BuyError::Refused(refusal.clone())),
-                left @ (ChannelPurchaseState::LeftUnpaid { .. } | ChannelPurchaseState::GivenUp { .. }) => {
-                    return Err(BuyError::NotComplete { order, state: left.name() });
+                ChannelPurchaseState::LeftUnpaid { .. } | ChannelPurchaseState::GivenUp { .. } => {
+                    return Err(BuyError::Over { order, state: purchase.state.name() });
                 }
                 ChannelPurchaseState::Running | ChannelPurchaseState::Stopping { .. } => {}
             }
@@ -180,7 +183,10 @@ impl Buyer {
                     listener.tell(Told::Waits(&source.to_string()));
                     pause
                 }
-                Broken::Failed(error) => return Err(error),
+                Broken::Failed(error) => {
+                    self.conclude(&order, peer, &error, turn).await?;
+                    return Err(error);
+                }
                 Broken::Bad(source) => {
                     bad += 1;
                     if bad > BAD_DELIVERIES {
@@ -213,6 +219,34 @@ impl Buyer {
         }
     }
 
+    /// What follows from the end of an order's delivery beside the error.
+    async fn conclude(
+        &self,
+        order: &OrderId,
+        peer: PeerId,
+        error: &BuyError,
+        turn: Arc<OwnedMutexGuard<()>>,
+    ) -> Result<(), BuyError> {
+        let BuyError::Receive { source, .. } = error else { return Ok(()) };
+        if let ReceiveError::Forked { fork } = &**source {
+            self.inner.net.report(peer, Offence::InvalidProof).await;
+            let (order, fork) = (*order, fork.clone());
+            self.inner.store.commit(move |tx| records::put_fork(tx, &order, &fork)).await?;
+        }
+        // Where its channel is closed, that is what ends it.
+        let is_closed = |refusal: &Refusal| {
+            matches!(refusal, Refusal::ChannelClosed { .. } | Refusal::UnknownChannel { .. })
+        };
+        if source.is_forgotten()
+            && !matches!(&**source, ReceiveError::Refused(refusal) if is_closed(refusal))
+            && let Ok(turn) = Arc::try_unwrap(turn)
+        {
+            tracing::warn!(%order, %error, "the seller does not know an order any more: it is given up");
+            self.leave_order(order, turn, ChannelPurchase::give_up).await?;
+        }
+        Ok(())
+    }
+
     /// One stream of an order, until the order or the stream has ended, or nobody listens any more.
     async fn one_stream(
         &self,
@@ -223,12 +257,12 @@ impl Buyer {
         turn: &Arc<OwnedMutexGuard<()>>,
         listener: &mut impl Listener,
     ) -> Result<Option<Command>, Broken> {
-        let BuyerParts { net, discovery, network, .. } = &*self.inner;
+        let BuyerParts { net, discovery, network, chain, .. } = &*self.inner;
         let open = self.channel(&purchase.channel)?;
         self.learn(&open, wants.exposure).await?;
         let terms = purchase.offer.terms(*network, &purchase.seller).map_err(BuyError::from)?;
         let stakes = self.stakes_of(&purchase.seller, wants.exposure)?;
-        let mut room = stakes.room();
+        let (mut room, mut changes, mut tips) = (stakes.room(), open.changes(), chain.tip_watch());
         let addresses = discovery.addresses(&purchase.seller);
         let opening = net.open_delivery(peer, addresses, OPEN_TIMEOUT);
         let mut stream = match while_opening(opening, course, listener).await {
@@ -245,6 +279,10 @@ impl Buyer {
         let mut session = Session { buyer, open, stakes, receive, reservation: Some(reservation), turn };
         let begin = session.receive.start();
         session.follow(vec![begin], &mut sender).await?;
+        session.at_block(&mut sender).await?;
+        if session.receive.purchase().is_final() {
+            return Ok(None);
+        }
         if course.paused {
             let actions = session.event(ReceiveEvent::Pause)?;
             session.follow(actions, &mut sender).await?;
@@ -263,6 +301,8 @@ impl Buyer {
                 command = listener.command() => Next::Command(command),
                 () = room.more() => Next::Event(ReceiveEvent::Room),
                 _ = alive.tick() => Next::Alive,
+                Ok(()) = changes.changed() => Next::Block,
+                Ok(()) = tips.changed() => Next::Block,
                 () = self.until(wants.until_ms), if is_running => Next::Event(ReceiveEvent::Stop),
             };
             let event = match next {
@@ -280,6 +320,13 @@ impl Buyer {
                     Some(event) => event,
                     None => continue,
                 },
+                Next::Block => {
+                    session.at_block(&mut sender).await?;
+                    if session.receive.purchase().is_final() {
+                        return Ok(None);
+                    }
+                    continue;
+                }
                 Next::Alive => {
                     session.send(&ToSeller::Alive, &mut sender).await?;
                     continue;
@@ -374,7 +421,9 @@ impl Session {
         let handled = self.stakes.change(|stakes| self.receive.handle(event, reservation, stakes, network));
         handled.map_err(|error| match error {
             ReceiveError::Refused(refusal) if refusal.is_temporary() => Broken::Later(refusal.to_string()),
-            bad @ (ReceiveError::Delivery(_) | ReceiveError::OtherStream) => Broken::Bad(Box::new(bad)),
+            bad @ (ReceiveError::Delivery(_)
+            | ReceiveError::OtherStream
+            | ReceiveError::OlderCheckpoint { .. }) => Broken::Bad(Box::new(bad)),
             source => Broken::Failed(BuyError::Receive { order, source: Box::new(source) }),
         })
     }
@@ -403,6 +452,7 @@ impl Session {
                     is_stored = true;
                 }
                 ReceiveAction::Voucher { paid, amount } => {
+                    self.buyer.inner.wallet.freeze().check().map_err(BuyError::from)?;
                     let voucher = self.open.sign(amount, &self.buyer.inner.identity)?;
                     let frame =
                         ToSeller::Voucher(OrderVoucher { paid, amount, signature: voucher.signature });
@@ -436,6 +486,18 @@ impl Session {
         Ok(stored.await?)
     }
 
+    /// What the newest block means for the order.
+    async fn at_block(&mut self, sender: &mut DeliverySender) -> Result<(), Broken> {
+        let tip = self.buyer.inner.chain.headers().tip_height();
+        let event = match self.open.to_orders(tip) {
+            ToOrders::Open => return Ok(()),
+            ToOrders::Closing => ReceiveEvent::Closing,
+            ToOrders::Closed => ReceiveEvent::Closed,
+        };
+        let actions = self.event(event)?;
+        self.follow(actions, sender).await
+    }
+
     async fn send(&self, frame: &ToSeller, sender: &mut DeliverySender) -> Result<(), Broken> {
         let bytes = frame.to_bytes().map_err(BuyError::from)?;
         Ok(sender.send(Bytes::from(bytes)).await?)
@@ -448,11 +510,15 @@ impl Session {
         let turn = self.turn.clone();
         let ended = self.buyer.in_turn(&self.open, move |buyer| {
             let _turn = turn;
-            let mut next = open.spending().record();
-            let before = next.lanes.remove(&purchase.id).unwrap_or_default();
-            let ended = next.ended.checked_add(paid.min(before.paid));
-            next.ended = ended.map_err(sensora_protocol::market::channel::spending::SpendingError::from)?;
-            buyer.store_spending(&open, &next, |tx| Ok(records::put_purchase(tx, &purchase)?))?;
+            // First as it will be, to store it; then as it is.
+            let next = Spending::new(open.spending().record());
+            if let Some(held) = next.take_up(purchase.id) {
+                held.end(paid)?;
+            }
+            buyer.store_spending(&open, &next.record(), |tx| {
+                budget::settle(tx, &purchase.id, paid)?;
+                Ok(records::put_purchase(tx, &purchase)?)
+            })?;
             reservation.end(paid)?;
             Ok(())
         });

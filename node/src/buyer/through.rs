@@ -4,18 +4,21 @@ use std::sync::Arc;
 
 use sensora_chain::Satoshis;
 use sensora_chain::keys::PublicKey;
+use sensora_protocol::market::channel::spending::Spending;
 use sensora_protocol::market::delivery::receive::ChannelPurchase;
-use sensora_protocol::market::delivery::terms::Offered;
+use sensora_protocol::market::delivery::terms::{Offered, Terms};
 use sensora_protocol::market::offer::{Offer, OfferError};
+use sensora_protocol::market::price::PriceError;
 use sensora_protocol::market::purchase::Purchase;
-use sensora_protocol::{OrderId, Signed};
+use sensora_protocol::{ChannelId, OrderId, Signed};
+use tokio::sync::OwnedMutexGuard;
 
 use super::receive::{Command, Listener, Told};
 use super::{BuyError, Buyer, BuyerParts, Progress};
 use crate::stakes::SharedStakes;
 use crate::store::bought::{self, BoughtStream};
 use crate::store::channels::{self as records, Wants};
-use crate::store::orders;
+use crate::store::{budget, orders};
 
 /// Shows how far a range has come, and wants nothing.
 pub(super) struct Showing<'a, F>(pub(super) &'a mut F);
@@ -85,6 +88,7 @@ impl Buyer {
                 ChannelPurchase::agree(offered, &seller, channel, budget, nonce, identity, *network, now_ms)?;
             let reservation = buyer.reserve(&of, purchase.id, purchase.budget, |tx| {
                 bought::put_stream(tx, &stream)?;
+                buyer.commit(tx, &purchase.id, &seller, purchase.budget)?;
                 records::put_wants(tx, &purchase.id, &wants)?;
                 records::put_purchase(tx, &purchase)?;
                 Ok(())
@@ -104,9 +108,78 @@ impl Buyer {
         self.inner.store.read(|tx| records::purchase(tx, id))?.ok_or(BuyError::UnknownOrder(*id))
     }
 
-    /// Ends an order that is paid through a channel: no more readings are wanted; what came is paid, and the receipt fetched.
+    /// Gives up an order that is paid through a channel: what was paid stays paid, and nothing is ever paid for it again. Where its seller does not
+    /// answer, all that was reserved for it counts as paid, for the vouchers may be out.
     pub(super) async fn give_up_on_channel(&self, id: &OrderId) -> Result<(), BuyError> {
-        self.receive(id, true, &mut Showing(&mut |_| {})).await.map(|_| ())
+        let purchase = self.channel_purchase(id)?;
+        let wants = self.inner.store.read(|tx| records::wants(tx, id))?;
+        if let Ok(open) = self.channel(&purchase.channel)
+            && let Err(error) = self.learn(&open, wants.exposure).await
+        {
+            tracing::debug!(order = %id, %error, "what was paid could not be asked for");
+        }
+        let turn = self.turns.take(id).await;
+        self.leave_order(id, turn, ChannelPurchase::give_up).await
+    }
+
+    /// Ends an order that no stream serves, without a receipt: its lane ends in the same stored step.
+    pub(super) async fn leave_order(
+        &self,
+        id: &OrderId,
+        turn: OwnedMutexGuard<()>,
+        leave: fn(&mut ChannelPurchase, &Terms, Satoshis) -> Result<bool, PriceError>,
+    ) -> Result<(), BuyError> {
+        let mut purchase = self.channel_purchase(id)?;
+        let (network, id) = (self.inner.network, *id);
+        let terms = purchase.offer.terms(network, &purchase.seller)?;
+        let seller = purchase.seller;
+        let Ok(open) = self.channel(&purchase.channel) else {
+            // The channel is settled, and with it all that was paid on it.
+            if leave(&mut purchase, &terms, Satoshis::ZERO).map_err(OfferError::from)? {
+                self.inner.store.commit(move |tx| records::put_purchase(tx, &purchase)).await?;
+            }
+            return Ok(());
+        };
+        let (of, is_learned) = (open.clone(), open.is_learned());
+        self.in_turn(&open, move |buyer| {
+            let _turn = turn;
+            let end = |spending: &Spending| match spending.take_up(id) {
+                None => Ok(Satoshis::ZERO),
+                Some(held) if is_learned => {
+                    let paid = held.paid();
+                    held.end(paid).map(|()| paid)
+                }
+                Some(held) => held.forfeit(),
+            };
+            // First as it will be, to store it; then as it is.
+            let next = Spending::new(of.spending().record());
+            let paid = end(&next)?;
+            if !leave(&mut purchase, &terms, paid).map_err(OfferError::from)? {
+                return Ok(());
+            }
+            buyer.store_spending(&of, &next.record(), |tx| {
+                budget::settle(tx, &id, paid)?;
+                Ok(records::put_purchase(tx, &purchase)?)
+            })?;
+            end(&of.spending())?;
+            if let Some(stakes) = buyer.stakes.known(&seller) {
+                stakes.change(|stakes| stakes.note(id, Satoshis::ZERO));
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Ends the orders on a channel that is closed, but for those that a stream serves: these hear of it themselves.
+    pub(super) async fn leave_orders(&self, channel: &ChannelId) -> Result<(), BuyError> {
+        for purchase in self.inner.store.read(records::open_purchases)? {
+            if &purchase.channel == channel
+                && let Some(turn) = self.turns.try_take(&purchase.id)
+            {
+                self.leave_order(&purchase.id, turn, ChannelPurchase::channel_closed).await?;
+            }
+        }
+        Ok(())
     }
 
     /// What is open with a seller over all orders, from before a restart too. Its limit is the greatest of the exposures that the orders which
@@ -143,6 +216,12 @@ impl Buyer {
         })?;
         stakes.change(|stakes| stakes.set_limit(limit));
         Ok(stakes)
+    }
+
+    /// What is paid to a seller, or may be taken by it, and not delivered yet, over all orders.
+    pub(super) fn open_exposure(&self, seller: &PublicKey) -> Result<Satoshis, BuyError> {
+        let stakes = self.stakes_of(seller, Satoshis::ZERO)?;
+        Ok(stakes.read(|stakes| stakes.open().amount()))
     }
 
     /// Counts the price of a direct order as open, if that is within `exposure` with all that is open with the seller.

@@ -6,6 +6,7 @@ use sensora_protocol::market::channel::buyer::BuyerChannel;
 use sensora_protocol::market::channel::seller::SellerChannel;
 use sensora_protocol::market::delivery::receive::ChannelPurchase;
 use sensora_protocol::market::delivery::supply::ChannelSale;
+use sensora_protocol::market::delivery::trail::Fork;
 use sensora_protocol::{ChannelId, OrderId, SignedBytes};
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +27,8 @@ const PURCHASES_OPEN: Records = Records { name: "channel_purchases_open" };
 const WANTS: Records = Records { name: "channel_wants" };
 /// What a live order's readings stand under, under the order's id.
 const LIVE: Records = Records { name: "channel_live" };
+/// Signed checkpoints that convict a seller, under the order that they came with.
+const FORKS: Records = Records { name: "channel_forks" };
 /// In which block a channel's funding or its end was proven to be: `channel ‖ 0` or `channel ‖ 1`.
 const MINED_IN: Records = Records { name: "channel_blocks" };
 
@@ -41,6 +44,7 @@ pub(super) fn create(tx: &WriteTransaction) -> Result<(), StoreError> {
         PURCHASES_OPEN,
         WANTS,
         LIVE,
+        FORKS,
         MINED_IN,
     ];
     tables.iter().try_for_each(|table| table.create(tx))
@@ -140,6 +144,22 @@ pub fn put_checkpoint(
 ) -> Result<(), StoreError> {
     let anchored = LIVE.get_in::<LiveProof>(tx, order.as_bytes())?.and_then(|known| known.anchored);
     LIVE.put(tx, order.as_bytes(), &LiveProof { checkpoint: checkpoint.clone(), anchored })
+}
+
+/// Keeps the evidence that a seller has rewritten a stream's history.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn put_fork(tx: &WriteTransaction, order: &OrderId, fork: &Fork) -> Result<(), StoreError> {
+    FORKS.put(tx, order.as_bytes(), fork)
+}
+
+/// The evidence that the seller of an order has rewritten its stream's history.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn fork(tx: &ReadTransaction, order: &OrderId) -> Result<Option<Fork>, StoreError> {
+    FORKS.get(tx, order.as_bytes())
 }
 
 /// Notes up to where a live order's readings stand under an anchor.

@@ -10,6 +10,7 @@ use sensora_protocol::StreamId;
 use sensora_protocol::anchor::Standing;
 use sensora_protocol::market::channel::offer::ChannelLimits;
 use sensora_protocol::market::message::LiveFrom;
+use sensora_protocol::market::price::Metered;
 use sensora_protocol::market::receipt::ChannelReceipt;
 use sensora_protocol::stream::Reading;
 
@@ -49,6 +50,9 @@ impl Live {
             budget: sat(5_000),
             exposure: sat(20),
             ad: Some(self.world.stream().await),
+            by: Metered::Reading,
+            max_reading: None,
+            max_second: None,
             readings: None,
             until_ms: None,
         }

@@ -157,7 +157,7 @@ async fn a_coin_that_was_spent_elsewhere_is_noticed_and_ends_the_order() {
     let order = buyer.buyer().order(&offer).unwrap().id;
     let mut copy = copy;
     let all = TxOut { value: Satoshis::from_sat(999_980), locking: Script::p2pkh(&[9; 20]) };
-    let spec = buyer.wallet().spec(vec![all], "elsewhere");
+    let spec = buyer.wallet().spec(vec![all], "elsewhere").unwrap();
     let elsewhere = copy.build(buyer.identity().key(), spec, 0).unwrap();
     bootstrap.chain().broadcast(&elsewhere.beef).await.unwrap();
 
@@ -479,7 +479,8 @@ async fn an_anchor_whose_coin_was_spent_elsewhere_is_made_anew_from_another_coin
     double.wallet.fund_from_faucet(Satoshis::from_sat(10_000)).await.unwrap();
     let mut copy = double.wallet.read(Clone::clone);
     let all = TxOut { value: Satoshis::from_sat(9_980), locking: Script::p2pkh(&[9; 20]) };
-    let elsewhere = copy.build(double.identity.key(), double.wallet.spec(vec![all], "elsewhere"), 0).unwrap();
+    let elsewhere =
+        copy.build(double.identity.key(), double.wallet.spec(vec![all], "elsewhere").unwrap(), 0).unwrap();
     bootstrap.chain().broadcast(&elsewhere.beef).await.unwrap();
     let error = double.anchorer.anchor_now().await.unwrap_err();
     assert!(error.to_string().contains("refuses"), "{error}");

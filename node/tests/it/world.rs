@@ -19,6 +19,7 @@ use sensora_node::supervisor::{ChainRole, Node, NodeOptions};
 use sensora_node::wallet::SweepPolicy;
 use sensora_protocol::Identity;
 use sensora_protocol::ad::StreamAd;
+use sensora_protocol::market::budget::Budgets;
 use sensora_protocol::market::offer::{BuyerLimits, Range};
 
 use crate::disk::Disk;
@@ -93,6 +94,7 @@ pub(crate) fn try_options(
         chain: ChainRole::Peers(Vec::new()),
         fees: FeeLimits::fixed(FeeRate::DEFAULT, Satoshis::from_sat(100_000)),
         sweep: SweepPolicy::default(),
+        budgets: Budgets::UNLIMITED,
         agent: None,
     })
 }
@@ -100,6 +102,7 @@ pub(crate) fn try_options(
 pub(crate) fn terms() -> Terms {
     Terms {
         price: "2".parse().unwrap(),
+        second: None,
         licence: "CC-BY-4.0".into(),
         place: Some("52.52,13.40,5".parse().unwrap()),
         sample: 10,

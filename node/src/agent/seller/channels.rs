@@ -18,7 +18,9 @@ use sensora_chain::keys::PublicKey;
 use sensora_chain::merkle_path::MerklePath;
 use sensora_chain::wallet::{OwnedOutput, Purpose, Received};
 use sensora_chain::{Network, Satoshis, Transaction};
-use sensora_protocol::market::channel::message::{AskChannel, ChannelReport, CloseChannel, OpenChannel};
+use sensora_protocol::market::channel::message::{
+    AskChannel, ChannelReport, ChannelStanding, CloseChannel, OpenChannel,
+};
 use sensora_protocol::market::channel::offer::{ChannelKeys, ChannelOffer, MIN_MARGIN};
 use sensora_protocol::market::channel::seller::{
     SellerChannel, SellerChannelAction, SellerChannelEvent, SellerChannelState,
@@ -76,6 +78,12 @@ impl ChannelPolicy {
             settle_after: None,
         }
     }
+
+    /// Whether any are taken.
+    #[must_use]
+    pub fn is_taken(&self) -> bool {
+        !self.max_value.is_zero()
+    }
 }
 
 impl Default for ChannelPolicy {
@@ -125,6 +133,19 @@ pub(super) struct Live {
     waiting: Mutex<Vec<Waiting>>,
     /// Counts the changes that are no bookings.
     changed: watch::Sender<u64>,
+    /// The tip at which it was decided that it is to be closed for what it has earned: its orders come to their end first.
+    settles_from: Mutex<Option<u32>>,
+}
+
+/// What a channel is to the orders that run on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ToOrders {
+    /// They run.
+    Open,
+    /// They come to their end.
+    Closing,
+    /// No voucher is taken any more.
+    Closed,
 }
 
 impl Live {
@@ -136,7 +157,36 @@ impl Live {
     /// What an order that wants to be paid through it is held against.
     pub(super) fn view(&self, tip: u32) -> Result<ChannelView, Refusal> {
         let record = lock(&self.record);
+        if lock(&self.settles_from).is_some() {
+            return Err(Refusal::ChannelClosed { channel: record.id });
+        }
         record.view(record.standing(&self.offer, tip))
+    }
+
+    /// What it is to the orders that run on it.
+    ///
+    /// # Errors
+    /// [`Refusal::ChannelNotMined`] where nothing is delivered until its funding is in a block.
+    pub(super) fn to_orders(&self, tip: u32) -> Result<ToOrders, Refusal> {
+        let record = lock(&self.record);
+        let standing = record.standing(&self.offer, tip);
+        if record.leaves_orders() {
+            return Ok(ToOrders::Closed);
+        }
+        match standing {
+            ChannelStanding::Open if lock(&self.settles_from).is_none() => Ok(ToOrders::Open),
+            ChannelStanding::WaitsForBlock => Err(Refusal::ChannelNotMined { channel: record.id }),
+            _ => Ok(ToOrders::Closing),
+        }
+    }
+
+    /// Whether a voucher for an order that runs is taken.
+    ///
+    /// # Errors
+    /// A [`Refusal`].
+    pub(super) fn takes_vouchers(&self, tip: u32) -> Result<(), Refusal> {
+        let record = lock(&self.record);
+        record.takes_vouchers(record.standing(&self.offer, tip))
     }
 
     /// What an order that runs on it has paid.
@@ -157,8 +207,8 @@ pub(super) struct Entry {
     pub(super) sale: ChannelSale,
     /// The voucher that pays for it.
     pub(super) voucher: Option<OrderVoucher>,
-    /// Whether the order ends with it.
-    pub(super) ends: bool,
+    /// With what it has paid the order ends, where it does.
+    pub(super) ends: Option<Satoshis>,
 }
 
 struct Waiting {
@@ -218,6 +268,7 @@ impl Channels {
             turn: Arc::default(),
             waiting: Mutex::default(),
             changed: watch::Sender::new(0),
+            settles_from: Mutex::default(),
         });
         lock(&self.inner.live).insert(id, live.clone());
         Ok(live)
@@ -604,10 +655,10 @@ fn enter(record: &mut SellerChannel, contract: &Channel, entry: &Entry) -> Resul
     next.earning.begin(sale.order).map_err(|_| Refusal::Busy { retry_ms: 1_000 })?;
     if let Some(voucher) = voucher {
         let booked = next.book(contract, &sale.order, voucher);
-        booked.map_err(|error| Refusal::VoucherInvalid { reason: error.to_string() })?;
+        next = booked.map_err(|error| Refusal::VoucherInvalid { reason: error.to_string() })?;
     }
-    if *ends {
-        next.earning.end(&sale.order).map_err(|error| failed(&error))?;
+    if let Some(paid) = ends {
+        next.earning.end(&sale.order, *paid).map_err(|error| failed(&error))?;
     }
     *record = next;
     Ok(())

@@ -24,11 +24,11 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use super::channels::{Entry, Live};
+use super::channels::{Entry, Live, ToOrders};
 use super::{Seller, SellerParts, failed, storage};
 use crate::net::{DeliveryError, DeliveryReceiver, DeliverySender, DeliveryStream, Offence};
 use crate::stakes::{AllStakes, SharedStakes};
-use crate::store::channels as records;
+use crate::store::{StoreError, channels as records};
 
 /// How long a buyer may say nothing. It says `alive` where it has nothing to pay.
 pub const PATIENCE: Duration = Duration::from_secs(90);
@@ -224,6 +224,34 @@ impl Seller {
         drop(noted.await);
     }
 
+    /// Ends the orders that are left when their channel takes no voucher any more, but for those that a stream serves: these hear of it themselves.
+    pub(super) async fn leave_orders(&self) -> Result<(), StoreError> {
+        let SellerParts { store, channels, .. } = &self.inner.parts;
+        for mut sale in store.read(records::open_sales)? {
+            let live = channels.get(&sale.buyer, &sale.channel).ok();
+            let tip = channels.tip();
+            let is_left = live.as_ref().is_none_or(|live| live.to_orders(tip) == Ok(ToOrders::Closed));
+            if !is_left || lock(&self.inner.supplies.running).contains_key(&sale.order) {
+                continue;
+            }
+            let paid = live.as_ref().map(|live| live.paid_by(&sale.order)).unwrap_or_default();
+            let Some(paid) = sale.leave(paid) else { continue };
+            let (order, buyer) = (sale.order, sale.buyer);
+            match live {
+                Some(live) => {
+                    let entry = Entry { sale, voucher: None, ends: Some(paid) };
+                    if let Err(refusal) = channels.book(&live, entry).await {
+                        tracing::error!(%order, %refusal, "an order that is left could not be stored");
+                        continue;
+                    }
+                }
+                None => store.commit(move |tx| records::put_sale(tx, &sale)).await?,
+            }
+            self.inner.supplies.stakes_of(&buyer).change(|stakes| stakes.note(order, Satoshis::ZERO));
+        }
+        Ok(())
+    }
+
     /// Finds or admits the order.
     fn session(&self, buyer: PublicKey, id: OrderId, begin: &Begin) -> Result<Session, Refusal> {
         let SellerParts { recorder, store, identity, network, clock, channels, .. } = &self.inner.parts;
@@ -250,14 +278,10 @@ impl Seller {
                 (sale, terms, Ok(live))
             }
         };
-        let paid = match sale.receipt(*network) {
-            Some(receipt) => receipt.paid,
-            None => {
-                // Its lane begins with the first stored step.
-                let live = live.clone()?;
-                live.view(channels.tip())?;
-                live.paid_by(&sale.order)
-            }
+        let paid = match sale.finally_paid(*network) {
+            Some(paid) => paid,
+            // Its lane begins with the first stored step.
+            None => live.clone()?.paid_by(&sale.order),
         };
         let credit = self.inner.supplies.credit;
         let unit = terms.unit().map_err(|error| failed(&error))?;
@@ -293,9 +317,17 @@ impl Session {
         // From before the first look on: what is recorded in between is seen.
         let (mut grown, mut room) = (recorder.grown(), self.stakes.room());
         let mut changes = self.live.as_ref().map(|live| live.changes());
+        let mut tips = self.seller.inner.parts.chain.tip_watch();
+        // Before anything is delivered on it.
+        if let Some(live) = self.live.as_ref().filter(|_| !self.supply.is_ended()) {
+            live.to_orders(self.seller.inner.parts.channels.tip())?;
+        }
         self.follow(actions, sender).await?;
         let mut alive = tokio::time::interval_at(Instant::now() + ALIVE_EVERY, ALIVE_EVERY);
         alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        if !self.supply.is_ended() {
+            self.at_block(sender).await?;
+        }
         if is_live && !self.supply.is_ended() {
             self.look(sender).await?;
         }
@@ -311,18 +343,22 @@ impl Session {
                 }
                 Ok(()) = grown.changed(), if is_live => self.look(sender).await?,
                 () = room.more() => self.event(SupplyEvent::Room, sender).await?,
-                () = change(&mut changes) => self.still_pays()?,
+                () = change(&mut changes) => self.at_block(sender).await?,
+                Ok(()) = tips.changed() => self.at_block(sender).await?,
                 _ = alive.tick() => sender.send(frame(&ToBuyer::Alive)?).await?,
             }
         }
         Ok(())
     }
 
-    /// Nothing is delivered on a channel that takes no vouchers, be it that its funding has left its block.
-    fn still_pays(&self) -> Result<(), Refusal> {
-        let channel = self.supply.sale().channel;
-        let live = self.live.as_ref().ok_or(Refusal::ChannelClosed { channel })?;
-        live.view(self.seller.inner.parts.channels.tip()).map(|_| ())
+    /// What the newest block means for the order. Nothing is delivered on a channel whose funding has left its block, where it has to be in one.
+    async fn at_block(&mut self, sender: &mut DeliverySender) -> Result<(), Ended> {
+        let Some(live) = &self.live else { return Ok(()) };
+        match live.to_orders(self.seller.inner.parts.channels.tip())? {
+            ToOrders::Open => Ok(()),
+            ToOrders::Closing => self.event(SupplyEvent::Closing, sender).await,
+            ToOrders::Closed => self.event(SupplyEvent::Closed, sender).await,
+        }
     }
 
     /// A step of the state machine.
@@ -357,7 +393,9 @@ impl Session {
 
     /// Takes a voucher: it is booked in the next stored step, with the grant, before anything is delivered for it.
     async fn voucher(&mut self, voucher: OrderVoucher, sender: &mut DeliverySender) -> Result<(), Ended> {
-        self.still_pays()?;
+        let channel = self.supply.sale().channel;
+        let live = self.live.as_ref().ok_or(Refusal::ChannelClosed { channel })?;
+        live.takes_vouchers(self.seller.inner.parts.channels.tip())?;
         self.voucher = Some(voucher);
         self.event(SupplyEvent::Paid(voucher.paid), sender).await
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use sensora_protocol::market::channel::offer::LAST_ORDERS;
 use sensora_protocol::market::channel::seller::{SellerChannel, SellerChannelEvent, SellerChannelState};
 use tokio_util::sync::CancellationToken;
 
@@ -63,10 +64,7 @@ impl Channels {
             let event = SellerChannelEvent::Spent { transaction: Box::new(tx), height };
             self.take(live, event, Some((Of::End, path))).await;
         }
-        if self.is_to_settle(&live.record()) {
-            tracing::info!(channel = %id, "a channel has earned enough, or is old enough: it is closed");
-            self.take(live, SellerChannelEvent::CloseAsked(None), None).await;
-        }
+        self.settle(live).await;
         self.take(live, SellerChannelEvent::Tip(self.tip()), None).await;
     }
 
@@ -75,6 +73,26 @@ impl Channels {
         let id = lock(&live.record).id;
         let block = self.inner.parts.store.read(|tx| channels::block(tx, &id, of));
         matches!(block, Ok(Some(block)) if !stands(&self.inner.parts.chain, &block))
+    }
+
+    /// Closes a channel whose owner wants what was earned on it in the wallet: when the orders on it have come to their end, or did not in time.
+    async fn settle(&self, live: &Arc<Live>) {
+        let record = live.record();
+        if !self.is_to_settle(&record) {
+            return;
+        }
+        let tip = self.tip();
+        let from = {
+            let mut from = lock(&live.settles_from);
+            *from.get_or_insert_with(|| {
+                live.changed.send_modify(|times| *times = times.wrapping_add(1));
+                tip
+            })
+        };
+        if record.earning.lanes.is_empty() || tip >= from.saturating_add(LAST_ORDERS) {
+            tracing::info!(channel = %record.id, "a channel has earned enough, or is old enough: it is closed");
+            self.take(live, SellerChannelEvent::CloseAsked(None), None).await;
+        }
     }
 
     /// Whether the owner wants what was earned on it in the wallet.

@@ -7,7 +7,7 @@ use sensora_protocol::market::channel::buyer::{BuyerChannelEvent, BuyerChannelSt
 use tokio_util::sync::CancellationToken;
 
 use super::super::{BuyError, Buyer};
-use super::{Open, lock};
+use super::{Open, ToOrders, lock};
 use crate::store::channels::{self as records, Of};
 use crate::watching::{ASK_AT_ONCE, Blocks, Sight, block_of, look, stands};
 
@@ -59,7 +59,11 @@ impl Buyer {
             self.channel_event(open, event, Some((Of::End, path))).await?;
         }
         let (height, rate) = (chain.headers().tip_height(), self.inner.wallet.fees().rate);
-        self.channel_event(open, BuyerChannelEvent::Tip { height, rate }, None).await
+        self.channel_event(open, BuyerChannelEvent::Tip { height, rate }, None).await?;
+        if open.to_orders(height) == ToOrders::Closed {
+            self.leave_orders(&open.id()).await?;
+        }
+        Ok(())
     }
 }
 
