@@ -1,15 +1,15 @@
 //! What was earned: which order was paid by whom, when and by what, and what is open and why.
 
 use sensora_chain::keys::PublicKey;
-use sensora_chain::{Satoshis, Txid};
-use sensora_protocol::market::channel::seller::SellerChannelState;
+use sensora_chain::{Network, Satoshis, Txid};
+use sensora_protocol::market::channel::seller::{SellerChannel, SellerChannelState};
 use sensora_protocol::market::delivery::supply::{ChannelSale, ChannelSaleState};
 use sensora_protocol::market::receipt::{ChannelReceipt, Receipt};
 use sensora_protocol::market::sale::{Sale, SaleState};
 use sensora_protocol::{ChannelId, OrderId, StreamId};
 
 use super::{Seller, SellerParts};
-use crate::store::{StoreError, channels as records, orders};
+use crate::store::{Store, StoreError, channels as records, orders};
 
 /// One order, as its seller's books have it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,30 +58,40 @@ pub enum EarnedBy {
 }
 
 impl Seller {
+    /// [`Earned::stored`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn earnings(&self) -> Result<Vec<Earned>, StoreError> {
+        let SellerParts { store, network, identity, .. } = &self.inner.parts;
+        Earned::stored(store, *network, identity.public())
+    }
+}
+
+impl Earned {
     /// All orders that the books have, oldest first: those that are answered for, and those that are not paid.
     ///
     /// # Errors
     /// [`StoreError`]; [`StoreError::Damaged`] for a record that does not verify any more.
-    pub fn earnings(&self) -> Result<Vec<Earned>, StoreError> {
-        let store = &self.inner.parts.store;
+    pub fn stored(store: &Store, network: Network, seller: &PublicKey) -> Result<Vec<Self>, StoreError> {
         let mut earned = Vec::new();
         for sale in store.read(orders::sales)? {
-            earned.push(self.earned_directly(&sale)?);
+            earned.push(Self::directly(&sale, network, seller)?);
         }
         for sale in store.read(records::sales)? {
-            earned.push(self.earned_on_channel(&sale)?);
+            let channel = store.read(|tx| records::seller(tx, &sale.channel))?;
+            earned.push(Self::on_channel(&sale, channel.as_ref(), network, seller)?);
         }
         earned.sort_by_key(|order| order.admitted_ms);
         Ok(earned)
     }
 
-    fn earned_directly(&self, sale: &Sale) -> Result<Earned, StoreError> {
-        let SellerParts { network, identity, .. } = &self.inner.parts;
-        let offer = sale.offer(*network).map_err(|error| damaged(&sale.order, &error))?;
+    fn directly(sale: &Sale, network: Network, seller: &PublicKey) -> Result<Self, StoreError> {
+        let offer = sale.offer(network).map_err(|error| damaged(&sale.order, &error))?;
         let terms = offer.value();
         let (paid, receipted_ms, why) = match &sale.state {
             SaleState::Sold { receipt } => {
-                let receipt = receipt.clone().verify_by::<Receipt>(*network, identity.public());
+                let receipt = receipt.clone().verify_by::<Receipt>(network, seller);
                 let receipt = receipt.map_err(|error| damaged(&sale.order, &error))?;
                 (receipt.value().paid, Some(receipt.value().issued_ms), None)
             }
@@ -89,7 +99,7 @@ impl Seller {
                 (Satoshis::ZERO, None, Some("the network has not answered the payment".to_owned()))
             }
         };
-        Ok(Earned {
+        Ok(Self {
             order: sale.order,
             buyer: sale.buyer,
             stream: terms.stream,
@@ -104,19 +114,19 @@ impl Seller {
         })
     }
 
-    fn earned_on_channel(&self, sale: &ChannelSale) -> Result<Earned, StoreError> {
-        let SellerParts { network, identity, store, channels, .. } = &self.inner.parts;
-        let terms = sale.offer.terms(*network, identity.public());
+    fn on_channel(
+        sale: &ChannelSale,
+        channel: Option<&SellerChannel>,
+        network: Network,
+        seller: &PublicKey,
+    ) -> Result<Self, StoreError> {
+        let terms = sale.offer.terms(network, seller);
         let terms = terms.map_err(|error| damaged(&sale.order, &error))?;
-        let record = match channels.get(&sale.buyer, &sale.channel) {
-            Ok(live) => Some(live.record()),
-            Err(_) => store.read(|tx| records::seller(tx, &sale.channel))?,
-        };
-        let lane = record.as_ref().map(|record| record.earning.paid_by(&sale.order)).unwrap_or_default();
+        let lane = channel.map(|record| record.earning.paid_by(&sale.order)).unwrap_or_default();
         let range = terms.end.map(|end| end.saturating_sub(terms.first));
         let (count, paid, receipted_ms, why) = match &sale.state {
             ChannelSaleState::Ended { receipt } => {
-                let receipt = receipt.clone().verify_by::<ChannelReceipt>(*network, identity.public());
+                let receipt = receipt.clone().verify_by::<ChannelReceipt>(network, seller);
                 let receipt = receipt.map_err(|error| damaged(&sale.order, &error))?;
                 let receipt = receipt.value();
                 (Some(receipt.count), receipt.paid, Some(receipt.issued_ms), None)
@@ -131,12 +141,12 @@ impl Seller {
                 (Some(end.saturating_sub(terms.first)), lane, None, Some(why))
             }
         };
-        let closed_by = record.as_ref().and_then(|record| match record.state {
+        let closed_by = channel.and_then(|record| match record.state {
             SellerChannelState::Closed { txid, .. } => Some(txid),
             _ => None,
         });
-        let voucher = record.as_ref().map(|record| record.earning.highest).unwrap_or_default();
-        Ok(Earned {
+        let voucher = channel.map(|record| record.earning.highest).unwrap_or_default();
+        Ok(Self {
             order: sale.order,
             buyer: sale.buyer,
             stream: terms.stream,
