@@ -118,8 +118,15 @@ async fn run(kind: Kind, rounds: u64, readings: u64, long: u64) {
         disk.push(moved as f64 / MIB / write(moved));
     }
     let (mine, its, disk) = (median(ours), median(theirs), median(disk));
-    println!("\n{}: {readings} readings, {:.1} MiB, median of {rounds} in turn", kind.name(), bytes as f64 / MIB);
-    println!("bought, verified, kept and paid {mine:>10.1} MiB/s {:>12.0} readings/s", mine * MIB / bytes as f64 * readings as f64);
+    println!(
+        "\n{}: {readings} readings, {:.1} MiB, median of {rounds} in turn",
+        kind.name(),
+        bytes as f64 / MIB
+    );
+    println!(
+        "bought, verified, kept and paid {mine:>10.1} MiB/s {:>12.0} readings/s",
+        mine * MIB / bytes as f64 * readings as f64
+    );
     println!("a bare stream                   {its:>10.1} MiB/s   ratio {:.3}", mine / its);
     println!("written to a file and synced    {disk:>10.1} MiB/s");
     let before = resident();
@@ -144,7 +151,9 @@ async fn record(market: &Market, kind: Kind, count: u64) {
         let mut next = 1;
         while next < count {
             let end = count.min(next + BATCH);
-            recorder.append(vec![(stream, (next..end).map(|number| kind.reading(number)).collect())]).unwrap();
+            recorder
+                .append(vec![(stream, (next..end).map(|number| kind.reading(number)).collect())])
+                .unwrap();
             next = end;
         }
     };

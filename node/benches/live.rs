@@ -9,7 +9,12 @@
 //!
 //! Lateness is from a reading's making to its arrival at the subscriber.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a benchmark that fails may stop")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a benchmark that fails may stop"
+)]
 
 #[path = "live/broker.rs"]
 mod broker;
@@ -74,7 +79,14 @@ fn main() {
     let words: Vec<String> = std::env::args().skip(1).collect();
     // Without `--bench` this is a test run: does it work at all?
     let size = if words.iter().any(|word| word == "--bench") {
-        Size { rounds: 5, full: 200_000, paces: &[100, 1_000, 10_000], seconds: 5, subscribers: 100, each: 20_000 }
+        Size {
+            rounds: 5,
+            full: 200_000,
+            paces: &[100, 1_000, 10_000],
+            seconds: 5,
+            subscribers: 100,
+            each: 20_000,
+        }
     } else {
         Size { rounds: 1, full: 200, paces: &[100], seconds: 1, subscribers: 2, each: 100 }
     };

@@ -72,8 +72,11 @@ impl Market {
             while buyer.discovery().ad_of(seller).await.is_err() {
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
-            let limits =
-                ChannelLimits { max_value: plan.value, max_blocks: 2 * BLOCKS, max_close_fee: Satoshis::from_sat(100) };
+            let limits = ChannelLimits {
+                max_value: plan.value,
+                max_blocks: 2 * BLOCKS,
+                max_close_fee: Satoshis::from_sat(100),
+            };
             buyer.buyer().open_channel(seller, plan.value, BLOCKS, limits).await.unwrap();
             buyers.push(buyer);
         }

@@ -49,10 +49,14 @@ fn thermometer(time: i64, number: u64) -> RawReading {
 
 pub(super) async fn print(is_full: bool) {
     println!("\nwire bytes for each paid reading, both ways, by readings recorded at a time");
-    println!("{:<14} {:>10} {:>10} {:>10} {:>10} {:>10}", "", "readings", "at a time", "to buyer", "to seller", "together");
+    println!(
+        "{:<14} {:>10} {:>10} {:>10} {:>10} {:>10}",
+        "", "readings", "at a time", "to buyer", "to seller", "together"
+    );
     for kind in KINDS {
         let is_small = kind == KINDS[0];
-        let csv = if is_small { "time,celsius\n2026-01-01T00:00:00Z,20.5\n".to_owned() } else { super::csv() };
+        let csv =
+            if is_small { "time,celsius\n2026-01-01T00:00:00Z,20.5\n".to_owned() } else { super::csv() };
         let value = Satoshis::from_sat(20_000);
         let market = Market::new(Plan { csv: &csv, columns: &[], price: PRICE, buyers: 1, value }).await;
         let addresses = market.agent.net().listen_addrs().await;
@@ -75,7 +79,9 @@ pub(super) async fn print(is_full: bool) {
             let first = subscription.status().next;
             let recorder = market.agent.agent().unwrap().recorder().clone();
             let Some(before) = Counted::at(port) else {
-                return println!("ss is not installed (Debian: apt-get install iproute2): nothing counts bytes here");
+                return println!(
+                    "ss is not installed (Debian: apt-get install iproute2): nothing counts bytes here"
+                );
             };
             for round in 0..rounds {
                 let make = |number| {
@@ -92,7 +98,8 @@ pub(super) async fn print(is_full: bool) {
             tokio::time::sleep(Duration::from_millis(200)).await;
             let after = Counted::at(port).unwrap();
             let each = |bytes: u64| bytes as f64 / count as f64;
-            let (to_buyer, to_seller) = (each(after.sent - before.sent), each(after.received - before.received));
+            let (to_buyer, to_seller) =
+                (each(after.sent - before.sent), each(after.received - before.received));
             println!(
                 "{kind:<14} {count:>10} {batch:>10} {to_buyer:>10.1} {to_seller:>10.1} {:>10.1}",
                 to_buyer + to_seller

@@ -22,7 +22,7 @@ use sensora_protocol::stream::log::{
 };
 use sensora_protocol::stream::reading::DEFAULT_TOLERANCE;
 use sensora_protocol::stream::{
-    CHUNK_LEN, ChunkError, Reading, ReadingError, Run, Salts, Schema, SealedChunk, StreamSecret,
+    CHUNK_LEN, ChunkError, Reading, ReadingError, Run, Salting, Salts, Schema, SealedChunk, StreamSecret,
 };
 use sensora_protocol::{Hash, Identity, Signed, StreamId};
 use zeroize::Zeroizing;
@@ -165,7 +165,7 @@ impl ChunkLeaves for StoredLeaves {
 }
 
 fn secret(record: &StreamRecord) -> StreamSecret {
-    StreamSecret::from_bytes(record.secret)
+    StreamSecret::new(record.secret, record.salting)
 }
 
 impl Recorder {
@@ -209,7 +209,8 @@ impl Recorder {
         let mut secret = Zeroizing::new([0; 32]);
         getrandom::fill(secret.as_mut_slice()).map_err(|e| RecorderError::Randomness(e.to_string()))?;
         let (name, schema) = (name.to_owned(), schema.clone());
-        let record = StreamRecord { id, name, schema, secret: *secret, fingerprint };
+        let salting = Salting::Tree;
+        let record = StreamRecord { id, name, schema, secret: *secret, salting, fingerprint };
         store.write(|tx| streams::put(tx, &record))?;
         let recorded = Recorded::open(store, record)?;
         let summary = recorded.summary();
@@ -399,6 +400,7 @@ impl Recorder {
 fn run_len(run: &Run) -> usize {
     let salts = match &run.salts {
         Salts::Secret(_) => 32,
+        Salts::Seeds(seeds) => seeds.len().saturating_mul(SALT_LEN),
         Salts::Each(salts) => salts.len().saturating_mul(SALT_LEN.saturating_add(1)),
     };
     run.columns.len().saturating_add(salts).saturating_add(64)
