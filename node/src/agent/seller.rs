@@ -17,10 +17,11 @@ use sensora_chain::beef::{Beef, BeefLimits};
 use sensora_chain::keys::PublicKey;
 use sensora_chain::wallet::{KeySource, OwnedOutput, Purpose, Received};
 use sensora_protocol::ad::{Ad, PaymentMode, StreamAd};
+use sensora_protocol::market::channel::message::{ChannelReport, OpenChannel};
 use sensora_protocol::market::live::LiveOffer;
 use sensora_protocol::market::message::{AnchoredProof, Answer, LiveFrom, Request, Response, Sample};
 use sensora_protocol::market::offer::{DEFAULT_LIFETIME_MS, Offer, Range};
-use sensora_protocol::market::price::Tariff;
+use sensora_protocol::market::price::{MAX_GAP_MS, MIN_GAP_MS, Metered, Tariff};
 use sensora_protocol::market::receipt::HOLD_MS;
 use sensora_protocol::market::refusal::Refusal;
 use sensora_protocol::market::sale::{
@@ -114,6 +115,14 @@ pub struct SellerParts {
     pub home: Option<PathBuf>,
 }
 
+/// The most that one reading is charged for: a few times what usually lies between two, so that a late one is paid and an outage is not.
+fn longest_gap_ms(cadence_ms: Option<u64>) -> u32 {
+    const A_FEW: u64 = 3;
+    const UNKNOWN_MS: u32 = 60_000;
+    let usual = cadence_ms.map(|ms| u32::try_from(ms.saturating_mul(A_FEW)).unwrap_or(MAX_GAP_MS));
+    usual.unwrap_or(UNKNOWN_MS).clamp(MIN_GAP_MS, MAX_GAP_MS)
+}
+
 impl Seller {
     /// A seller that offers nothing yet.
     #[must_use]
@@ -172,9 +181,7 @@ impl Seller {
         let name = request.name();
         let answer = match request {
             Request::Purchase(request) => self.purchase(peer, request).await.map(Answer::Receipt),
-            Request::OpenChannel(request) => {
-                self.inner.parts.channels.open_channel(peer, request).await.map(Answer::Channel)
-            }
+            Request::OpenChannel(request) => self.open_channel(peer, request).await.map(Answer::Channel),
             Request::CloseChannel(request) => {
                 self.inner.parts.channels.close_channel(peer, request).await.map(Answer::Channel)
             }
@@ -189,6 +196,20 @@ impl Seller {
                 tracing::debug!(request = name, code = refusal.code(), %refusal, "refused");
                 Response::Refused(refusal)
             }
+        }
+    }
+
+    async fn open_channel(&self, peer: &PublicKey, request: OpenChannel) -> Result<ChannelReport, Refusal> {
+        let SellerParts { channels, chain, .. } = &self.inner.parts;
+        match channels.open_channel(peer, request.clone()).await {
+            // Our headers are what is behind, not the buyer: look, and judge again.
+            Err(Refusal::HeadersBehind { .. }) if self.may_look() => {
+                if let Err(error) = chain.refresh().await {
+                    tracing::debug!(%error, "the headers could not be brought up to date");
+                }
+                channels.open_channel(peer, request).await
+            }
+            opened => opened,
         }
     }
 
@@ -209,7 +230,7 @@ impl Seller {
             Request::Ad => self.ad().map(|ad| Answer::Ad(ad.into_bytes())).ok_or(Refusal::NotSelling),
             Request::Sample { stream, count } => self.sample(peer, stream, count),
             Request::Quote { stream, range, mode } => self.quote(peer, stream, range, mode),
-            Request::QuoteLive { stream, from } => self.quote_live(peer, stream, from),
+            Request::QuoteLive { stream, from, by } => self.quote_live(peer, stream, from, by),
             Request::QuoteChannel { value, blocks } => {
                 let offer = self.inner.parts.channels.quote(peer, value, blocks)?;
                 Ok(Answer::ChannelOffer(offer.into_bytes()))
@@ -227,9 +248,22 @@ impl Seller {
     }
 
     /// What a stream costs as it comes.
-    fn quote_live(&self, peer: &PublicKey, id: StreamId, from: LiveFrom) -> Result<Answer, Refusal> {
+    fn quote_live(
+        &self,
+        peer: &PublicKey,
+        id: StreamId,
+        from: LiveFrom,
+        by: Metered,
+    ) -> Result<Answer, Refusal> {
         let SellerParts { recorder, identity, network, clock, .. } = &self.inner.parts;
         let stream = self.stream(&id)?;
+        let tariff = match by {
+            Metered::Reading => Tariff::Reading(stream.price),
+            Metered::Second => {
+                let price = stream.second.ok_or(Refusal::NotBySecond)?;
+                Tariff::Second { price, longest_gap_ms: longest_gap_ms(stream.cadence_ms) }
+            }
+        };
         let size = recorder.summary(&id).map_err(storage)?.size;
         let first = match from {
             LiveFrom::Latest => size,
@@ -249,7 +283,7 @@ impl Seller {
             schema: stream.schema,
             buyer: *peer,
             first,
-            tariff: Tariff::Reading(stream.price),
+            tariff,
             licence: stream.licence,
             nonce,
             issued_ms,
@@ -500,7 +534,7 @@ impl Seller {
         // What was delivered and not paid before a restart still counts.
         for sale in store.read(records::open_sales)? {
             let live = channels.get(&sale.buyer, &sale.channel);
-            let paid = live.map(|live| channels::paid(&live, &sale.order)).unwrap_or_default();
+            let paid = live.map(|live| live.paid_by(&sale.order)).unwrap_or_default();
             self.inner.supplies.note(&sale, paid);
         }
         Ok(())
@@ -512,6 +546,9 @@ impl Seller {
         loop {
             if cancel.run_until_cancelled(self.settle_admitted()).await.is_none() {
                 return;
+            }
+            if let Err(error) = self.leave_orders().await {
+                tracing::error!(%error, "orders on closed channels could not be ended");
             }
             if let Err(error) = self.forget_old() {
                 tracing::error!(%error, "orders whose time is over could not be forgotten");

@@ -77,7 +77,7 @@ impl LiveQuestion {
         if fits { Ok(()) } else { Err(OfferError::LiveFirst { asked: self.from, first, size }) }
     }
 
-    /// Whether it costs what it may. An ad has a price for a reading. A price for a second can be compared with it where the ad says how often there is one:
+    /// Whether it costs what it may. An ad has a price for a reading, and one for a second where it sells so. Where it has none, a price for a second can be compared with the one for a reading if the ad says how often there is one:
     /// a second is then no dearer than the readings in it. Where it does not, the buyer's own limit is all there is, so there must be one.
     fn check_price(&self, tariff: Tariff, ad: Option<&StreamAd>) -> Result<(), OfferError> {
         let (price, limit) = match tariff {
@@ -88,6 +88,12 @@ impl LiveQuestion {
             && price > limit
         {
             return Err(OfferError::DearerThanLimit { offered: price, limit });
+        }
+        if let (Tariff::Second { .. }, Some(advertised)) = (tariff, ad.and_then(|ad| ad.second)) {
+            return match price > advertised {
+                true => Err(OfferError::DearerThanAd { offered: price, advertised }),
+                false => Ok(()),
+            };
         }
         match (tariff, ad, ad.and_then(|ad| ad.cadence_ms)) {
             (Tariff::Reading(_), Some(ad), _) if price > ad.price => {

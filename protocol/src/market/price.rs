@@ -135,6 +135,17 @@ pub enum Tariff {
     },
 }
 
+/// What a tariff counts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Metered {
+    /// Readings.
+    #[default]
+    Reading,
+    /// Seconds.
+    Second,
+}
+
 impl Tariff {
     /// The price of one unit: a reading or a second.
     #[must_use]
