@@ -105,7 +105,15 @@ async fn run(kind: Kind, rounds: u64, readings: u64, long: u64) {
     let total = rounds * readings + long;
     // A hundredth of a satoshi for a reading, and the credit that agents give: 20,000 readings may be on their way.
     let value = Satoshis::from_sat(total / 100 + 2_000);
-    let market = Market::new(Plan { csv: &csv, columns, price: "0.01", buyers: 1, value }).await;
+    let market = Market::new(Plan {
+        csv: &csv,
+        columns,
+        price: "0.01",
+        buyers: 1,
+        value,
+        folder: tempfile::tempdir().unwrap(),
+    })
+    .await;
     record(&market, kind, total).await;
     let bare = Bare::new().await;
     let (mut ours, mut theirs, mut disk, mut bytes) = (Vec::new(), Vec::new(), Vec::new(), 0);

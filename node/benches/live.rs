@@ -25,21 +25,25 @@ mod stats;
 #[path = "live/wire.rs"]
 mod wire;
 
+use std::io::{Seek, SeekFrom, Write};
+use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use sensora_chain::Satoshis;
 use sensora_node::agent::recorder::Recorder;
 use sensora_node::agent::source::RawReading;
-use sensora_node::buyer::live::{LiveEvent, SubscribeRequest};
+use sensora_node::buyer::{LiveEvent, SubscribeRequest};
 use sensora_protocol::StreamId;
 use sensora_protocol::market::message::LiveFrom;
+use sensora_protocol::market::price::Metered;
 use sensora_protocol::stream::Value;
+use tempfile::TempDir;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use self::broker::Broker;
 use self::market::{Market, Plan};
-use self::stats::{Run, median};
+use self::stats::median;
 
 /// Bytes of an MQTT message.
 const MESSAGE: usize = 100;
@@ -52,6 +56,28 @@ const QUEUED: usize = 1024;
 /// Satoshis for a reading.
 const PRICE: &str = "0.1";
 const EXPOSURE: u64 = 200;
+
+/// One run: how long it took, and how late each message was.
+struct Run {
+    count: u64,
+    /// From the first message to the last.
+    took: Duration,
+    /// Nanoseconds from a message's making to its arrival.
+    late: Vec<u64>,
+}
+
+impl Run {
+    fn per_second(&self) -> f64 {
+        self.count as f64 / self.took.as_secs_f64()
+    }
+
+    /// The lateness below which this part of all is, in milliseconds.
+    fn late_ms(&mut self, part: f64) -> f64 {
+        self.late.sort_unstable();
+        let at = (self.late.len().saturating_sub(1) as f64 * part).round() as usize;
+        self.late.get(at).map_or(f64::NAN, |ns| *ns as f64 / 1e6)
+    }
+}
 
 /// How fast readings are made.
 #[derive(Clone, Copy)]
@@ -98,8 +124,8 @@ fn main() {
         eprintln!("mosquitto is not installed (Debian: apt-get install mosquitto): nothing to compare with");
     }
     runtime.block_on(async {
-        if wanted("stream") {
-            stream(broker.as_ref(), &size).await;
+        for (name, folder) in places().into_iter().filter(|_| wanted("stream")) {
+            stream(broker.as_ref(), &size, name, folder).await;
         }
         if wanted("fanout") {
             fan_out(broker.as_ref(), &size).await;
@@ -186,6 +212,9 @@ impl Market {
                 ad: Some(self.stream.clone()),
                 readings: Some(count),
                 until_ms: None,
+                by: Metered::Reading,
+                max_reading: None,
+                max_second: None,
             };
             let mut subscription = buyer.buyer().subscribe(&request).await.unwrap();
             receiving.spawn(async move {
@@ -232,18 +261,46 @@ impl Market {
 }
 
 /// A market of this benchmark's readings in which each buyer can pay for so many.
-async fn market(buyers: usize, readings: u64) -> Market {
+async fn market(folder: TempDir, buyers: usize, readings: u64) -> Market {
     let value = Satoshis::from_sat(readings / 10 + 2_000);
-    Market::new(Plan { csv: &csv(), columns: &[], price: PRICE, buyers, value }).await
+    Market::new(Plan { csv: &csv(), columns: &[], price: PRICE, buyers, value, folder }).await
+}
+
+/// Where stores can be: on the disk of TMPDIR, and, where there is one, on the RAM disk, where a sync is free: the difference is what the disk takes.
+fn places() -> Vec<(&'static str, TempDir)> {
+    let memory = tempfile::tempdir_in("/dev/shm").ok().map(|folder| ("RAM disk", folder));
+    [("disk", tempfile::tempdir().unwrap())].into_iter().chain(memory).collect()
+}
+
+/// Milliseconds that a page of 4 KiB takes to a file there and is synced: the median of 100.
+fn sync_ms(folder: &Path) -> f64 {
+    let mut file = tempfile::tempfile_in(folder).unwrap();
+    file.write_all(&vec![0; 1 << 20]).unwrap();
+    file.sync_all().unwrap();
+    let took = (0..100).map(|page| {
+        let began = Instant::now();
+        file.seek(SeekFrom::Start(page * 4096)).unwrap();
+        file.write_all(&[1; 4096]).unwrap();
+        file.sync_data().unwrap();
+        began.elapsed().as_secs_f64() * 1e3
+    });
+    median(took.collect())
+}
+
+/// What else the machine has to do: processes that run or wait for the disk, over the last minute.
+fn load() -> String {
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').next().unwrap_or("unknown").to_owned()
 }
 
 fn ratio(ours: f64, theirs: f64) -> String {
     if theirs.is_nan() { "–".into() } else { format!("{:.2}", ours / theirs) }
 }
 
-async fn stream(broker: Option<&Broker>, size: &Size) {
+async fn stream(broker: Option<&Broker>, size: &Size, place: &str, folder: TempDir) {
+    let sync = sync_ms(folder.path());
     let paced: u64 = size.paces.iter().map(|rate| rate * size.seconds).sum();
-    let market = market(1, size.rounds as u64 * (size.full + paced) + size.full).await;
+    let market = market(folder, 1, size.rounds as u64 * (size.full + paced) + size.full).await;
     // Once for everything that is warm afterwards: allocator, code, files.
     market.run(size.full / 10, Pace::Full).await;
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
@@ -253,7 +310,11 @@ async fn stream(broker: Option<&Broker>, size: &Size) {
             theirs.push(broker.run(1, size.full, Pace::Full).await.remove(0).per_second());
         }
     }
-    println!("\nlive stream, 1 to 1, median of {} rounds in turn", size.rounds);
+    println!(
+        "\nlive stream, 1 to 1, median of {} rounds in turn; stores on the {place}, where a sync takes {sync:.2} ms, load {}",
+        size.rounds,
+        load()
+    );
     println!("{:<44} {:>12} {:>12} {:>7}", "", "sensora", "mosquitto", "ratio");
     let (mine, his) = (median(ours), median(theirs));
     println!("{:<44} {mine:>12.0} {his:>12.0} {:>7}", "readings/s at full speed", ratio(mine, his));
@@ -279,7 +340,7 @@ async fn stream(broker: Option<&Broker>, size: &Size) {
 
 async fn fan_out(broker: Option<&Broker>, size: &Size) {
     let (buyers, count) = (size.subscribers, size.each);
-    let market = market(buyers, size.rounds as u64 * count + count).await;
+    let market = market(tempfile::tempdir().unwrap(), buyers, size.rounds as u64 * count + count).await;
     market.run(count / 10, Pace::Full).await;
     // All of them together, until the last has everything.
     let together = |runs: &[Run]| {
@@ -294,7 +355,7 @@ async fn fan_out(broker: Option<&Broker>, size: &Size) {
         }
     }
     let (mine, his) = (median(ours), median(theirs));
-    println!("\nlive stream, 1 to {buyers}, {count} readings to each");
+    println!("\nlive stream, 1 to {buyers}, {count} readings to each, load {}", load());
     println!("{:<44} {:>12} {:>12} {:>7}", "", "sensora", "mosquitto", "ratio");
     println!("{:<44} {mine:>12.0} {his:>12.0} {:>7}", "deliveries/s, all together", ratio(mine, his));
     market.shutdown().await;

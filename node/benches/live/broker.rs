@@ -9,8 +9,7 @@ use rumqttc::{AsyncClient, Event, EventLoop, MqttOptions, Packet, QoS};
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 
-use super::stats::Run;
-use super::{Pace, now_ns, produce};
+use super::{Pace, Run, now_ns, produce};
 
 /// Debian's package puts it where only root's PATH looks.
 const PROGRAMS: [&str; 2] = ["mosquitto", "/usr/sbin/mosquitto"];

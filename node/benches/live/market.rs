@@ -1,5 +1,5 @@
 //! A market as its users have it: a bootstrap node with the development chain, an agent, and buyers with open channels. All in this process, over TCP, Noise
-//! and Yamux on loopback, with stores on the disk of TMPDIR.
+//! and Yamux on loopback.
 
 use std::path::Path;
 use std::time::Duration;
@@ -46,22 +46,25 @@ pub(super) struct Plan<'a> {
     pub(super) buyers: usize,
     /// What each buyer puts into its channel.
     pub(super) value: Satoshis,
+    /// Where the stores are.
+    pub(super) folder: TempDir,
 }
 
 impl Market {
     pub(super) async fn new(plan: Plan<'_>) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let mut options = node(0, folder.path());
+        let folder = plan.folder.path().to_owned();
+        let folder = folder.as_path();
+        let mut options = node(0, folder);
         let block_interval = Duration::from_secs(10);
-        let path = Some(folder.path().join("chain.redb"));
+        let path = Some(folder.join("chain.redb"));
         options.chain = ChainRole::DevChain { path, block_interval };
         let bootstrap = Node::start(options).await.unwrap();
         let known = bootstrap.addresses().await;
-        let agent = agent(&plan, folder.path(), &known).await;
+        let agent = agent(&plan, folder, &known).await;
         let seller = agent.identity().public();
         let mut buyers = Vec::new();
         for number in 0..plan.buyers {
-            let mut options = node(u16::try_from(2 + number).unwrap(), folder.path());
+            let mut options = node(u16::try_from(2 + number).unwrap(), folder);
             options.bootstrap.clone_from(&known);
             let buyer = Node::start(options).await.unwrap();
             let money = Satoshis::from_sat(plan.value.as_u64() + CHANGE);
@@ -85,7 +88,7 @@ impl Market {
         let stream = ad.value().streams[0].clone();
         // Until the seller has seen the block: above a value it takes no voucher before.
         tokio::time::sleep(Duration::from_secs(3)).await;
-        Self { bootstrap, agent, buyers, stream, _folder: folder }
+        Self { bootstrap, agent, buyers, stream, _folder: plan.folder }
     }
 
     pub(super) async fn shutdown(self) {
@@ -128,6 +131,7 @@ async fn agent(plan: &Plan<'_>, folder: &Path, known: &[Multiaddr]) -> Node {
     csv.columns = plan.columns.iter().map(|column| column.parse().unwrap()).collect();
     let terms = Terms {
         price: plan.price.parse().unwrap(),
+        second: None,
         licence: "CC-BY-4.0".into(),
         place: None,
         sample: 10,

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use sensora_chain::Satoshis;
 use sensora_node::agent::source::RawReading;
-use sensora_node::buyer::live::SubscribeRequest;
+use sensora_node::buyer::SubscribeRequest;
 use sensora_node::net::Multiaddr;
 use sensora_protocol::market::message::LiveFrom;
+use sensora_protocol::market::price::Metered;
 use sensora_protocol::stream::Value;
 
 use super::market::{Market, Plan};
@@ -58,7 +59,15 @@ pub(super) async fn print(is_full: bool) {
         let csv =
             if is_small { "time,celsius\n2026-01-01T00:00:00Z,20.5\n".to_owned() } else { super::csv() };
         let value = Satoshis::from_sat(20_000);
-        let market = Market::new(Plan { csv: &csv, columns: &[], price: PRICE, buyers: 1, value }).await;
+        let market = Market::new(Plan {
+            csv: &csv,
+            columns: &[],
+            price: PRICE,
+            buyers: 1,
+            value,
+            folder: tempfile::tempdir().unwrap(),
+        })
+        .await;
         let addresses = market.agent.net().listen_addrs().await;
         let port = addresses.iter().find_map(port_of).unwrap();
         for batch in [1, 10, 100, 1_000] {
@@ -73,6 +82,9 @@ pub(super) async fn print(is_full: bool) {
                 ad: Some(market.stream.clone()),
                 readings: None,
                 until_ms: None,
+                by: Metered::Reading,
+                max_reading: None,
+                max_second: None,
             };
             let mut subscription = market.buyers[0].buyer().subscribe(&request).await.unwrap();
             tokio::time::sleep(Duration::from_secs(1)).await;
