@@ -285,8 +285,10 @@ impl Recorder {
             by_stream.entry(id).or_default().extend(readings);
         }
         let streams: Vec<_> = by_stream.keys().map(|id| self.get(id)).collect::<Result<_, _>>()?;
-        let turns: Vec<MutexGuard<'_, ()>> =
-            streams.iter().map(|stream| stream.appends.lock().unwrap_or_else(PoisonError::into_inner)).collect();
+        let turns: Vec<MutexGuard<'_, ()>> = streams
+            .iter()
+            .map(|stream| stream.appends.lock().unwrap_or_else(PoisonError::into_inner))
+            .collect();
         let now = self.inner.clock.now_ns();
         let mut prepared = Vec::with_capacity(streams.len());
         for (stream, (id, readings)) in streams.iter().zip(by_stream) {
