@@ -7,6 +7,7 @@ use std::path::Path;
 use sensora_chain::FeeRate;
 use sensora_chain::header::HeaderView as _;
 use sensora_chain::wallet::{Status as TxStatus, Wallet};
+use sensora_node::buyer::OrderSummary;
 use sensora_node::config::{ChainSource, Config};
 use sensora_node::fees::Fees;
 use sensora_node::freeze::Freeze;
@@ -16,7 +17,6 @@ use sensora_node::store::Store;
 use sensora_node::wallet::Stuck;
 use sensora_protocol::StreamId;
 use sensora_protocol::identity::peer_id;
-use sensora_protocol::market::purchase::PurchaseState;
 use serde::{Deserialize, Serialize};
 
 use super::offline::Offline;
@@ -173,17 +173,23 @@ fn configured_source(config: &Config) -> String {
 
 fn sums(store: &Store, network: sensora_chain::Network) -> Outcome<(Sums, Sums, usize)> {
     let sales = store.read(store::orders::sales)?;
-    let sold: Vec<_> = sales.iter().filter(|sale| sale.is_sold()).map(|sale| sale.paid).collect();
-    let orders = store.read(store::orders::purchases)?;
-    let complete = orders.iter().filter(|order| matches!(order.state, PurchaseState::Complete { .. }));
+    let mut sold: Vec<_> = sales.iter().filter(|sale| sale.is_sold()).map(|sale| sale.paid).collect();
+    // What was paid through channels is what their highest vouchers say, whichever orders it was for.
+    let streamed = store.read(store::channels::sales)?.len();
+    let channels = store.read(store::channels::all_seller)?;
+    let earned = channels.iter().map(|channel| channel.earning.highest);
+    let earned = sensora_chain::Satoshis::sum(earned).unwrap_or(sensora_chain::Satoshis::MAX);
+    let orders_sold = sold.len().saturating_add(streamed);
+    sold.push(earned);
+    let orders = OrderSummary::stored(store, network)?;
     let paid: Vec<_> =
-        complete.filter_map(|order| order.terms(network).ok()).map(|offer| offer.value().total).collect();
+        orders.iter().filter(|order| order.state.is_complete()).map(|order| order.paid).collect();
     let unfinished = orders.iter().filter(|order| !order.state.is_final()).count();
     let sums = |amounts: Vec<sensora_chain::Satoshis>| Sums {
         count: amounts.len(),
         sat: sensora_chain::Satoshis::sum(amounts).unwrap_or(sensora_chain::Satoshis::MAX),
     };
-    Ok((sums(sold), sums(paid), unfinished))
+    Ok((Sums { count: orders_sold, ..sums(sold) }, sums(paid), unfinished))
 }
 
 /// Writes what a running agent does to its home, for `sensora status`. A disk that does not take it is no reason to stop selling.

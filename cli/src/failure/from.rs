@@ -22,7 +22,8 @@ use crate::exit::Exit;
 
 impl From<HomeError> for Failure {
     fn from(error: HomeError) -> Self {
-        Self::from_error(Exit::Home, &error)
+        let is_in_use = matches!(error, HomeError::InUse { .. });
+        Self { is_in_use, ..Self::from_error(Exit::Home, &error) }
     }
 }
 
@@ -200,6 +201,21 @@ impl From<BuyError> for Failure {
             }
             _ => Self::from_error(Exit::Failure, &error),
         }
+    }
+}
+
+impl Failure {
+    /// Why a live stream ended, told to everybody who listens.
+    pub(crate) fn of_shared(error: &BuyError) -> Self {
+        let exit = match error {
+            BuyError::Refused(refusal) => of_refusal(refusal),
+            BuyError::Frozen(_) => Exit::Frozen,
+            BuyError::Receive { .. } | BuyError::Proof(_) => Exit::Unverified,
+            BuyError::Request { .. } | BuyError::Stream { .. } | BuyError::Left { .. } => Exit::Unreachable,
+            _ => Exit::Failure,
+        };
+        Self::from_error(exit, error)
+            .hint("what was received is kept: the same command goes on with the order")
     }
 }
 

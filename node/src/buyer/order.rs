@@ -15,7 +15,8 @@ use sensora_protocol::market::refusal::Refusal;
 use sensora_protocol::{ChannelId, OrderId, Signed, SignedBytes, StreamId};
 
 use super::BuyError;
-use crate::store::channels::Wants;
+use crate::store::channels::{self, Wants};
+use crate::store::{Store, orders};
 
 /// What to buy.
 #[derive(Debug, Clone, PartialEq)]
@@ -225,6 +226,25 @@ impl OrderSummary {
         }
     }
 
+    /// All orders of a store, oldest first, as they are on disk: for a home on which no node runs.
+    ///
+    /// # Errors
+    /// [`BuyError`] for a record that is damaged.
+    pub fn stored(store: &Store, network: Network) -> Result<Vec<Self>, BuyError> {
+        let mut all = Vec::new();
+        for purchase in store.read(orders::purchases)? {
+            all.push(Self::of_direct(&purchase, network)?);
+        }
+        for purchase in store.read(channels::purchases)? {
+            let channel = store.read(|tx| channels::buyer(tx, &purchase.channel))?;
+            let lane = channel.and_then(|channel| channel.spending.lanes.get(&purchase.id).copied());
+            let wants = store.read(|tx| channels::wants(tx, &purchase.id))?;
+            all.push(Self::of_channel(&purchase, lane.unwrap_or_default(), wants, network)?);
+        }
+        all.sort_by_key(|order| order.agreed_ms);
+        Ok(all)
+    }
+
     pub(super) fn of_direct(purchase: &Purchase, network: Network) -> Result<Self, BuyError> {
         let offer = purchase.terms(network)?;
         let terms = offer.value();
@@ -303,7 +323,7 @@ impl OrderSummary {
                 (Satoshis::ZERO, Some(format!("refused before anything was paid: {refusal}")))
             }
             ChannelPurchaseState::Running if lane.paid < due => {
-                (lane.paid, Some(format!("{} is due for what is here and not paid yet", due)))
+                (lane.paid, Some(format!("{due} is due for what is here and not paid yet")))
             }
             ChannelPurchaseState::Running => (lane.paid, Some("readings are still to come".to_owned())),
             ChannelPurchaseState::Stopping { .. } => {
