@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use sensora_protocol::market::choice::Mode;
 use sensora_protocol::market::price::Price;
 use sensora_protocol::place::Place;
 
@@ -100,6 +101,32 @@ pub(crate) enum RowFormat {
     Jsonl,
 }
 
+/// How a purchase is paid.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ModeArg {
+    /// The cheapest way within the limits.
+    #[default]
+    Auto,
+    /// One transaction before delivery.
+    Direct,
+    /// Vouchers of a payment channel, while the readings come.
+    Channel,
+    /// A coin that the seller can take only by showing the key of what it delivered encrypted.
+    KeyRelease,
+}
+
+impl ModeArg {
+    /// The way that was asked for; none where it is to be chosen.
+    pub(crate) const fn asked(self) -> Option<Mode> {
+        match self {
+            Self::Auto => None,
+            Self::Direct => Some(Mode::Direct),
+            Self::Channel => Some(Mode::Channel),
+            Self::KeyRelease => Some(Mode::KeyRelease),
+        }
+    }
+}
+
 /// Buy readings: quote, pay, receive, verify, keep.
 ///
 /// Readings that were bought are kept in the home; the same range is never paid twice. An order that was interrupted, by
@@ -135,6 +162,9 @@ pub(crate) struct BuyArgs {
     /// Most to pay before anything is delivered, in satoshis [default: buyer.exposure_sat]
     #[arg(long, value_name = "SAT", help_heading = "Limits")]
     pub(crate) exposure: Option<u64>,
+    /// How to pay: auto takes the cheapest way whose exposure is within the limits, and says why
+    #[arg(long, value_enum, default_value_t, value_name = "MODE", help_heading = "Limits")]
+    pub(crate) mode: ModeArg,
     /// Write the readings to a file (- for standard output)
     #[arg(long, short, value_name = "FILE", help_heading = "Result")]
     pub(crate) out: Option<PathBuf>,

@@ -3,7 +3,7 @@
 use sensora_chain::wallet::WalletError;
 use sensora_node::agent::AgentError;
 use sensora_node::backup::BackupError;
-use sensora_node::buyer::BuyError;
+use sensora_node::buyer::{BuyError, ReadsError};
 use sensora_node::chain_access::ChainError;
 use sensora_node::discovery::DiscoveryError;
 use sensora_node::home::HomeError;
@@ -15,6 +15,7 @@ use sensora_node::wallet::WalletHandleError;
 use sensora_node::watch_only::WatchError;
 use sensora_protocol::market::offer::OfferError;
 use sensora_protocol::market::purchase::PurchaseError;
+use sensora_protocol::market::reads::ask::AskError;
 use sensora_protocol::market::refusal::Refusal;
 
 use super::Failure;
@@ -22,7 +23,8 @@ use crate::exit::Exit;
 
 impl From<HomeError> for Failure {
     fn from(error: HomeError) -> Self {
-        Self::from_error(Exit::Home, &error)
+        let is_in_use = matches!(error, HomeError::InUse { .. });
+        Self { is_in_use, ..Self::from_error(Exit::Home, &error) }
     }
 }
 
@@ -75,6 +77,7 @@ impl From<WalletHandleError> for Failure {
             WalletHandleError::Store(error) => error.into(),
             WalletHandleError::Wallet(error) => error.into(),
             WalletHandleError::Chain(error) => error.into(),
+            WalletHandleError::Frozen(_) => Self::from_error(Exit::Frozen, &error),
             WalletHandleError::NoSweepAddress | WalletHandleError::ForeignAddress { .. } => {
                 Self::from_error(Exit::Usage, &error)
             }
@@ -144,6 +147,14 @@ impl From<WatchError> for Failure {
     }
 }
 
+/// Single readings that do not come as they must.
+fn of_reads(error: &AskError) -> Exit {
+    match error {
+        AskError::Refused(refusal) => of_refusal(refusal),
+        _ => Exit::Unverified,
+    }
+}
+
 /// The exit code of a seller's no.
 fn of_refusal(refusal: &Refusal) -> Exit {
     match refusal {
@@ -191,10 +202,41 @@ impl From<BuyError> for Failure {
                 _ => Self::from_error(Exit::Unverified, &error),
             },
             BuyError::Proof(_) => Self::from_error(Exit::Unverified, &error),
+            BuyError::Reads { ref source, .. } => Self::from_error(of_reads(source), &error).hint(RESUME),
             BuyError::Damaged(_) => Self::from_error(Exit::Home, &error),
-            BuyError::UnknownOrder(_) | BuyError::NotComplete { .. } => {
+            BuyError::Budget(_) | BuyError::NoWay(_) => Self::from_error(Exit::OverLimit, &error),
+            BuyError::Frozen(_) => Self::from_error(Exit::Frozen, &error),
+            BuyError::UnknownOrder(_) | BuyError::UnknownChannel(_) | BuyError::NotComplete { .. } => {
                 Self::from_error(Exit::NotFound, &error)
             }
+            _ => Self::from_error(Exit::Failure, &error),
+        }
+    }
+}
+
+impl Failure {
+    /// Why a live stream ended, told to everybody who listens.
+    pub(crate) fn of_shared(error: &BuyError) -> Self {
+        let exit = match error {
+            BuyError::Refused(refusal) => of_refusal(refusal),
+            BuyError::Frozen(_) => Exit::Frozen,
+            BuyError::Receive { .. } | BuyError::Proof(_) => Exit::Unverified,
+            BuyError::Reads { source, .. } => of_reads(source),
+            BuyError::Request { .. } | BuyError::Stream { .. } | BuyError::Left { .. } => Exit::Unreachable,
+            _ => Exit::Failure,
+        };
+        Self::from_error(exit, error)
+            .hint("what was received is kept: the same command goes on with the order")
+    }
+}
+
+impl From<ReadsError> for Failure {
+    fn from(error: ReadsError) -> Self {
+        match error {
+            ReadsError::Failed(error) => Self::of_shared(&error)
+                .hint("what was received is kept: `sensora orders --resume` settles the order"),
+            ReadsError::Absent { .. } => Self::from_error(Exit::NotFound, &error),
+            ReadsError::Spent { .. } => Self::from_error(Exit::OverLimit, &error),
             _ => Self::from_error(Exit::Failure, &error),
         }
     }

@@ -7,8 +7,7 @@
 
 mod session;
 
-use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use sensora_chain::Satoshis;
 use sensora_chain::keys::PublicKey;
@@ -23,12 +22,12 @@ use sensora_protocol::market::reads::ask::MAX_WANTED;
 pub use sensora_protocol::market::reads::ask::Want;
 use sensora_protocol::market::reads::offer::ReadsOffer;
 use sensora_protocol::stream::{Reading, Schema};
-use sensora_protocol::{OrderId, Signed, StreamId};
+use sensora_protocol::{OrderId, StreamId};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{BuyError, Buyer, BuyerParts, unexpected};
-use crate::store::bought::{self, BoughtStream};
-use crate::store::channels as records;
+use crate::store::bought::BoughtStream;
+use crate::store::channels::{self as records, Wants};
 use session::Session;
 
 /// Which readings are to be bought one by one.
@@ -124,29 +123,6 @@ impl std::fmt::Debug for Reads {
     }
 }
 
-/// Orders of single readings that a task works on.
-#[derive(Default)]
-pub(super) struct Running(Mutex<BTreeSet<OrderId>>);
-
-/// An order that this task works on.
-struct Claimed {
-    buyer: Buyer,
-    order: OrderId,
-}
-
-impl Claimed {
-    fn of(buyer: &Buyer, order: OrderId) -> Option<Self> {
-        let mut running = buyer.reads.0.lock().unwrap_or_else(PoisonError::into_inner);
-        running.insert(order).then(|| Self { buyer: buyer.clone(), order })
-    }
-}
-
-impl Drop for Claimed {
-    fn drop(&mut self) {
-        self.buyer.reads.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.order);
-    }
-}
-
 impl Reads {
     /// The reading that is wanted. Any number of calls may wait at a time; those that want the same reading are answered with one.
     ///
@@ -159,7 +135,7 @@ impl Reads {
     /// Ends the order: what was asked for is awaited, what was delivered is paid, and the receipt is kept.
     ///
     /// # Errors
-    /// [`ReadsError::Failed`] where the seller does not answer: [`Buyer::resume_reads`] goes on with it.
+    /// [`ReadsError::Failed`] where the seller does not answer: [`Buyer::resume`] goes on with it.
     pub async fn close(&self) -> Result<ReadsReport, ReadsError> {
         self.tell(Command::Close).await
     }
@@ -211,35 +187,15 @@ impl Buyer {
         Ok(Reads { commands, terms: Arc::new(terms), order })
     }
 
-    /// Brings the orders of single readings to their end that were left open: by a crash, or by a seller that did not answer. What the seller has delivered
-    /// and is not here is received, what is due is paid, and nothing new is bought. Returns what became of each.
+    /// Brings one order of single readings to its end, that was left open by a crash, or by a seller that did not answer. What the seller has delivered and is
+    /// not here is received, what is due is paid, and nothing new is bought.
     ///
     /// # Errors
-    /// [`BuyError`].
-    pub async fn resume_reads(
-        &self,
-        exposure: Satoshis,
-    ) -> Result<Vec<(OrderId, Result<(), BuyError>)>, BuyError> {
-        let mut outcomes = Vec::new();
-        for purchase in self.inner.store.read(records::open_purchases)? {
-            if purchase.offer.is_reads() {
-                outcomes.push((purchase.id, self.settle_reads(&purchase.id, exposure).await.map(|_| ())));
-            }
-        }
-        Ok(outcomes)
-    }
-
-    /// Brings one order of single readings to its end; see [`Buyer::resume_reads`].
-    ///
-    /// # Errors
-    /// [`BuyError`]; [`BuyError::NotComplete`] for one that is in use.
-    pub async fn settle_reads(
-        &self,
-        order: &OrderId,
-        exposure: Satoshis,
-    ) -> Result<ChannelPurchase, BuyError> {
+    /// [`BuyError`]; [`BuyError::Busy`] for one that is in use.
+    pub async fn settle_reads(&self, order: &OrderId) -> Result<ChannelPurchase, BuyError> {
         let purchase = self.channel_purchase(order)?;
         if !purchase.is_final() {
+            let exposure = self.inner.store.read(|tx| records::wants(tx, order))?.exposure;
             let terms = purchase.offer.terms(self.inner.network, &purchase.seller)?;
             Session::new(self.clone(), exposure, purchase, terms).settle().await?;
         }
@@ -263,23 +219,6 @@ impl Buyer {
         };
         let now_ms = clock.now_ms();
         ReadsOffer::accept(&offer, *network, identity.public(), request.stream, request.ad.as_ref(), now_ms)?;
-        self.reserve_reads(request, offer, budget).await
-    }
-
-    async fn reserve_reads(
-        &self,
-        request: &ReadsRequest,
-        offer: Signed<ReadsOffer>,
-        budget: Satoshis,
-    ) -> Result<(ChannelPurchase, Terms), BuyError> {
-        let BuyerParts { identity, network, clock, .. } = &*self.inner;
-        let seller = request.seller;
-        let none =
-            || BuyError::NoChannel { seller: sensora_protocol::identity::peer_id(&seller), needed: budget };
-        let open = self.channel_with(&seller, budget).ok_or_else(none)?;
-        self.learn(&open, request.exposure).await?;
-        let mut nonce = [0; 16];
-        getrandom::fill(&mut nonce).map_err(|error| BuyError::Randomness(error.to_string()))?;
         let value = offer.value();
         let stream = BoughtStream {
             id: value.stream,
@@ -288,31 +227,10 @@ impl Buyer {
             schema: value.schema.clone(),
             licence: value.licence.clone(),
         };
-        let (purchase, terms) = ChannelPurchase::agree(
-            Offered::Reads(offer.bytes().clone()),
-            &seller,
-            super::channels::id_of(&open),
-            budget,
-            nonce,
-            identity,
-            *network,
-            clock.now_ms(),
-        )?;
-        let (buyer, stored) = (self.clone(), purchase.clone());
-        let reserve = move || {
-            let reservation = buyer.reserve(&open, stored.id, budget, |tx| {
-                bought::put_stream(tx, &stream)?;
-                records::put_purchase(tx, &stored)?;
-                Ok(())
-            })?;
-            // It is taken up again by the task of the order.
-            reservation.leave();
-            Ok::<_, BuyError>(())
-        };
-        tokio::task::spawn_blocking(reserve).await.map_err(|_| BuyError::NotComplete {
-            order: purchase.id,
-            state: "being stored when the node stopped",
-        })??;
+        let wants = Wants { exposure: request.exposure, ..Wants::default() };
+        let offered = Offered::Reads(offer.bytes().clone());
+        let purchase = self.order_through_channel(offered, stream, budget, wants).await?;
+        let terms = purchase.offer.terms(*network, &seller)?;
         Ok((purchase, terms))
     }
 }

@@ -32,6 +32,7 @@ use sensora_protocol::market::message::{AnchoredProof, Answer, LiveFrom, Request
 use sensora_protocol::market::offer::{Offer, Range};
 use sensora_protocol::market::order::Order;
 use sensora_protocol::market::payment;
+use sensora_protocol::market::price::Metered;
 use sensora_protocol::market::reads::frame as single;
 use sensora_protocol::market::reads::offer::ReadsOffer;
 use sensora_protocol::market::receipt::{ChannelReceipt, Receipt};
@@ -42,7 +43,7 @@ use sensora_protocol::stream::checkpoint::Checkpoint;
 use sensora_protocol::stream::log::{
     ConsistencyProof, InclusionProof, RangeProof, consistency_proof, inclusion_proof,
 };
-use sensora_protocol::stream::{Run, StreamSecret, columns, leaf};
+use sensora_protocol::stream::{Run, Salting, StreamSecret, columns, leaf};
 use sensora_protocol::{Hash, OrderId, StreamId};
 use serde::{Deserialize, Serialize};
 
@@ -181,9 +182,16 @@ fn market() -> Vec<Vector> {
             "quote through channel",
             Request::Quote { stream, range: Range::Latest, mode: PaymentMode::Channel },
         ),
-        ("quote live latest", Request::QuoteLive { stream, from: LiveFrom::Latest }),
-        ("quote live seq", Request::QuoteLive { stream, from: LiveFrom::Seq(3) }),
-        ("quote live time", Request::QuoteLive { stream, from: LiveFrom::Time(1_789_000_003_000_000_000) }),
+        ("quote live latest", Request::QuoteLive { stream, from: LiveFrom::Latest, by: Metered::Reading }),
+        ("quote live seq", Request::QuoteLive { stream, from: LiveFrom::Seq(3), by: Metered::Second }),
+        (
+            "quote live time",
+            Request::QuoteLive {
+                stream,
+                from: LiveFrom::Time(1_789_000_003_000_000_000),
+                by: Metered::Reading,
+            },
+        ),
         ("quote reads", Request::QuoteReads { stream }),
         ("quote channel", Request::QuoteChannel { value: sat(10_000), blocks: 299 }),
         ("open channel", Request::OpenChannel(delivery::open_channel())),
@@ -237,6 +245,7 @@ pub(crate) fn market_refusals() -> Vec<Refusal> {
         Refusal::Malformed { reason: "3 bytes follow the CBOR value".into() },
         Refusal::Busy { retry_ms: 500 },
         Refusal::NotSelling,
+        Refusal::NotBySecond,
         Refusal::UnknownStream { stream },
         Refusal::RangeNotAvailable { size: 5 },
         Refusal::TooManyReadings { asked: 100_001, max: 100_000 },
@@ -443,6 +452,9 @@ fn streams() -> Vec<Vector> {
     let root = sensora_protocol::stream::log::root(log, size).unwrap();
     let chunk = stream.secret.chunk(0);
     let salts = chunk.salts(0, 5);
+    let tree = StreamSecret::new([4; 32], Salting::Tree);
+    let grown = tree.chunk(0);
+    let seeds = grown.seeds(1, 7).unwrap();
     let rows = (0..size).map(|seq| {
         let reading = reading(seq);
         let salt = chunk.salt(seq);
@@ -452,6 +464,7 @@ fn streams() -> Vec<Vector> {
     });
     let readings = stream.slice(1, 4);
     let run = Run::new(&stream.schema, readings, &stream.secret).unwrap();
+    let seeded = Run::new(&stream.schema, readings, &tree).unwrap();
     let whole: Vec<_> = (0..1024).map(reading).collect();
     let full = Run::new(&stream.schema, &whole, &stream.secret).unwrap();
     let page = stream.page(1, 4, size);
@@ -469,11 +482,25 @@ fn streams() -> Vec<Vector> {
         )
         .with("stream_secret", hex::encode(StreamSecret::from_bytes([4; 32]).as_bytes()))
         .with("chunk_secret", hex::encode(chunk.as_bytes())),
+        vector(
+            "seeds of readings 1 to 7",
+            "salts",
+            "the seeds that the salts of readings 1 to 7 of a chunk grow from: three salts, and the seed of four",
+            seeds.as_flattened().to_vec(),
+        )
+        .with("chunk_seed", hex::encode(grown.as_bytes()))
+        .with("salts", hex::encode(grown.salts(1, 7).as_flattened())),
     ];
     all.extend(rows);
     all.extend([
         vector("columns", "columns", "readings 1, 2 and 3 in columns", run.columns.clone()),
         vector("run", "run", "the same with a salt for each", codec::encode(&run).unwrap()),
+        vector(
+            "seeded run",
+            "run",
+            "readings 1, 2 and 3 of a stream with a tree of seeds",
+            codec::encode(&seeded).unwrap(),
+        ),
         vector("full run", "run", "chunk 0 whole, with its secret", codec::encode(&full).unwrap()),
         vector(
             "page",

@@ -255,7 +255,7 @@ proptest! {
         msat in 1u64..9_000,
         size in 1u64..READINGS,
     ) {
-        let mut pair = Pair::new(Setup { buyer_limit, seller_limit, msat, size, budget: 300 });
+        let mut pair = Pair::new(Setup { buyer_limit, seller_limit, msat, size, budget: 300, endings: false });
         for action in actions {
             pair.act(action);
         }
@@ -265,4 +265,55 @@ proptest! {
             end(pair);
         }
     }
+
+    /// The same, and somewhere in between the channel comes to its end.
+    #[test]
+    fn an_order_ends_with_its_channel_whatever_happens(
+        actions in prop::collection::vec(any::<u8>(), 0..300),
+        buyer_limit in 0u64..30,
+        seller_limit in 0u64..30,
+        msat in 1u64..9_000,
+        size in 1u64..READINGS,
+    ) {
+        let mut pair = Pair::new(Setup { buyer_limit, seller_limit, msat, size, budget: 300, endings: true });
+        for action in actions {
+            pair.act(action);
+        }
+        pair.come_to_an_end();
+    }
+}
+
+#[test]
+fn questions_that_cross_the_end_of_the_channel_are_told_of_it() {
+    let mut pair = Pair::new(Setup { buyer_limit: 60, seller_limit: 60, ..Setup::default() });
+    pair.start();
+    pair.want(Want::Seq(3));
+    pair.settle();
+    pair.seller_event(ServeEvent::Closing);
+    for seq in 10..20 {
+        pair.want(Want::Seq(seq));
+    }
+    pair.want(Want::Latest);
+    pair.settle();
+    for seq in 10..20 {
+        assert_eq!(pair.got[&Want::Seq(seq)], [Got::Ending]);
+    }
+    assert_eq!(pair.got[&Want::Latest], [Got::Ending]);
+    assert!(pair.errors.is_empty() && pair.refusals.is_empty(), "{:?} {:?}", pair.errors, pair.refusals);
+    pair.check_ended();
+    assert_eq!(pair.kept(), [3]);
+}
+
+#[test]
+fn what_is_verified_is_kept_when_the_channel_closes_before_the_receipt() {
+    let mut pair = Pair::new(Setup { buyer_limit: 6, seller_limit: 60, ..Setup::default() });
+    pair.start();
+    for seq in 0..4 {
+        pair.want(Want::Seq(seq));
+    }
+    while pair.got.len() < 4 {
+        assert!(pair.deliver_to_buyer() || pair.deliver_to_seller() || pair.store_completes());
+    }
+    pair.come_to_an_end();
+    assert_eq!(pair.kept(), [0, 1, 2, 3]);
 }

@@ -11,7 +11,6 @@ use bytes::Bytes;
 use libp2p::futures::FutureExt as _;
 use sensora_chain::Satoshis;
 use sensora_chain::keys::{PublicKey, Signature};
-use sensora_protocol::market::channel::seller::BookError;
 use sensora_protocol::market::delivery::frame::{self as delivery, Begin, OrderVoucher};
 use sensora_protocol::market::delivery::supply::{ChannelSale, SupplyAdmission};
 use sensora_protocol::market::exposure::Interval;
@@ -26,17 +25,17 @@ use sensora_protocol::{OrderId, Signed, StreamId};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::channels::Live;
-use super::supply::{Ended, PATIENCE};
+use super::channels::{Entry, Live, ToOrders};
+use super::supply::{Ended, PATIENCE, change};
 use super::{Seller, SellerParts, failed, storage};
 use crate::net::{DeliveryReceiver, DeliverySender};
 use crate::stakes::SharedStakes;
 use crate::store::{StoreError, channels as records, reads};
 
 /// How often is looked whether anything has come: after one quiet round vouchers are stored that are not on disk.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// After so many quiet rounds a grant that is not used is taken back.
-const IDLE_ROUNDS: u32 = 10;
+const IDLE_ROUNDS: u32 = 50;
 
 /// The newest checkpoint of each of our streams: buyers that ask for the newest reading at the same time are told the same.
 #[derive(Default)]
@@ -50,9 +49,11 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 struct Session {
     seller: Seller,
     /// The channel; none where the order has ended and its channel is settled.
-    live: Option<Arc<Mutex<Live>>>,
+    live: Option<Arc<Live>>,
     stakes: Arc<SharedStakes>,
     serve: Serve,
+    /// The last voucher that was verified and is not booked: the next stored step books it, and with it what the ones before paid.
+    voucher: Option<OrderVoucher>,
     storing: Option<JoinHandle<Result<(), Refusal>>>,
     /// Where the questions of this stream are, by sequence number, and the answers, by time.
     numbers: Cursor,
@@ -108,10 +109,13 @@ impl Seller {
         receiver.limit_frames(MAX_TO_SELLER_LEN);
         let mut session = self.blocking(move |seller| seller.reads_session(buyer, id, &begin)).await?;
         let outcome = session.serve(sender, receiver, cancel).await;
-        // What was answered last must not be forgotten because a connection broke.
-        session.stored().await?;
-        if session.serve.is_to_be_left() {
-            session.store(None).await.unwrap_or_else(|error| Err(failed(&error)))?;
+        // What was answered last must not be forgotten, whyever the stream has ended.
+        if let Err(refusal) = session.stored().await {
+            tracing::debug!(order = %id, %refusal, "a step was not stored");
+        }
+        if session.serve.is_to_be_left() && session.leave().await.is_err() {
+            // A voucher that cannot be booked is gone with this.
+            session.leave().await?;
         }
         outcome
     }
@@ -131,32 +135,23 @@ impl Seller {
                 (sale, terms)
             }
             None => {
-                let live = live.clone()?;
-                let channel = {
-                    let live = lock(&live);
-                    live.record.view(live.record.standing(&live.offer, channels.tip()))?
-                };
+                let channel = live.clone()?.view(channels.tip())?;
                 let now_ms = clock.now_ms();
                 let at =
                     SupplyAdmission { seller: identity, network: *network, peer: &buyer, channel, now_ms };
                 ChannelSale::admit(begin, &at)?
             }
         };
-        let paid = match sale.receipt(*network) {
-            Some(receipt) => receipt.paid,
-            None => {
-                let live = live.clone()?;
-                let mut live = lock(&live);
-                let begun = live.record.earning.begin(sale.order);
-                begun.map_err(|_| Refusal::Busy { retry_ms: 1_000 })?;
-                live.record.earning.paid_by(&sale.order)
-            }
+        let paid = match sale.finally_paid(*network) {
+            Some(paid) => paid,
+            // Its lane begins with the first stored step.
+            None => live.clone()?.paid_by(&sale.order),
         };
         let credit = self.inner.supplies.credit();
         let unit = terms.unit().map_err(|error| failed(&error))?;
         let interval = Interval::new(credit.first, credit.limit, unit).unwrap_or(Interval::none());
         let stakes = self.inner.supplies.stakes_of(&buyer);
-        let open = stakes.lock().open().amount();
+        let open = stakes.read(|stakes| stakes.open().amount());
         if open > credit.limit {
             return Err(Refusal::NotPaid { open, limit: credit.limit });
         }
@@ -166,6 +161,7 @@ impl Seller {
             live: live.ok(),
             stakes,
             serve,
+            voucher: None,
             storing: None,
             numbers: Cursor::default(),
             times: Cursor::default(),
@@ -221,13 +217,20 @@ impl Session {
         receiver: &mut DeliveryReceiver,
         cancel: &CancellationToken,
     ) -> Result<(), Ended> {
+        let mut room = self.stakes.room();
+        let mut changes = self.live.as_ref().map(|live| live.changes());
+        let mut tips = self.seller.inner.parts.chain.tip_watch();
+        // Before anything is delivered on it.
+        if let Some(live) = self.live.as_ref().filter(|_| !self.serve.is_ended()) {
+            live.to_orders(self.seller.inner.parts.channels.tip())?;
+        }
         let actions = {
             let Self { seller, stakes, serve, .. } = self;
             let SellerParts { identity, network, clock, .. } = &seller.inner.parts;
             stakes.change(|stakes| serve.start(stakes, identity, *network, clock.now_ms()))?
         };
         self.follow(actions, sender).await?;
-        let stakes = self.stakes.clone();
+        self.at_block(sender).await?;
         let mut looks = tokio::time::interval(LOOK_EVERY);
         looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut quiet = 0;
@@ -252,8 +255,16 @@ impl Session {
                             self.event(ServeEvent::Stored, sender).await?;
                             continue;
                         }
-                        () = stakes.room() => {
+                        () = room.more() => {
                             self.event(ServeEvent::Room, sender).await?;
+                            continue;
+                        }
+                        () = change(&mut changes) => {
+                            self.at_block(sender).await?;
+                            continue;
+                        }
+                        Ok(()) = tips.changed() => {
+                            self.at_block(sender).await?;
                             continue;
                         }
                         _ = looks.tick() => {
@@ -288,6 +299,20 @@ impl Session {
         }
     }
 
+    /// What the newest block means for the order.
+    async fn at_block(&mut self, sender: &mut DeliverySender) -> Result<(), Ended> {
+        let Some(live) = self.live.as_ref().filter(|_| !self.serve.is_ended()) else { return Ok(()) };
+        match live.to_orders(self.seller.inner.parts.channels.tip())? {
+            ToOrders::Open => Ok(()),
+            ToOrders::Closing => self.event(ServeEvent::Closing, sender).await,
+            ToOrders::Closed => {
+                // It can be booked no more.
+                self.voucher = None;
+                self.event(ServeEvent::Closed, sender).await
+            }
+        }
+    }
+
     async fn event(&mut self, event: ServeEvent, sender: &mut DeliverySender) -> Result<(), Ended> {
         let actions = {
             let Self { seller, stakes, serve, .. } = self;
@@ -297,33 +322,33 @@ impl Session {
         self.follow(actions, sender).await
     }
 
-    /// Books a voucher. It is stored with the next grant, which rests on it: what is answered meanwhile is within the one before.
+    /// Takes a voucher. It is booked with the next grant, which rests on it: what is answered meanwhile is within the one before.
     async fn voucher(&mut self, voucher: OrderVoucher, sender: &mut DeliverySender) -> Result<(), Ended> {
         let order = self.serve.sale().order;
         let (tip, channel) = (self.seller.inner.parts.channels.tip(), self.serve.sale().channel);
-        let live = self.live.clone().ok_or(Refusal::ChannelClosed { channel })?;
-        // The channel is locked while it is stored; who waits for that must not hold up everybody else.
-        let at_once = live.try_lock().ok().map(|mut live| book(&mut live, &order, &voucher, tip));
-        match at_once {
-            Some(booked) => booked?,
-            None => {
-                let work = move || book(&mut lock(&live), &order, &voucher, tip);
-                tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(failed(&error)))?;
-            }
-        }
+        let live = self.live.as_ref().ok_or(Refusal::ChannelClosed { channel })?;
+        live.verify(order, &voucher, tip)?;
+        self.voucher = Some(voucher);
         self.event(ServeEvent::Paid(voucher.paid), sender).await
     }
 
     async fn follow(&mut self, actions: Vec<ServeAction>, sender: &mut DeliverySender) -> Result<(), Ended> {
         for action in actions {
             match action {
-                ServeAction::Store => self.storing = Some(self.store(None)),
+                ServeAction::Store => {
+                    let entry = self.entry(None);
+                    self.storing = Some(self.store(entry));
+                }
                 ServeAction::End(paid) => {
-                    self.store(Some(paid)).await.unwrap_or_else(|error| Err(failed(&error)))?;
+                    let entry = self.entry(Some(paid));
+                    self.book(entry).await?;
                 }
                 ServeAction::Frame(frame) => {
                     send(&frame, sender).await?;
-                    self.has_ended |= matches!(frame, ToBuyer::Order(delivery::ToBuyer::Ended { .. }));
+                    self.has_ended |= matches!(
+                        frame,
+                        ToBuyer::Order(delivery::ToBuyer::Ended { .. } | delivery::ToBuyer::Refused(_))
+                    );
                 }
                 ServeAction::Answer(question) => {
                     let stream = self.serve.terms().stream;
@@ -355,23 +380,31 @@ impl Session {
         }
     }
 
-    /// Stores sale, answers and the channel's account in one step; with the lane's end where the order ends.
-    fn store(&self, ends: Option<Satoshis>) -> JoinHandle<Result<(), Refusal>> {
-        let (sale, runs) = (self.serve.sale().clone(), self.serve.asked().runs().to_vec());
-        let (seller, live) = (self.seller.clone(), self.live.clone());
-        tokio::task::spawn_blocking(move || {
-            let live = live.ok_or(Refusal::ChannelClosed { channel: sale.channel })?;
-            let channels = &seller.inner.parts.channels;
-            let stored = channels.change(&mut lock(&live), |record, _, tx| {
-                if let Some(paid) = ends {
-                    let ended = record.earning.end(&sale.order, paid);
-                    ended.map_err(|error| StoreError::Damaged(error.to_string()))?;
-                }
-                records::put_sale(tx, &sale)?;
-                reads::put_answered(tx, &sale.order, &runs)
-            });
-            stored.map_err(|error: StoreError| storage(error.into()))
+    /// Sale, answers and the voucher that is not booked; with the lane's end where the order ends.
+    fn entry(&mut self, ends: Option<Satoshis>) -> Entry {
+        let answered = Some(self.serve.asked().runs().to_vec());
+        Entry { sale: self.serve.sale().clone(), voucher: self.voucher.take(), ends, answered }
+    }
+
+    /// Stores it with the channel's account in one step.
+    async fn book(&self, entry: Entry) -> Result<(), Refusal> {
+        let live = self.live.clone().ok_or(Refusal::ChannelClosed { channel: entry.sale.channel })?;
+        self.seller.inner.parts.channels.book(&live, entry).await
+    }
+
+    /// The same, while answers go on.
+    fn store(&self, entry: Entry) -> JoinHandle<Result<(), Refusal>> {
+        let (live, channels) = (self.live.clone(), self.seller.inner.parts.channels.clone());
+        tokio::spawn(async move {
+            let live = live.ok_or(Refusal::ChannelClosed { channel: entry.sale.channel })?;
+            channels.book(&live, entry).await
         })
+    }
+
+    /// Stores what the stream leaves behind.
+    async fn leave(&mut self) -> Result<(), Refusal> {
+        let entry = Entry { sale: self.serve.left(), ..self.entry(None) };
+        self.book(entry).await
     }
 
     /// Waits until what is being stored is.
@@ -391,12 +424,4 @@ async fn done(storing: &mut Option<JoinHandle<Result<(), Refusal>>>) -> Result<(
 async fn send(frame: &ToBuyer, sender: &mut DeliverySender) -> Result<(), Ended> {
     let bytes = frame.to_bytes().map_err(|error| failed(&error))?;
     Ok(sender.feed(Bytes::from(bytes)).await?)
-}
-
-fn book(live: &mut Live, order: &OrderId, voucher: &OrderVoucher, tip: u32) -> Result<(), Refusal> {
-    let Live { record, contract, offer } = live;
-    record.view(record.standing(offer, tip))?;
-    record
-        .book(contract, order, voucher)
-        .map_err(|error: BookError| Refusal::VoucherInvalid { reason: error.to_string() })
 }

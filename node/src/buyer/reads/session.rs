@@ -1,15 +1,16 @@
 //! The task of one order of single readings.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use libp2p::futures::FutureExt as _;
 use sensora_chain::Satoshis;
+use sensora_chain::header::HeaderView as _;
 use sensora_protocol::anchor::Standing;
 use sensora_protocol::codec::CodecError;
-use sensora_protocol::market::channel::spending::{Reservation, SpendingError};
+use sensora_protocol::market::channel::spending::{Reservation, Spending, SpendingError};
 use sensora_protocol::market::delivery::frame::{OrderVoucher, ToSeller as Opening};
 use sensora_protocol::market::delivery::receive::{ChannelPurchase, ChannelPurchaseState};
 use sensora_protocol::market::delivery::terms::Terms;
@@ -17,20 +18,21 @@ use sensora_protocol::market::exposure::Interval;
 use sensora_protocol::market::reads::ask::{Ask, AskAction, AskError, AskEvent, Got, Piece, Want};
 use sensora_protocol::market::reads::frame::{MAX_TO_BUYER_LEN, ToBuyer, ToSeller};
 use sensora_protocol::market::receipt::ChannelReceipt;
+use sensora_protocol::market::refusal::Refusal;
 use sensora_protocol::stream::leaf::Salt;
 use sensora_protocol::stream::reading::Reading;
 use sensora_protocol::stream::{CHUNK_LEN, Run, Salts, columns};
 use sensora_protocol::{OrderId, StreamId};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedMutexGuard, mpsc};
 use tokio::task::JoinHandle;
 
-use super::super::channels::Open;
+use super::super::channels::{Open, ToOrders};
 use super::super::{ATTEMPTS, BuyError, Buyer, BuyerParts, FIRST_PAUSE};
-use super::{Claimed, Command, Read, ReadsError, ReadsReport, ReadsRequest, Told};
+use super::{Command, Read, ReadsError, ReadsReport, ReadsRequest, Told};
 use crate::net::{DeliveryError, DeliveryReceiver, DeliverySender, Offence, PeerId, peer_id_from_public_key};
 use crate::stakes::SharedStakes;
 use crate::store::bought::{self, BoughtRun};
-use crate::store::{Store, StoreError, channels as records, reads};
+use crate::store::{Store, StoreError, budget, channels as records, reads};
 
 /// How long the seller may take to answer the opening of a stream.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(20);
@@ -44,10 +46,6 @@ const KEEP_ROUNDS: u32 = 10;
 const ALIVE_ROUNDS: u32 = 300;
 /// How often what does not verify is asked for again before the seller counts as a cheat.
 const BAD_ANSWERS: u32 = 2;
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// Why one stream of an order ended before the order.
 enum Broken {
@@ -76,7 +74,11 @@ struct Line {
     stakes: Arc<SharedStakes>,
     reservation: Option<Reservation>,
     sender: DeliverySender,
+    /// Goes along with each change on its way to the disk, so that whoever takes the order next comes after it.
+    turn: Turn,
 }
+
+type Turn = Arc<OwnedMutexGuard<()>>;
 
 /// One order, and those that wait for something of it.
 pub(super) struct Session {
@@ -136,11 +138,15 @@ impl Session {
     pub(super) async fn run(mut self) {
         loop {
             match self.one_order().await {
-                Ok(()) if self.renews => match self.renew().await {
-                    Ok(()) => {}
-                    Err(error) => return self.fail(error.into()),
-                },
                 Ok(()) => {
+                    // Its channel comes to its end: whoever asks next has another order.
+                    let renews = self.renews || (!self.closes && self.wait().await && !self.closes);
+                    if renews {
+                        match self.renew().await {
+                            Ok(()) => continue,
+                            Err(error) => return self.fail(error.into()),
+                        }
+                    }
                     self.fail(ReadsError::Closed);
                     let report = self.report.clone();
                     self.closing.drain(..).for_each(|told| drop(told.send(Ok(report.clone()))));
@@ -207,14 +213,14 @@ impl Session {
     /// Streams, one after the other, until the order has ended.
     async fn one_order(&mut self) -> Result<(), BuyError> {
         let order = self.ask.purchase().id;
-        let claimed = Claimed::of(&self.buyer, order);
-        let Some(_claimed) = claimed else { return Err(BuyError::NotComplete { order, state: "in use" }) };
+        let turn = self.buyer.turns.try_take(&order);
+        let turn = Arc::new(turn.ok_or(BuyError::Busy { order })?);
         let (mut attempt, mut bad, mut pause) = (0, 0, FIRST_PAUSE);
         loop {
             let before = self.ask.count();
             let peer = peer_id_from_public_key(&self.ask.purchase().seller.to_bytes());
             let peer = peer.ok_or(BuyError::Unexpected { asked: "peer id", got: "no key" })?;
-            let broken = self.one_stream(peer).await;
+            let broken = self.one_stream(peer, &turn).await;
             // What is on its way to the disk is written, whatever became of the stream.
             if self.keeping.is_some() {
                 done(&mut self.keeping).await?;
@@ -227,7 +233,10 @@ impl Session {
             }
             attempt += 1;
             let error = match broken {
-                Broken::Failed(error) => return Err(error),
+                Broken::Failed(error) => {
+                    self.conclude(&error, turn).await?;
+                    return Err(error);
+                }
                 Broken::Bad(source) => {
                     bad += 1;
                     let error = BuyError::Reads { order, source };
@@ -249,6 +258,24 @@ impl Session {
         }
     }
 
+    /// What follows from the end of a stream beside the error: an order that its seller does not know any more is given up.
+    async fn conclude(&self, error: &BuyError, turn: Turn) -> Result<(), BuyError> {
+        let BuyError::Reads { order, source } = error else { return Ok(()) };
+        // Where its channel is closed, that is what ends it.
+        let is_closed = matches!(
+            &**source,
+            AskError::Refused(Refusal::ChannelClosed { .. } | Refusal::UnknownChannel { .. })
+        );
+        if source.is_forgotten()
+            && !is_closed
+            && let Ok(turn) = Arc::try_unwrap(turn)
+        {
+            tracing::warn!(%order, %error, "the seller does not know an order any more: it is given up");
+            self.buyer.leave_order(order, turn, ChannelPurchase::give_up).await?;
+        }
+        Ok(())
+    }
+
     /// The order has ended: by a receipt, or by a refusal before anything was paid.
     fn ended(&mut self, order: OrderId) -> Result<(), BuyError> {
         let purchase = self.ask.purchase();
@@ -264,31 +291,25 @@ impl Session {
                 self.report.paid = paid.unwrap_or(Satoshis::MAX);
                 Ok(())
             }
-            state => Err(BuyError::NotComplete { order, state: state.name() }),
+            state => Err(BuyError::Over { order, state: state.name() }),
         }
     }
 
-    async fn one_stream(&mut self, peer: PeerId) -> Result<(), Broken> {
+    async fn one_stream(&mut self, peer: PeerId, turn: &Turn) -> Result<(), Broken> {
         let buyer = self.buyer.clone();
         let BuyerParts { net, discovery, .. } = &*buyer.inner;
         let purchase = self.ask.purchase().clone();
         let open = buyer.channel(&purchase.channel)?;
         buyer.learn(&open, self.exposure).await.map_err(later)?;
-        let reservation = buyer.take_up(&open, &purchase)?;
         let stakes = buyer.stakes_of(&purchase.seller, self.exposure)?;
         let addresses = discovery.addresses(&purchase.seller);
         let order = purchase.id;
         let stream = net.open_delivery(peer, addresses, OPEN_TIMEOUT).await;
-        let mut stream = match stream {
-            Ok(stream) => stream,
-            Err(error) => {
-                reservation.leave();
-                return Err(broken(order, error));
-            }
-        };
+        let mut stream = stream.map_err(|error| broken(order, error))?;
         stream.limit_frames(MAX_TO_BUYER_LEN);
         let (sender, mut receiver) = stream.split();
-        let mut line = Line { open, stakes, reservation: Some(reservation), sender };
+        let reservation = Some(buyer.take_up(&open, &purchase).await?);
+        let mut line = Line { open, stakes, reservation, sender, turn: turn.clone() };
         let outcome = self.talk(&mut line, &mut receiver, peer).await;
         // The lane stays as it is for the next stream.
         if let Some(reservation) = line.reservation.take() {
@@ -308,14 +329,17 @@ impl Session {
         peer: PeerId,
     ) -> Result<(), Broken> {
         let order = self.ask.purchase().id;
+        let chain = self.buyer.inner.chain.clone();
+        let (mut room, mut changes, mut tips) =
+            (line.stakes.room(), line.open.changes(), chain.tip_watch());
         let begin = self.ask.start();
         self.follow(vec![begin], line).await?;
+        self.at_block(line).await?;
         for want in self.waiting.keys().copied().collect::<Vec<_>>() {
             if !self.ask.is_wanted(want) {
                 self.want(want, line).await?;
             }
         }
-        let stakes = line.stakes.clone();
         let mut looks = tokio::time::interval(LOOK_EVERY);
         looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let (mut rounds, mut quiet) = (0_u32, 0_u32);
@@ -353,8 +377,16 @@ impl Session {
                             self.kept_on(line).await?;
                             continue;
                         }
-                        () = stakes.room() => {
+                        () = room.more() => {
                             self.event(AskEvent::Room, line).await?;
+                            continue;
+                        }
+                        Ok(()) = changes.changed() => {
+                            self.at_block(line).await?;
+                            continue;
+                        }
+                        Ok(()) = tips.changed() => {
+                            self.at_block(line).await?;
                             continue;
                         }
                         _ = looks.tick() => {
@@ -389,6 +421,16 @@ impl Session {
                 }
             };
             self.event(AskEvent::Frame(Box::new(frame)), line).await?;
+        }
+    }
+
+    /// What the newest block means for the order.
+    async fn at_block(&mut self, line: &mut Line) -> Result<(), Broken> {
+        let tip = self.buyer.inner.chain.headers().tip_height();
+        match line.open.to_orders(tip) {
+            ToOrders::Open => Ok(()),
+            ToOrders::Closing => self.event(AskEvent::Closing, line).await,
+            ToOrders::Closed => self.event(AskEvent::Closed, line).await,
         }
     }
 
@@ -479,22 +521,21 @@ impl Session {
         for action in actions {
             match action {
                 AskAction::Keep(piece) => {
-                    let (buyer, stream) = (self.buyer.clone(), self.ask.terms().clone());
+                    let (store, terms) = (self.buyer.inner.store.clone(), self.ask.terms().clone());
                     self.piece = piece.readings.iter().map(|(reading, _)| reading.seq).collect();
-                    self.keeping =
-                        Some(tokio::task::spawn_blocking(move || keep(&buyer.inner.store, &stream, *piece)));
+                    self.keeping = Some(tokio::spawn(keep(store, terms, *piece, line.turn.clone())));
                 }
                 AskAction::Store => {
-                    let (buyer, purchase) = (self.buyer.clone(), self.ask.purchase().clone());
-                    blocking(move || {
-                        Ok(buyer.inner.store.write(|tx| records::put_purchase(tx, &purchase))?)
-                    })
-                    .await?;
+                    let (purchase, turn) = (self.ask.purchase().clone(), line.turn.clone());
+                    let stored = self.buyer.inner.store.commit(move |tx| {
+                        let _turn = &turn;
+                        records::put_purchase(tx, &purchase)
+                    });
+                    stored.await?;
                 }
                 AskAction::Voucher { paid, amount } => {
-                    let record = &line.open.record;
-                    let voucher = lock(record).sign(&line.open.contract, amount, &self.buyer.inner.identity);
-                    let voucher = voucher.map_err(|error| BuyError::Channel(Box::new(error.into())))?;
+                    self.buyer.inner.wallet.freeze().check().map_err(BuyError::from)?;
+                    let voucher = line.open.sign(amount, &self.buyer.inner.identity)?;
                     let voucher = OrderVoucher { paid, amount, signature: voucher.signature };
                     self.send(&ToSeller::Voucher(voucher), line).await?;
                 }
@@ -587,13 +628,26 @@ impl Session {
     /// The order's lane ends in the same stored step as the order.
     async fn end(&mut self, paid: Satoshis, line: &mut Line) -> Result<(), Broken> {
         let Some(reservation) = line.reservation.take() else { return Ok(()) };
-        reservation.end(paid)?;
-        let (buyer, open, purchase) = (self.buyer.clone(), line.open.clone(), self.ask.purchase().clone());
-        blocking(move || {
-            let spending = lock(&open.spending).record();
-            buyer.store_spending(&open, &spending, |tx| Ok(records::put_purchase(tx, &purchase)?))
-        })
-        .await?;
+        let (open, purchase, turn) = (line.open.clone(), self.ask.purchase().clone(), line.turn.clone());
+        let ended = self.buyer.in_turn(&line.open, move |buyer| {
+            let _turn = turn;
+            // First as it will be, to store it; then as it is.
+            let next = Spending::new(open.spending().record());
+            if let Some(held) = next.take_up(purchase.id) {
+                held.end(paid)?;
+            }
+            let stored = buyer.store_spending(&open, &next.record(), |tx| {
+                budget::settle(tx, &purchase.id, paid)?;
+                Ok(records::put_purchase(tx, &purchase)?)
+            });
+            if let Err(error) = stored {
+                reservation.leave();
+                return Err(error);
+            }
+            reservation.end(paid)?;
+            Ok(())
+        });
+        ended.await?;
         Ok(())
     }
 }
@@ -639,16 +693,29 @@ async fn done(keeping: &mut Option<JoinHandle<Result<(), BuyError>>>) -> Result<
     kept
 }
 
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, BuyError> + Send + 'static,
-) -> Result<T, BuyError> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.unwrap_or_else(|error| Err(StoreError::Damaged(error.to_string()).into()))
+/// Keeps a piece: readings as runs, with their salts; the newest checkpoint; and how far the order is.
+async fn keep(store: Store, terms: Terms, piece: Piece, turn: Turn) -> Result<(), BuyError> {
+    let Piece { readings, checkpoint, purchase } = piece;
+    let (stream, order): (StreamId, OrderId) = (terms.stream, purchase.id);
+    let made = tokio::task::spawn_blocking(move || runs(&terms, order, readings)).await;
+    let runs = made.unwrap_or_else(|error| Err(StoreError::Damaged(error.to_string())))?;
+    let stored = store.commit(move |tx| {
+        let _turn = &turn;
+        runs.iter().try_for_each(|run| bought::put_run(tx, &stream, run))?;
+        if let Some(checkpoint) = &checkpoint {
+            reads::put_checkpoint(tx, &order, checkpoint)?;
+        }
+        records::put_purchase(tx, &purchase)
+    });
+    Ok(stored.await?)
 }
 
-/// Keeps a piece: readings as runs, with their salts; the newest checkpoint; and how far the order is.
-fn keep(store: &Store, terms: &Terms, piece: Piece) -> Result<(), BuyError> {
-    let Piece { mut readings, checkpoint, purchase } = piece;
+/// Readings that follow each other in a chunk are kept as one run.
+fn runs(
+    terms: &Terms,
+    order: OrderId,
+    mut readings: Vec<(Reading, Salt)>,
+) -> Result<Vec<BoughtRun>, StoreError> {
     readings.sort_unstable_by_key(|(reading, _)| reading.seq);
     let mut runs = Vec::new();
     let follows = |(a, _): &(Reading, Salt), (b, _): &(Reading, Salt)| {
@@ -664,16 +731,8 @@ fn keep(store: &Store, terms: &Terms, piece: Piece) -> Result<(), BuyError> {
         runs.push(BoughtRun {
             run: Run { first, columns, salts: Salts::Each(salts) },
             count,
-            order: purchase.id,
+            order,
         });
     }
-    let stream: StreamId = terms.stream;
-    store.write(|tx| {
-        runs.iter().try_for_each(|run| bought::put_run(tx, &stream, run))?;
-        if let Some(checkpoint) = &checkpoint {
-            reads::put_checkpoint(tx, &purchase.id, checkpoint)?;
-        }
-        records::put_purchase(tx, &purchase)
-    })?;
-    Ok(())
+    Ok(runs)
 }

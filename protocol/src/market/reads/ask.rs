@@ -89,6 +89,10 @@ pub enum AskEvent {
     Rest,
     /// No more readings.
     Stop,
+    /// The channel comes to its end: nothing more is asked. Given at each tip, it means the same.
+    Closing,
+    /// No receipt will come: [`BuyerChannel::leaves_orders`](crate::market::channel::buyer::BuyerChannel::leaves_orders).
+    Closed,
 }
 
 /// Verified readings to keep.
@@ -122,7 +126,7 @@ pub enum AskAction {
     Send(ToSeller),
     /// Tell whoever wanted it.
     Got(Want, Got),
-    /// The order has ended with so much paid: its lane in the channel's account ends in the same stored step as the purchase.
+    /// The order has ended with so much paid, with a receipt or without one: its lane in the channel's account ends in the same stored step as the purchase.
     End(Satoshis),
 }
 
@@ -199,11 +203,31 @@ pub enum AskError {
     Spending(#[from] SpendingError),
 }
 
+impl AskError {
+    /// Whether the seller says that the order can never go on: then it is to be given up, or to wait until its channel is closed.
+    #[must_use]
+    pub const fn is_forgotten(&self) -> bool {
+        matches!(
+            self,
+            Self::Refused(
+                Refusal::OfferExpired { .. }
+                    | Refusal::UnknownOrder { .. }
+                    | Refusal::UnknownStream { .. }
+                    | Refusal::UnknownChannel { .. }
+                    | Refusal::ChannelClosed { .. }
+                    | Refusal::ForeignOffer { .. }
+            )
+        )
+    }
+}
+
 /// A question that was sent.
 #[derive(Debug, Clone, Copy)]
 struct Open {
     id: u16,
     asked: Question,
+    /// It is for a reading of before a break, which the seller answers in any case.
+    owed: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -219,6 +243,14 @@ impl Question {
             Self::Reading { .. } => "a reading",
             Self::Latest { .. } => "the newest reading",
             Self::Grow => "the log's growth",
+        }
+    }
+
+    const fn want(self) -> Option<Want> {
+        match self {
+            Self::Reading { seq, .. } => Some(Want::Seq(seq)),
+            Self::Latest { .. } => Some(Want::Latest),
+            Self::Grow => None,
         }
     }
 
@@ -264,6 +296,8 @@ pub struct Ask {
     held: Option<u64>,
     /// The receipt, which came before all was kept.
     early: Option<SignedBytes>,
+    /// The channel is closed.
+    closed: bool,
 }
 
 impl Ask {
@@ -301,6 +335,7 @@ impl Ask {
             stopped: None,
             held: None,
             early: None,
+            closed: false,
         }
     }
 
@@ -388,17 +423,14 @@ impl Ask {
             self.interval.fall_back();
         }
         for open in self.answered.take().into_iter().chain(self.open.drain(..)).rev() {
-            let want = match open.asked {
-                Question::Reading { seq, .. } => Want::Seq(seq),
-                Question::Latest { .. } => Want::Latest,
-                Question::Grow => continue,
-            };
-            self.wanted.push_front((want, 0));
+            if let Some(want) = open.asked.want() {
+                self.wanted.push_front((want, 0));
+            }
         }
         self.known.forget_questions();
         self.owed.clear();
         (self.begun, self.looked, self.said_stop) = (false, 0, false);
-        (self.stopped, self.early) = (None, None);
+        (self.stopped, self.early, self.closed) = (None, None, false);
         (self.numbers, self.times) = (Cursor::default(), Cursor::default());
         self.wanted.iter_mut().for_each(|(_, looked)| *looked = 0);
     }
@@ -441,8 +473,14 @@ impl Ask {
                     actions.push(AskAction::Store);
                 }
             }
+            AskEvent::Closing => self.stop(&mut actions),
+            AskEvent::Closed => self.closed = true,
         }
         if self.purchase.is_final() {
+            return Ok(actions);
+        }
+        if self.closed {
+            self.leave(reservation, stakes, &mut actions)?;
             return Ok(actions);
         }
         let mut questions = Vec::new();
@@ -452,6 +490,34 @@ impl Ask {
         self.pay(reservation, stakes, &mut actions)?;
         actions.extend(questions.into_iter().map(AskAction::Send));
         Ok(actions)
+    }
+
+    /// No more readings, whoever waits for some.
+    fn stop(&mut self, actions: &mut Vec<AskAction>) {
+        if self.purchase.state != ChannelPurchaseState::Running {
+            return;
+        }
+        let wanted = self.wanted.drain(..).map(|(want, _)| AskAction::Got(want, Got::Ending));
+        actions.extend(wanted);
+        self.purchase.state = ChannelPurchaseState::Stopping { end: None };
+        actions.push(AskAction::Store);
+    }
+
+    /// The channel is closed: what is verified is kept, and then the order ends as it is.
+    fn leave(
+        &mut self,
+        reservation: &Reservation,
+        stakes: &mut Stakes,
+        actions: &mut Vec<AskAction>,
+    ) -> Result<(), AskError> {
+        if !self.is_kept() {
+            return self.keep(actions);
+        }
+        let paid = reservation.paid();
+        self.purchase.channel_closed(&self.terms, paid)?;
+        stakes.note(self.purchase.id, Satoshis::ZERO);
+        actions.push(AskAction::End(paid));
+        Ok(())
     }
 
     /// Whether all that is verified is kept.
@@ -476,7 +542,10 @@ impl Ask {
         match frame {
             ToBuyer::Order(Frame::Alive) => Ok(()),
             ToBuyer::Order(Frame::Refused(refusal))
-                if self.begun || !reservation.paid().is_zero() || refusal.is_temporary() =>
+                if self.begun
+                    || !reservation.paid().is_zero()
+                    || self.asked.count() > 0
+                    || refusal.is_temporary() =>
             {
                 Err(AskError::Refused(refusal))
             }
@@ -505,15 +574,24 @@ impl Ask {
                     return Err(AskError::Counts { said: end, here: self.asked.count() });
                 }
                 self.stopped = Some(end);
-                if !self.is_stopping() {
-                    self.wanted.clear();
-                    self.purchase.state = ChannelPurchaseState::Stopping { end: None };
-                    actions.push(AskAction::Store);
-                }
+                // Nothing new is answered after it.
+                let is_answered = |open: &Open| open.owed || matches!(open.asked, Question::Grow);
+                let dropped: Vec<Open> = self.open.iter().copied().filter(|open| !is_answered(open)).collect();
+                self.open.retain(is_answered);
+                let wants = dropped.into_iter().filter_map(|open| open.asked.want());
+                actions.extend(wants.map(|want| AskAction::Got(want, Got::Ending)));
+                self.stop(actions);
                 Ok(())
             }
             ToBuyer::Order(_) => Err(unexpected),
             ToBuyer::Owed(runs) => self.owe(runs),
+            // To a question that is not asked any more.
+            frame if self.is_late(&frame) => {
+                if let ToBuyer::Row { row, .. } = &frame {
+                    self.times.take(row.step);
+                }
+                Ok(())
+            }
             ToBuyer::Row { id, row } => match self.answered(id, name)? {
                 Question::Reading { seq, plan } => self.row(seq, plan, Want::Seq(seq), row, actions),
                 Question::Latest { last: Some((seq, plan)) } => {
@@ -557,6 +635,12 @@ impl Ask {
         stakes.note(self.purchase.id, Satoshis::ZERO);
         actions.push(AskAction::End(receipted));
         Ok(())
+    }
+
+    /// Whether it answers a question that was dropped when the seller stopped.
+    fn is_late(&self, frame: &ToBuyer) -> bool {
+        let (ToBuyer::Row { id, .. } | ToBuyer::Same { id }) = frame else { return false };
+        self.stopped.is_some() && self.open.front().is_none_or(|open| open.id != *id)
     }
 
     /// The question that an answer is to: the first one that has none.
@@ -730,6 +814,9 @@ impl Ask {
             }
             let plan = self.known.ask(seq)?;
             self.send_reading(seq, plan, questions);
+            if let Some(open) = self.open.back_mut() {
+                open.owed = true;
+            }
             self.owed.pop_front();
             if let Some(left) = count.checked_sub(1).filter(|left| *left > 0) {
                 self.owed.push_front((seq.saturating_add(1), left));
@@ -805,9 +892,9 @@ impl Ask {
 
     /// A small number, so that it takes few bytes: it is free again when its answer is here, for answers come in order.
     fn id(&mut self, asked: Question) -> u16 {
-        let id = if self.open.is_empty() { 0 } else { self.next_id };
+        let id = if self.open.is_empty() && self.stopped.is_none() { 0 } else { self.next_id };
         self.next_id = id.checked_add(1).filter(|next| usize::from(*next) < MAX_IN_FLIGHT).unwrap_or(0);
-        self.open.push_back(Open { id, asked });
+        self.open.push_back(Open { id, asked, owed: false });
         id
     }
 
@@ -821,7 +908,7 @@ impl Ask {
         let open = self.price.due(count)?.saturating_sub(self.price.due(self.purchase.next)?);
         let is_piece = self.unkept.len() >= KEEP_AT
             || open.as_u64().saturating_mul(2) >= self.interval.now().as_u64().max(1);
-        let ends = self.is_stopping() && self.open.is_empty() && self.owed.is_empty();
+        let ends = self.closed || (self.is_stopping() && self.open.is_empty() && self.owed.is_empty());
         if is_piece || rests || ends {
             self.keeping = Some(count);
             let purchase = ChannelPurchase { next: count, ..self.purchase.clone() };

@@ -145,6 +145,10 @@ pub enum ServeEvent {
     Idle,
     /// The buyer asks no more.
     Stop,
+    /// The channel comes to its end: nothing new is answered, and what was is to be paid. Given at each tip, it means the same.
+    Closing,
+    /// No voucher is taken any more: [`SellerChannel::leaves_orders`](crate::market::channel::seller::SellerChannel::leaves_orders).
+    Closed,
 }
 
 /// What the driver is to do, in this order.
@@ -202,6 +206,7 @@ pub struct Serve {
     kept_count: u64,
     open: VecDeque<Question>,
     stops: bool,
+    closed: bool,
 }
 
 impl Serve {
@@ -221,7 +226,7 @@ impl Serve {
         let price = terms.tariff.price();
         let covered = price.covered_by(sale.granted.max(paid)).max(asked.count());
         let more = begin.next.saturating_sub(asked.count());
-        let is_open = !matches!(sale.state, ChannelSaleState::Ended { .. });
+        let is_open = !sale.is_final();
         if begin.next > covered || (more > 0 && !is_open) {
             let reason = format!("{} readings are said to be there, at most {covered} can be", begin.next);
             return Err(Refusal::InvalidOrder { reason });
@@ -234,7 +239,9 @@ impl Serve {
         // Places from before a crash, of which the buyer knows and the disk does not.
         asked.push_unknown(more).map_err(|full| Refusal::InvalidOrder { reason: full.to_string() })?;
         if matches!(sale.state, ChannelSaleState::Stopped { .. }) {
-            sale.state = ChannelSaleState::Stopped { end: asked.count() };
+            let end = asked.count();
+            let due = price.due(end).map_err(|error| Refusal::InvalidOrder { reason: error.to_string() })?;
+            sale.state = ChannelSaleState::Stopped { end, due };
         }
         let (budget, granted, next) = (begin.budget.max(paid), sale.granted, begin.next);
         Ok(Self {
@@ -252,6 +259,7 @@ impl Serve {
             kept_count,
             open: VecDeque::new(),
             stops: false,
+            closed: false,
         })
     }
 
@@ -282,7 +290,7 @@ impl Serve {
     /// Whether all is done.
     #[must_use]
     pub const fn is_ended(&self) -> bool {
-        matches!(self.sale.state, ChannelSaleState::Ended { .. })
+        self.sale.is_final()
     }
 
     /// Whether [`ServeEvent::Rest`] would store something.
@@ -294,7 +302,18 @@ impl Serve {
     /// Whether sale, [`Serve::asked`] and account are to be stored when the stream ends without the order, so that what was answered last is not forgotten.
     #[must_use]
     pub fn is_to_be_left(&self) -> bool {
-        !self.is_ended() && (self.paid > self.kept_paid || self.asked.count() != self.kept_count)
+        let is_unkept = self.paid > self.kept_paid || self.asked.count() != self.kept_count;
+        !self.is_ended() && (is_unkept || self.storing.is_some())
+    }
+
+    /// The sale as it is to be stored then. A grant that is not known to be on disk is none: nothing was answered within it.
+    #[must_use]
+    pub fn left(&self) -> ChannelSale {
+        let granted = match self.storing {
+            Some(_) => self.sale.granted.min(self.granted),
+            None => self.sale.granted,
+        };
+        ChannelSale { granted, ..self.sale.clone() }
     }
 
     /// What to do first, on a new stream.
@@ -321,8 +340,8 @@ impl Serve {
         if self.next < count {
             actions.push(ServeAction::Frame(ToBuyer::Owed(self.asked.from(self.next))));
         }
-        if let ChannelSaleState::Stopped { end } = self.sale.state {
-            actions.push(order(Frame::Stopped { end, due: self.price.due(end)? }));
+        if let ChannelSaleState::Stopped { end, due } = self.sale.state {
+            actions.push(order(Frame::Stopped { end, due }));
         }
         actions.extend(self.go_on(stakes, seller, network, now_ms)?);
         Ok(actions)
@@ -376,8 +395,10 @@ impl Serve {
                     return Ok(vec![order(Frame::Ended { receipt: receipt.clone() })]);
                 }
                 self.stops = true;
-                self.open.clear();
             }
+            ServeEvent::Closing | ServeEvent::Closed if self.is_ended() => return Ok(Vec::new()),
+            ServeEvent::Closing => self.stops = true,
+            ServeEvent::Closed => self.closed = true,
         }
         self.go_on(stakes, seller, network, now_ms)
     }
@@ -405,26 +426,55 @@ impl Serve {
         if self.storing.is_some() {
             return Ok(actions);
         }
+        if self.closed && !self.is_ended() {
+            actions.extend(self.close(stakes, seller, network, now_ms)?);
+            return Ok(actions);
+        }
         if self.stops && self.is_running() {
             let end = self.asked.count();
             let due = self.price.due(end)?;
-            self.sale.state = ChannelSaleState::Stopped { end };
+            self.sale.state = ChannelSaleState::Stopped { end, due };
             self.sale.granted = due.min(self.sale.granted);
             stakes.note(self.sale.order, self.sale.open(self.paid));
             actions.push(self.store());
             actions.push(order(Frame::Stopped { end, due }));
             return Ok(actions);
         }
-        if let ChannelSaleState::Stopped { end } = self.sale.state
-            && self.paid >= self.price.due(end)?
+        if let ChannelSaleState::Stopped { end, due } = self.sale.state
+            && self.paid >= due
         {
-            let receipt = self.receipt(end, seller, network, now_ms)?;
+            let receipt = self.receipt(end, due, seller, network, now_ms)?;
             self.sale.state = ChannelSaleState::Ended { receipt: receipt.clone() };
             stakes.note(self.sale.order, Satoshis::ZERO);
-            let receipted = self.paid.min(self.price.due(end)?);
-            actions.extend([ServeAction::End(receipted), order(Frame::Ended { receipt })]);
+            actions.extend([ServeAction::End(due), order(Frame::Ended { receipt })]);
         }
         Ok(actions)
+    }
+
+    /// The channel is closed, with the vouchers that are on disk. Where they pay all that was answered, the order ends with its receipt; else as it is.
+    fn close(
+        &mut self,
+        stakes: &mut Stakes,
+        seller: &Identity,
+        network: Network,
+        now_ms: i64,
+    ) -> Result<Vec<ServeAction>, ServeError> {
+        let end = match self.sale.state {
+            ChannelSaleState::Stopped { end, .. } => end,
+            _ => self.asked.count(),
+        };
+        let (due, paid) = (self.price.due(end)?, self.kept_paid);
+        stakes.note(self.sale.order, Satoshis::ZERO);
+        if paid >= due {
+            let receipt = self.receipt(end, due, seller, network, now_ms)?;
+            self.sale.state = ChannelSaleState::Ended { receipt: receipt.clone() };
+            let stopped = order(Frame::Stopped { end, due });
+            return Ok(vec![ServeAction::End(due), stopped, order(Frame::Ended { receipt })]);
+        }
+        self.sale.state = ChannelSaleState::Stopped { end, due };
+        let paid = self.sale.leave(paid).unwrap_or(paid);
+        let closed = Refusal::ChannelClosed { channel: self.sale.channel };
+        Ok(vec![ServeAction::End(paid), order(Frame::Refused(closed))])
     }
 
     /// The questions that can be answered now, in their order.
@@ -432,9 +482,10 @@ impl Serve {
         let mut actions = Vec::new();
         while let Some(question) = self.open.front().copied() {
             if let Some(seq) = question.what.reading().filter(|seq| !self.asked.contains(*seq)) {
-                if !self.is_running() {
-                    let reason = "the order was stopped: ask for nothing new in it".into();
-                    return Err(Refusal::InvalidOrder { reason }.into());
+                // The buyer hears that the order has stopped, and that these are not answered.
+                if !self.is_running() || self.stops || self.closed {
+                    self.open.pop_front();
+                    continue;
                 }
                 if self.price.due(self.asked.count().saturating_add(1))? > self.granted {
                     break;
@@ -466,9 +517,11 @@ impl Serve {
         Ok(())
     }
 
+    /// What was paid ahead pays for other orders on the channel.
     fn receipt(
         &self,
         end: u64,
+        due: Satoshis,
         seller: &Identity,
         network: Network,
         now_ms: i64,
@@ -479,8 +532,7 @@ impl Serve {
             stream: self.terms.stream,
             first: 0,
             count: end,
-            // What was paid ahead pays for other orders on the channel.
-            paid: self.paid.min(self.price.due(end)?),
+            paid: due,
             channel: self.sale.channel,
             issued_ms: now_ms,
         };

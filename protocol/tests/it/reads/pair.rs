@@ -39,11 +39,13 @@ pub(crate) struct Setup {
     pub(crate) budget: u64,
     /// Readings in the beginning.
     pub(crate) size: u64,
+    /// Whether [`Pair::act`] brings the channel to its end, too.
+    pub(crate) endings: bool,
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { buyer_limit: 8, seller_limit: 8, msat: 1_500, budget: 300, size: 100 }
+        Self { buyer_limit: 8, seller_limit: 8, msat: 1_500, budget: 300, size: 100, endings: false }
     }
 }
 
@@ -59,6 +61,14 @@ struct SellerDisk {
     sale: Option<ChannelSale>,
     asked: Vec<AskedRun>,
     earning: Earning,
+}
+
+/// What the seller stores at once.
+struct SellerStep {
+    sale: ChannelSale,
+    asked: Vec<AskedRun>,
+    voucher: Option<OrderVoucher>,
+    ends: Option<Satoshis>,
 }
 
 pub(crate) enum Up {
@@ -88,7 +98,11 @@ pub(crate) struct Pair {
     connected: bool,
     /// What is on its way to a disk.
     keeping: Option<Box<Piece>>,
-    storing: bool,
+    storing: Option<SellerStep>,
+    /// The voucher that the seller's next stored step books.
+    pending: Option<OrderVoucher>,
+    /// No voucher is taken any more.
+    closed: bool,
     pub(crate) to_seller: VecDeque<Up>,
     pub(crate) to_buyer: VecDeque<ToBuyer>,
     pub(crate) errors: Vec<AskError>,
@@ -165,7 +179,9 @@ impl Pair {
             earning,
             connected: false,
             keeping: None,
-            storing: false,
+            storing: None,
+            pending: None,
+            closed: false,
             to_seller: VecDeque::new(),
             to_buyer: VecDeque::new(),
             errors: Vec::new(),
@@ -210,7 +226,9 @@ impl Pair {
             let order = self.buyer_disk.purchase.id;
             let mut record = self.buyer_disk.spending.clone();
             let claim = Claim { order, paid: self.claim(), due: self.due(self.buyer_disk.purchase.next) };
-            record.learn(self.earning.highest, &[claim], sat(self.setup.buyer_limit)).unwrap();
+            let booked = self.earning.paid().unwrap();
+            let limit = sat(self.setup.buyer_limit);
+            record.learn(self.earning.highest, booked, &[claim], limit).unwrap();
             self.spending = Spending::new(record.clone());
             self.buyer_disk.spending = record;
             self.reservation = self.spending.take_up(order);
@@ -240,10 +258,11 @@ impl Pair {
     /// The stream has ended at the seller.
     fn leave(&mut self) {
         self.store_completes();
-        if self.serve.as_ref().is_some_and(Serve::is_to_be_left) {
-            self.write();
+        if let Some(sale) = self.serve.as_ref().filter(|serve| serve.is_to_be_left()).map(Serve::left) {
+            let step = SellerStep { sale, ..self.step(None) };
+            self.write(step);
         }
-        (self.serve, self.storing) = (None, false);
+        (self.serve, self.storing, self.pending) = (None, None, None);
     }
 
     pub(crate) fn want(&mut self, want: Want) {
@@ -366,9 +385,6 @@ impl Pair {
             Err(refusal) => return self.refuse(refusal),
         };
         let ended = sale.receipt(NETWORK).map(|receipt| receipt.paid);
-        if ended.is_none() {
-            self.earning.begin(sale.order).unwrap();
-        }
         let paid = ended.unwrap_or_else(|| self.earning.paid_by(&sale.order));
         let asked = Asked::from_runs(&self.seller_disk.asked);
         let interval = interval(self.setup.seller_limit, self.price);
@@ -398,9 +414,14 @@ impl Pair {
                 }
                 let signed = Voucher { paid: voucher.amount, signature: voucher.signature };
                 self.channel.verify_voucher(&signed).unwrap();
-                match self.earning.with(&order, voucher.paid, voucher.amount) {
-                    Ok(next) => {
-                        self.earning = next;
+                if self.closed {
+                    return self.refuse(Refusal::ChannelClosed { channel: channel_id() });
+                }
+                let mut earning = self.earning.clone();
+                earning.begin(order).unwrap();
+                match earning.with(&order, voucher.paid, voucher.amount) {
+                    Ok(_) => {
+                        self.pending = Some(voucher);
                         self.seller_event(ServeEvent::Paid(voucher.paid));
                     }
                     Err(error) => self.refuse(Refusal::VoucherInvalid { reason: error.to_string() }),
@@ -421,28 +442,38 @@ impl Pair {
         }
     }
 
-    fn write(&mut self) {
+    fn step(&mut self, ends: Option<Satoshis>) -> SellerStep {
+        let serve = self.serve.as_ref().unwrap();
+        let (sale, asked) = (serve.sale().clone(), serve.asked().runs().to_vec());
+        SellerStep { sale, asked, voucher: self.pending.take(), ends }
+    }
+
+    fn write(&mut self, step: SellerStep) {
         self.stores += 1;
-        let Some(serve) = &self.serve else { return };
-        let (sale, asked) = (Some(serve.sale().clone()), serve.asked().runs().to_vec());
-        self.seller_disk = SellerDisk { sale, asked, earning: self.earning.clone() };
+        let SellerStep { sale, asked, voucher, ends } = step;
+        self.earning.begin(sale.order).unwrap();
+        if let Some(voucher) = voucher {
+            self.earning = self.earning.with(&sale.order, voucher.paid, voucher.amount).unwrap();
+        }
+        if let Some(paid) = ends {
+            assert_eq!(self.earning.end(&sale.order, paid), Ok(paid));
+        }
+        self.seller_disk = SellerDisk { sale: Some(sale), asked, earning: self.earning.clone() };
     }
 
     pub(crate) fn store_completes(&mut self) -> bool {
-        let was = std::mem::take(&mut self.storing);
-        if was {
-            self.write();
-            self.seller_event(ServeEvent::Stored);
-        }
-        was
+        let Some(step) = self.storing.take() else { return false };
+        self.write(step);
+        self.seller_event(ServeEvent::Stored);
+        true
     }
 
     fn follow_seller(&mut self, actions: Vec<ServeAction>) {
         for action in actions {
             match action {
                 ServeAction::Store => {
-                    assert!(!self.storing, "one at a time");
-                    self.storing = true;
+                    assert!(self.storing.is_none(), "one at a time");
+                    self.storing = Some(self.step(None));
                 }
                 ServeAction::Frame(frame) => self.to_buyer.push_back(frame),
                 ServeAction::Answer(question) => {
@@ -450,9 +481,9 @@ impl Pair {
                     self.to_buyer.push_back(answer);
                 }
                 ServeAction::End(paid) => {
-                    let order = self.serve.as_ref().unwrap().sale().order;
-                    self.earning.end(&order, paid).unwrap();
-                    self.write();
+                    assert!(self.storing.is_none(), "the last step comes last");
+                    let step = self.step(Some(paid));
+                    self.write(step);
                 }
             }
         }
@@ -504,9 +535,56 @@ impl Pair {
             17 => self.want(Want::Latest),
             18 => self.size = (self.size + pick).min(READINGS),
             _ if pick % 3 == 0 => self.seller_event(ServeEvent::Idle),
+            _ if self.setup.endings && pick == 1 => self.seller_event(ServeEvent::Closing),
+            _ if self.setup.endings && pick == 4 => self.buyer_event(AskEvent::Closing),
+            _ if self.setup.endings && pick == 7 => self.close(),
             _ => self.rest(),
         }
         self.check();
+    }
+
+    /// The channel is closed. Whoever has no stream ends what is stored.
+    pub(crate) fn close(&mut self) {
+        self.closed = true;
+        (self.pending, self.setup.endings) = (None, true);
+        if self.serve.is_some() {
+            self.seller_event(ServeEvent::Closed);
+        } else if let Some(mut sale) = self.seller_disk.sale.clone()
+            && let Some(paid) = sale.leave(self.earning.paid_by(&sale.order))
+        {
+            let asked = self.seller_disk.asked.clone();
+            let order = sale.order;
+            self.write(SellerStep { sale, asked, voucher: None, ends: Some(paid) });
+            self.seller_stakes.note(order, Satoshis::ZERO);
+        }
+        self.check();
+    }
+
+    /// Both hear of the end of the channel, and nothing is left open.
+    pub(crate) fn come_to_an_end(&mut self) {
+        self.seller_event(ServeEvent::Closing);
+        self.buyer_event(AskEvent::Closing);
+        self.settle();
+        if !self.buyer_disk.purchase.is_final() || self.closed {
+            self.close();
+            while self.store_completes() || self.deliver_to_buyer() {}
+            self.buyer_event(AskEvent::Closed);
+            while self.keep_completes() {}
+            if !self.buyer_disk.purchase.is_final() {
+                // It has crashed, and nobody has begun a stream since.
+                let paid = self.spending.record().lanes.values().next().copied().unwrap_or_default().paid;
+                assert!(self.buyer_disk.purchase.channel_closed(&self.terms, paid).unwrap());
+            }
+        }
+        assert!(self.buyer_disk.purchase.is_final(), "{:?}", self.buyer_disk.purchase.state);
+        let sale = self.seller_disk.sale.clone();
+        assert!(sale.as_ref().is_none_or(ChannelSale::is_final), "{sale:?}");
+        assert_eq!(self.seller_stakes.open().amount(), Satoshis::ZERO);
+        if let (ChannelPurchaseState::Ended { receipt }, Some(sale)) = (&self.buyer_disk.purchase.state, sale) {
+            assert_eq!(sale.state, ChannelSaleState::Ended { receipt: receipt.clone() });
+            let paid = self.buyer_disk.purchase.next;
+            assert_eq!((self.seller_disk.earning.ended, self.kept().len() as u64), (self.due(paid), paid));
+        }
     }
 
     pub(crate) fn buyer_crashes(&mut self) {
@@ -521,7 +599,7 @@ impl Pair {
     }
 
     pub(crate) fn seller_crashes(&mut self) {
-        (self.serve, self.storing) = (None, false);
+        (self.serve, self.storing, self.pending) = (None, None, None);
         self.disconnect();
         self.earning = self.seller_disk.earning.clone();
         self.seller_stakes = Stakes::new(sat(self.setup.seller_limit));
