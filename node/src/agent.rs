@@ -25,6 +25,7 @@ use self::advertiser::{Advertiser, AdvertiserError, AdvertiserParts, Listing};
 use self::anchorer::{AnchorPolicy, Anchorer, AnchorerParts};
 use self::recorder::{Recorder, RecorderError};
 use self::seller::channels::{ChannelPolicy, Channels, ChannelsParts};
+use self::seller::release::ReleasePolicy;
 use self::seller::supply::Credit;
 use self::seller::{Seller, SellerParts};
 use self::source::{Fingerprint, RawReading, Source, SourceError, SourceSpec};
@@ -108,6 +109,8 @@ pub struct AgentOptions {
     pub channels: ChannelPolicy,
     /// What may stand open with buyers that pay through them.
     pub credit: Credit,
+    /// Whether and how batches are sold whose key is released on the chain.
+    pub releases: ReleasePolicy,
 }
 
 /// What an agent works with.
@@ -184,6 +187,7 @@ impl Agent {
             net: net.clone(),
             channels: channels.clone(),
             credit: options.credit,
+            releases: options.releases,
             recorder: recorder.clone(),
             anchorer: anchorer.clone(),
             wallet: wallet.clone(),
@@ -254,6 +258,7 @@ impl Agent {
         agent.inner.seller.resume()?;
         tasks.spawn(agent.inner.seller.clone().run(cancel.clone()));
         tasks.spawn(channels.run(cancel.clone()));
+        tasks.spawn(agent.inner.seller.clone().run_releases(cancel.clone()));
         for (name, source, ids, is_live) in pumps {
             let (pumping, cancel) = (agent.clone(), cancel.clone());
             tasks.spawn(async move {

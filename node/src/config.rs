@@ -25,6 +25,7 @@ pub use streams::{PlaceText, StreamConfig};
 
 use crate::agent::anchorer::AnchorPolicy;
 use crate::agent::seller::channels::ChannelPolicy;
+use crate::agent::seller::release::ReleasePolicy;
 use crate::agent::seller::supply::Credit;
 use crate::agent::{AgentOptions, SourceOptions, Terms};
 use crate::net::Multiaddr;
@@ -328,6 +329,8 @@ impl Config {
             // Taken when there are commands to buy with them and keys to bound them.
             channels: ChannelPolicy::none(),
             credit: Credit::default(),
+            // The same for batches whose key is released on the chain.
+            releases: ReleasePolicy::none(),
         }
     }
 

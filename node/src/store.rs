@@ -20,6 +20,7 @@ pub mod kinds;
 pub mod orders;
 pub mod outbox;
 pub mod peers;
+pub mod release;
 pub mod restored;
 pub mod streams;
 pub mod tables;
@@ -272,6 +273,7 @@ impl Store {
             orders::create(tx)?;
             outbox::create(tx)?;
             peers::create(tx)?;
+            release::create(tx)?;
             restored::create(tx)?;
             streams::create(tx)?;
             wallet::create(tx)

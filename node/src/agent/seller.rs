@@ -4,6 +4,7 @@
 //! broadcasts and answers in the order that the state machine asks for.
 
 pub mod channels;
+pub mod release;
 pub mod supply;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -39,6 +40,7 @@ use crate::store::{self, Store, StoreError, channels as records, orders};
 use crate::stripes::Stripes;
 use crate::wallet::{WalletHandle, WalletHandleError};
 use channels::Channels;
+use release::{ReleasePolicy, Releases};
 use supply::{Credit, Supplies};
 
 /// Most orders whose payment the network has not answered. Each is up to 128 KiB on disk and costs whoever makes it
@@ -84,6 +86,8 @@ struct Inner {
     sold: AtomicU64,
     /// Deliveries that are paid through channels.
     supplies: Supplies,
+    /// Batches whose key is released on the chain.
+    releases: Releases,
 }
 
 /// What a seller works with.
@@ -98,6 +102,8 @@ pub struct SellerParts {
     pub channels: Channels,
     /// What may stand open with buyers that pay through channels.
     pub credit: Credit,
+    /// Whether and how batches are sold whose key is released on the chain.
+    pub releases: ReleasePolicy,
     /// Takes the coins.
     pub wallet: WalletHandle,
     /// Broadcasts payments and has the headers.
@@ -121,7 +127,8 @@ impl Seller {
         let (terms, orders, admitted, looked) =
             (RwLock::default(), Stripes::default(), Mutex::default(), Mutex::default());
         let (sold, supplies) = (AtomicU64::new(0), Supplies::new(parts.credit));
-        Self { inner: Arc::new(Inner { parts, terms, orders, admitted, looked, sold, supplies }) }
+        let releases = Releases::default();
+        Self { inner: Arc::new(Inner { parts, terms, orders, admitted, looked, sold, supplies, releases }) }
     }
 
     /// Sets what is offered. An ad that is withdrawn ends all quotes; orders that are paid are still delivered.
@@ -266,7 +273,24 @@ impl Seller {
         range: Range,
         mode: PaymentMode,
     ) -> Result<Answer, Refusal> {
-        let SellerParts { recorder, identity, network, clock, .. } = &self.inner.parts;
+        let SellerParts { identity, network, .. } = &self.inner.parts;
+        let offer = self.plain_offer(peer, id, range, mode)?;
+        let offer = Signed::sign(offer, identity, *network).map_err(|error| {
+            tracing::error!(%error, "an offer could not be signed");
+            Refusal::NotSelling
+        })?;
+        Ok(Answer::Offer(offer.into_bytes()))
+    }
+
+    /// What a range costs and which checkpoint it is sold under, not signed yet.
+    fn plain_offer(
+        &self,
+        peer: &PublicKey,
+        id: StreamId,
+        range: Range,
+        mode: PaymentMode,
+    ) -> Result<Offer, Refusal> {
+        let SellerParts { recorder, clock, .. } = &self.inner.parts;
         let stream = self.stream(&id)?;
         let found = recorder.resolve(&id, range).map_err(storage)?;
         let newest = recorder.checkpoint(&id).map_err(storage)?;
@@ -287,7 +311,7 @@ impl Seller {
         let mut nonce = [0; 16];
         getrandom::fill(&mut nonce).map_err(|_| Refusal::Busy { retry_ms: 1000 })?;
         let issued_ms = clock.now_ms();
-        let offer = Offer {
+        Ok(Offer {
             stream: id,
             name: stream.name,
             schema: stream.schema,
@@ -302,12 +326,7 @@ impl Seller {
             nonce,
             issued_ms,
             expires_ms: issued_ms.saturating_add(DEFAULT_LIFETIME_MS),
-        };
-        let offer = Signed::sign(offer, identity, *network).map_err(|error| {
-            tracing::error!(%error, "an offer could not be signed");
-            Refusal::NotSelling
-        })?;
-        Ok(Answer::Offer(offer.into_bytes()))
+        })
     }
 
     /// The anchored checkpoint where it covers the range, else the newest: what is proven on chain is worth more.
@@ -497,6 +516,7 @@ impl Seller {
     pub fn resume(&self) -> Result<(), StoreError> {
         let SellerParts { store, channels, .. } = &self.inner.parts;
         self.admitted().extend(store.read(orders::admitted_sales)?);
+        self.load_releases()?;
         // What was delivered and not paid before a restart still counts.
         for sale in store.read(records::open_sales)? {
             let live = channels.get(&sale.buyer, &sale.channel);

@@ -8,6 +8,7 @@ use sensora_chain::keys::PublicKey;
 use sensora_chain::{FeeRate, Network, Satoshis};
 use sensora_node::agent::anchorer::{AnchorPolicy, Anchorer, AnchorerParts};
 use sensora_node::agent::recorder::Recorder;
+use sensora_node::agent::seller::release::ReleasePolicy;
 use sensora_node::agent::seller::channels::{ChannelPolicy, Channels, ChannelsParts};
 use sensora_node::agent::seller::supply::Credit;
 use sensora_node::agent::seller::{Seller, SellerParts};
@@ -135,6 +136,7 @@ impl Double {
             net: net.clone(),
             channels: channels.unwrap(),
             credit: Credit::default(),
+            releases: ReleasePolicy::default(),
             recorder: recorder.clone(),
             anchorer: anchorer.clone(),
             wallet: wallet.clone(),
