@@ -10,12 +10,15 @@ mod error;
 mod order;
 mod proof;
 mod receive;
+mod release;
 
 pub use channels::ChannelSummary;
 pub use error::{BuyError, ProofFailure};
 pub use order::{Bought, BuyRequest, OrderSummary, Progress};
 pub use proof::AnchorDue;
+pub use release::{ReleaseLimits, ReleaseSummary, Released};
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -62,6 +65,7 @@ pub struct Buyer {
     streams: Arc<Stripes>,
     channels: Arc<channels::Channels>,
     stakes: Arc<receive::OpenStakes>,
+    releases: Arc<release::Releases>,
 }
 
 /// What a buyer works with.
@@ -82,6 +86,8 @@ pub struct BuyerParts {
     pub network: Network,
     /// The time.
     pub clock: Clock,
+    /// Where the store is, to see how full the disk is.
+    pub home: Option<PathBuf>,
 }
 
 impl Buyer {
@@ -94,6 +100,7 @@ impl Buyer {
             streams: Arc::default(),
             channels: Arc::default(),
             stakes: Arc::default(),
+            releases: Arc::default(),
         }
     }
 
@@ -283,6 +290,12 @@ impl Buyer {
                 return Ok(Some(purchase.id));
             }
         }
+        for (purchase, terms) in self.open_releases()? {
+            let wanted = terms.first.max(first)..terms.end.min(end);
+            if &terms.stream == stream && !wanted.is_empty() {
+                return Ok(Some(purchase.id));
+            }
+        }
         Ok(None)
     }
 
@@ -292,6 +305,12 @@ impl Buyer {
         for purchase in self.inner.store.read(orders::open_purchases)? {
             if &purchase.seller == seller {
                 let at_risk = purchase.at_risk(self.inner.network)?;
+                open = open.checked_add(at_risk).map_err(|error| WalletHandleError::Wallet(error.into()))?;
+            }
+        }
+        for (purchase, _) in self.open_releases()? {
+            if &purchase.seller == seller {
+                let at_risk = purchase.at_risk();
                 open = open.checked_add(at_risk).map_err(|error| WalletHandleError::Wallet(error.into()))?;
             }
         }

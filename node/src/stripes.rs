@@ -22,10 +22,19 @@ impl Default for Stripes {
 impl Stripes {
     /// Waits until nobody else works on what is named so.
     pub(crate) async fn lock(&self, name: &impl Hash) -> MutexGuard<'_, ()> {
+        self.of(name).lock().await
+    }
+
+    /// Where nobody else works on what is named so.
+    pub(crate) fn try_lock(&self, name: &impl Hash) -> Option<MutexGuard<'_, ()>> {
+        self.of(name).try_lock().ok()
+    }
+
+    fn of(&self, name: &impl Hash) -> &Mutex<()> {
         let mut hasher = DefaultHasher::new();
         name.hash(&mut hasher);
         let at = usize::try_from(hasher.finish() % (COUNT as u64)).unwrap_or(0);
         #[expect(clippy::indexing_slicing, reason = "`at` is below COUNT, which is the length")]
-        self.locks[at].lock().await
+        &self.locks[at]
     }
 }

@@ -296,10 +296,12 @@ impl Node {
             identity: identity.clone(),
             network: *network,
             clock: clock.clone(),
+            home: home.clone(),
         });
         buyer.load_channels().map_err(Box::new)?;
         let mut parts = JoinSet::new();
         parts.spawn(buyer.clone().run_channels(cancel.clone()));
+        parts.spawn(buyer.clone().run_releases(cancel.clone()));
         wallet.set_sweep(options.sweep)?;
         parts.spawn(wallet.clone().run(cancel.clone()));
         if has_services {

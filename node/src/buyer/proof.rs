@@ -9,6 +9,8 @@ use sensora_protocol::evidence::{
 use sensora_protocol::market::delivery::receive::ChannelPurchaseState;
 use sensora_protocol::market::delivery::salts_of;
 use sensora_protocol::market::delivery::terms::Offered;
+use sensora_protocol::market::key_release::buy::BatchPurchaseState;
+use sensora_protocol::market::key_release::offer::KeyReleaseOffer;
 use sensora_protocol::market::message::{AnchoredProof, Answer, Request, Response};
 use sensora_protocol::market::offer::Offer;
 use sensora_protocol::market::purchase::PurchaseState;
@@ -18,7 +20,7 @@ use sensora_protocol::stream::log::{RangeProof, verify_consistency, verify_range
 use sensora_protocol::{OrderId, Signed};
 
 use super::{BuyError, Buyer, BuyerParts, ProofFailure, unexpected};
-use crate::store::{bought, channels};
+use crate::store::{bought, channels, release};
 
 /// How far a seller's anchors are behind what was bought, in its word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +34,7 @@ pub struct AnchorDue {
 /// What proves an order's readings stands under.
 struct Complete {
     seller: PublicKey,
-    offer: Signed<Offer>,
+    offer: Offer,
 }
 
 impl Buyer {
@@ -51,7 +53,7 @@ impl Buyer {
     pub async fn upgrade_or_due(&self, id: &OrderId) -> Result<(Standing, Option<AnchorDue>), BuyError> {
         let BuyerParts { network, store, chain, .. } = &*self.inner;
         let purchase = self.complete(id)?;
-        let terms = purchase.offer.value();
+        let terms = &purchase.offer;
         let checkpoint = terms.checkpoint.clone().verify_by::<Checkpoint>(*network, &purchase.seller)?;
         let (stream, first, count) = (terms.stream, terms.first, terms.count);
         let request = Request::Proof { stream, first, count, size: checkpoint.value().size };
@@ -83,7 +85,7 @@ impl Buyer {
     pub fn standing(&self, id: &OrderId) -> Result<Standing, BuyError> {
         let BuyerParts { network, store, .. } = &*self.inner;
         let purchase = self.complete(id)?;
-        let terms = purchase.offer.value();
+        let terms = &purchase.offer;
         let checkpoint = terms.checkpoint.clone().verify_by::<Checkpoint>(*network, &purchase.seller)?;
         match store.read(|tx| bought::anchored(tx, id))? {
             Some(proof) => self.check_proof(&purchase, terms, &checkpoint, &proof),
@@ -103,16 +105,26 @@ impl Buyer {
             return match (&purchase.state, &purchase.offer) {
                 (ChannelPurchaseState::Ended { .. }, Offered::Range(offer)) => {
                     let offer = offer.clone().verify_by::<Offer>(*network, &purchase.seller)?;
-                    Ok(Complete { seller: purchase.seller, offer })
+                    Ok(Complete { seller: purchase.seller, offer: offer.value().clone() })
                 }
                 (ChannelPurchaseState::Ended { .. }, Offered::Live(_)) => Err(not("a live stream")),
                 (state, _) => Err(not(state.name())),
             };
         }
+        if let Some(purchase) = store.read(|tx| release::purchase(tx, id))? {
+            return match &purchase.state {
+                BatchPurchaseState::Complete => {
+                    let offer = purchase.offer.verify_by::<KeyReleaseOffer>(*network, &purchase.seller)?;
+                    Ok(Complete { seller: purchase.seller, offer: offer.value().plain() })
+                }
+                state => Err(BuyError::NotComplete { order: *id, state: state.name() }),
+            };
+        }
         let purchase = self.purchase(id)?;
         match &purchase.state {
             PurchaseState::Complete { .. } => {
-                Ok(Complete { seller: purchase.seller, offer: purchase.terms(*network)? })
+                let offer = purchase.terms(*network)?.value().clone();
+                Ok(Complete { seller: purchase.seller, offer })
             }
             state => Err(BuyError::NotComplete { order: *id, state: state.name() }),
         }
@@ -168,7 +180,7 @@ impl Buyer {
     pub fn evidence(&self, id: &OrderId) -> Result<Evidence, BuyError> {
         let BuyerParts { network, store, chain, .. } = &*self.inner;
         let purchase = self.complete(id)?;
-        let terms = purchase.offer.value();
+        let terms = &purchase.offer;
         let end = terms.first.saturating_add(terms.count);
         let standing = self.standing(id)?;
         let anchored = store.read(|tx| bought::anchored(tx, id))?;

@@ -28,7 +28,7 @@ use super::{ATTEMPTS, Bought, BuyError, BuyRequest, Buyer, BuyerParts, FIRST_PAU
 use crate::net::{DeliverySender, Offence, PeerId, peer_id_from_public_key};
 use crate::stakes::SharedStakes;
 use crate::store::bought::{self, BoughtStream};
-use crate::store::{StoreError, channels as records, orders};
+use crate::store::{StoreError, channels as records, orders, release as releases};
 
 /// How long the seller may take to answer the opening of a stream.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(20);
@@ -141,6 +141,13 @@ impl Buyer {
     ) -> Result<(), BuyError> {
         if self.inner.store.read(|tx| records::purchase(tx, id))?.is_some() {
             return self.receive(id, exposure, progress).await.map(|_| ());
+        }
+        if self.inner.store.read(|tx| releases::purchase(tx, id))?.is_some() {
+            return match self.drive_release(id, Duration::ZERO, progress).await {
+                Ok(true) | Err(BuyError::GivenUp { taken_back: true, .. }) => Ok(()),
+                Ok(false) => Err(BuyError::NotComplete { order: *id, state: "waiting for its key" }),
+                Err(error) => Err(error),
+            };
         }
         match self.drive(id, progress).await {
             // It was refused before, and the coins are back: ordering anew is not ordering twice.

@@ -14,8 +14,8 @@ use tokio::{
 };
 
 use super::{
-    Counters, CountersSnapshot, DeliveryError, DeliveryStream, DialError, FindError, Multiaddr, NetStatus, StreamKind,
-    Offence, PeerId, Protocol, ProvideError, PublishError, RequestError, Topic,
+    Counters, CountersSnapshot, DeliveryError, DeliveryStream, DialError, FindError, Multiaddr, NetStatus,
+    Offence, PeerId, Protocol, ProvideError, PublishError, RequestError, StreamKind, Topic,
     command::{Command, OutboundRequest},
     delivery::Open,
     limits::{

@@ -66,7 +66,11 @@ fn read_secret(bytes: &[u8]) -> Result<Zeroizing<[u8; 32]>, StoreError> {
 /// [`StoreError`].
 pub fn put_sale(tx: &WriteTransaction, sale: &BatchSale, open: bool) -> Result<(), StoreError> {
     let id = sale.order.as_bytes();
-    if open { SALES_OPEN.put_bytes(tx, id, &[])? } else { SALES_OPEN.remove(tx, id)? }
+    if open {
+        SALES_OPEN.put_bytes(tx, id, &[])?;
+    } else {
+        SALES_OPEN.remove(tx, id)?;
+    }
     SALES_BY_TIME.put(tx, &time_key(sale), &sale.order)?;
     SALES.put(tx, id, sale)
 }
@@ -144,9 +148,17 @@ pub fn sales_admitted_before(
 ///
 /// # Errors
 /// [`StoreError`].
-pub fn put_purchase(tx: &WriteTransaction, purchase: &BatchPurchase, watched: bool) -> Result<(), StoreError> {
+pub fn put_purchase(
+    tx: &WriteTransaction,
+    purchase: &BatchPurchase,
+    watched: bool,
+) -> Result<(), StoreError> {
     let id = purchase.id.as_bytes();
-    if watched { PURCHASES_WATCHED.put_bytes(tx, id, &[])? } else { PURCHASES_WATCHED.remove(tx, id)? }
+    if watched {
+        PURCHASES_WATCHED.put_bytes(tx, id, &[])?;
+    } else {
+        PURCHASES_WATCHED.remove(tx, id)?;
+    }
     PURCHASES.put(tx, id, purchase)
 }
 

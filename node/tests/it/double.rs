@@ -8,8 +8,8 @@ use sensora_chain::keys::PublicKey;
 use sensora_chain::{FeeRate, Network, Satoshis};
 use sensora_node::agent::anchorer::{AnchorPolicy, Anchorer, AnchorerParts};
 use sensora_node::agent::recorder::Recorder;
-use sensora_node::agent::seller::release::ReleasePolicy;
 use sensora_node::agent::seller::channels::{ChannelPolicy, Channels, ChannelsParts};
+use sensora_node::agent::seller::release::ReleasePolicy;
 use sensora_node::agent::seller::supply::Credit;
 use sensora_node::agent::seller::{Seller, SellerParts};
 use sensora_node::agent::source::RawReading;
@@ -20,7 +20,8 @@ use sensora_node::chain_access::{
 use sensora_node::clock::Clock;
 use sensora_node::fees::{FeePolicy, Fees};
 use sensora_node::net::{
-    Multiaddr, Net, NetConfig, NetEvent, NetEvents, PeerId, Protocol, Transport, public_key_of,
+    DeliveryStream, Multiaddr, Net, NetConfig, NetEvent, NetEvents, PeerId, Protocol, Transport,
+    public_key_of,
 };
 use sensora_node::store::Store;
 use sensora_node::supervisor::Node;
@@ -30,6 +31,7 @@ use sensora_protocol::market::message::{Request, Response};
 use sensora_protocol::market::offer::Range;
 use sensora_protocol::stream::{Field, Kind, Schema, Unit, Value};
 use sensora_protocol::{Identity, Signed, StreamId};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio_util::sync::CancellationToken;
 
 use crate::world::{address, identity, limits};
@@ -39,6 +41,9 @@ type Rule = Box<dyn FnMut(&Request, Response) -> Response + Send>;
 
 /// Decides before the honest seller sees it: an answer in its place, or `None`.
 type Guard = Box<dyn FnMut(&Request) -> Option<Response> + Send>;
+
+/// Where the long-lived streams go that buyers open, where the test takes them.
+type Streams = Arc<Mutex<Option<UnboundedSender<DeliveryStream>>>>;
 
 /// The streams of a double.
 pub(crate) struct Pages {
@@ -61,6 +66,7 @@ pub(crate) struct Double {
     pub(crate) streams: Vec<StreamId>,
     rule: Arc<Mutex<Rule>>,
     guard: Arc<Mutex<Guard>>,
+    opened: Streams,
     _tasks: ChainTasks,
     _stop: tokio_util::sync::DropGuard,
 }
@@ -149,7 +155,8 @@ impl Double {
         });
         let rule: Arc<Mutex<Rule>> = Arc::new(Mutex::new(Box::new(|_, answer| answer)));
         let guard: Arc<Mutex<Guard>> = Arc::new(Mutex::new(Box::new(|_| None)));
-        tokio::spawn(serve(events, seller.clone(), rule.clone(), guard.clone()));
+        let opened = Streams::default();
+        tokio::spawn(serve(events, seller.clone(), rule.clone(), guard.clone(), opened.clone()));
         let stop = cancel.drop_guard();
         let double = Self {
             identity,
@@ -165,6 +172,7 @@ impl Double {
             streams,
             rule,
             guard,
+            opened,
             _tasks: tasks,
             _stop: stop,
         };
@@ -188,6 +196,13 @@ impl Double {
     /// Answers in the honest seller's place from now on, where it gives something.
     pub(crate) fn intercepts(&self, guard: impl FnMut(&Request) -> Option<Response> + Send + 'static) {
         *self.guard.lock().unwrap() = Box::new(guard);
+    }
+
+    /// From now on the test serves the long-lived streams that buyers open.
+    pub(crate) fn takes_streams(&self) -> UnboundedReceiver<DeliveryStream> {
+        let (to, streams) = unbounded_channel();
+        *self.opened.lock().unwrap() = Some(to);
+        streams
     }
 
     /// Tells the truth from now on.
@@ -244,7 +259,13 @@ impl Double {
     }
 }
 
-async fn serve(mut events: NetEvents, seller: Seller, rule: Arc<Mutex<Rule>>, guard: Arc<Mutex<Guard>>) {
+async fn serve(
+    mut events: NetEvents,
+    seller: Seller,
+    rule: Arc<Mutex<Rule>>,
+    guard: Arc<Mutex<Guard>>,
+    opened: Streams,
+) {
     while let Some(event) = events.recv().await {
         match event {
             NetEvent::Request { peer, protocol: Protocol::Market, body, responder } => {
@@ -261,6 +282,10 @@ async fn serve(mut events: NetEvents, seller: Seller, rule: Arc<Mutex<Rule>>, gu
                     responder.respond(answer.to_bytes().unwrap());
                 });
             }
+            NetEvent::Delivery { stream } => match &*opened.lock().unwrap() {
+                Some(to) => drop(to.send(stream)),
+                None => stream.refuse(),
+            },
             NetEvent::Gossip { verdict, .. } => verdict.accept(),
             _ => {}
         }

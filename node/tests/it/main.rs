@@ -15,6 +15,7 @@ mod market;
 mod money;
 mod net;
 mod real_node;
+mod release;
 mod source;
 mod wallet;
 mod world;

@@ -246,14 +246,20 @@ impl Seller {
     }
 
     /// The stored sale of an order that begins, or a new one, stored.
-    fn begin_release(&self, id: &OrderId, buyer: &PublicKey, begin: &Begin) -> Result<(BatchSale, BatchTerms), Refusal> {
+    fn begin_release(
+        &self,
+        id: &OrderId,
+        buyer: &PublicKey,
+        begin: &Begin,
+    ) -> Result<(BatchSale, BatchTerms), Refusal> {
         let SellerParts { store, network, clock, home, chain, .. } = &self.inner.parts;
         let stored = store.read(|tx| records::sale(tx, id)).map_err(|error| failed(&error))?;
         if let Some(sale) = stored.filter(|sale| &sale.buyer == buyer) {
             let terms = sale.terms(*network).map_err(|error| damaged(&error))?;
             return Ok((sale, terms));
         }
-        let full = |home: &std::path::PathBuf| crate::home::free_space(home).is_ok_and(|free| free < MIN_FREE_SPACE);
+        let full =
+            |home: &std::path::PathBuf| crate::home::free_space(home).is_ok_and(|free| free < MIN_FREE_SPACE);
         if home.as_ref().is_some_and(full) {
             return Err(Refusal::StorageUnavailable);
         }
@@ -281,7 +287,12 @@ impl Seller {
         &self,
         id: OrderId,
         path: Option<MerklePath>,
-        f: impl FnOnce(&mut BatchSale, &BatchTerms, &HeaderSnapshot, &SellerAt<'_>) -> Result<Vec<SellAction>, Refusal>
+        f: impl FnOnce(
+            &mut BatchSale,
+            &BatchTerms,
+            &HeaderSnapshot,
+            &SellerAt<'_>,
+        ) -> Result<Vec<SellAction>, Refusal>
         + Send
         + 'static,
     ) -> Result<Vec<SellAction>, Refusal> {
@@ -380,7 +391,12 @@ impl Seller {
     }
 
     /// Gives a claim to the network. Answers whether it has it.
-    async fn send_claim(&self, id: &OrderId, claim: &[u8], coin_path: Option<&MerklePath>) -> Result<bool, Refusal> {
+    async fn send_claim(
+        &self,
+        id: &OrderId,
+        claim: &[u8],
+        coin_path: Option<&MerklePath>,
+    ) -> Result<bool, Refusal> {
         let SellerParts { store, chain, .. } = &self.inner.parts;
         let sale = store.read(|tx| records::sale(tx, id)).map_err(|error| failed(&error))?;
         let Some(coin) = sale.as_ref().and_then(BatchSale::coin) else { return Ok(false) };

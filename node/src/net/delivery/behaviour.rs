@@ -102,7 +102,11 @@ impl Behaviour {
         let id = self.next;
         self.next = self.next.wrapping_add(1);
         let handler = NotifyHandler::One(connection);
-        self.actions.push_back(ToSwarm::NotifyHandler { peer_id: open.peer, handler, event: OpenOn(id, open.kind) });
+        self.actions.push_back(ToSwarm::NotifyHandler {
+            peer_id: open.peer,
+            handler,
+            event: OpenOn(id, open.kind),
+        });
         self.opens.insert(id, (connection, open));
     }
 

@@ -37,7 +37,8 @@ impl Offers {
         self.standing.retain(|_, offer| offer.value().expires_ms > now_ms);
         let found = self.standing.values().find(|offer| {
             let offer = offer.value();
-            let lasts = offer.expires_ms.saturating_sub(now_ms) > offer.expires_ms.saturating_sub(offer.issued_ms) / 2;
+            let lasts = offer.expires_ms.saturating_sub(now_ms)
+                > offer.expires_ms.saturating_sub(offer.issued_ms) / 2;
             let same = offer.buyer == plain.buyer
                 && offer.stream == plain.stream
                 && (offer.first, offer.count) == (plain.first, plain.count)
@@ -142,7 +143,9 @@ impl Seller {
         let sealed = self.blocking(move |_| Sealed::make(&goods).map_err(cannot_seal)).await?;
         if sealed.batch.root() != terms.root {
             tracing::error!(offer = %terms.offer, "a batch is not sealed as it was when it was offered");
-            return Err(Refusal::InvalidOrder { reason: "the batch cannot be made again: ask for a new offer".into() });
+            return Err(Refusal::InvalidOrder {
+                reason: "the batch cannot be made again: ask for a new offer".into(),
+            });
         }
         let sealed = Arc::new(sealed);
         lock(&releases.batches).keep(terms.offer, sealed.clone());
@@ -154,7 +157,9 @@ impl Seller {
 pub(super) fn cannot_seal(error: SealError<RecorderError>) -> Refusal {
     match error {
         SealError::Readings(error) => storage(error),
-        SealError::TooMany => Refusal::InvalidOrder { reason: "these readings make too many parts: order fewer".into() },
+        SealError::TooMany => {
+            Refusal::InvalidOrder { reason: "these readings make too many parts: order fewer".into() }
+        }
         error => failed(&error),
     }
 }

@@ -185,9 +185,8 @@ impl Seller {
     /// Takes a buyer's coin. A coin that is refused ends nothing: the buyer may send the right one.
     async fn take_coin(&self, id: OrderId, beef: Vec<u8>, sender: &mut DeliverySender) -> Result<(), Ended> {
         let again = beef.clone();
-        let taken = self.change_release(id, None, move |sale, terms, headers, at| {
-            sale.lock(&beef, terms, headers, at)
-        });
+        let taken = self
+            .change_release(id, None, move |sale, terms, headers, at| sale.lock(&beef, terms, headers, at));
         let taken = match taken.await {
             // Our headers are what is behind, not the buyer: look, and judge again.
             Err(Refusal::HeadersBehind { .. }) if self.may_look() => {

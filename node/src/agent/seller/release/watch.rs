@@ -56,7 +56,8 @@ impl Seller {
             let claimed = self.look_at_sales(some).await;
             // The network has a claim that it did not have: its buyer is told now, not with the next block.
             if !claimed.is_empty() {
-                let again: Vec<_> = some.iter().filter(|sale| claimed.contains(&sale.order)).cloned().collect();
+                let again: Vec<_> =
+                    some.iter().filter(|sale| claimed.contains(&sale.order)).cloned().collect();
                 self.look_at_sales(&again).await;
             }
         }
