@@ -204,12 +204,16 @@ pub(crate) struct ExportArgs {
 /// Check an evidence file, trusting nobody.
 ///
 /// Recomputes every leaf, the root, the seller's signature, the anchoring transaction and its Merkle path to a block
-/// header. Works offline, against the headers this home has checked or those in a file.
+/// header. Works offline, against the headers this home has checked or those in a file. With --misbehaviour it checks
+/// instead whether a seller has signed an offer of readings that it did not deliver, which needs no headers at all.
 #[derive(Args, Debug)]
 pub(crate) struct VerifyArgs {
     /// The evidence file (- for standard input)
     #[arg(value_name = "FILE")]
     pub(crate) file: PathBuf,
+    /// The file is a proof that a seller has cheated: JSON or CBOR
+    #[arg(long, conflicts_with_all = ["headers", "sync"])]
+    pub(crate) misbehaviour: bool,
     /// Block headers to check against: a file of 80-byte headers as `export --headers` writes it, raw or as hex lines
     #[arg(long, value_name = "FILE", conflicts_with = "sync")]
     pub(crate) headers: Option<PathBuf>,

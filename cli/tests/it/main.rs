@@ -9,4 +9,5 @@ mod journey;
 mod kill;
 mod real_node;
 mod support;
+mod verify;
 mod wallet;

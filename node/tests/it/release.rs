@@ -355,7 +355,7 @@ async fn what_a_batch_cannot_be_is_said_before_anything_is_ordered() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn open_orders_at_a_seller_count_against_the_exposure() {
-    let world = market(3000).await;
+    let world = market(4000).await;
     let request = world.request(seq(0, COUNT)).await;
     world.locked(&request).await;
     let mut next = world.request(seq(COUNT, COUNT)).await;

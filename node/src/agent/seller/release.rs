@@ -278,6 +278,8 @@ impl Seller {
             lock(&releases.open).remove(&old);
         }
         releases.note(&sale, terms.expires_ms, true);
+        // From here on the order counts, and the same question gets another offer: one key for one order.
+        lock(&releases.offers).forget(&terms.offer);
         Ok((sale, terms))
     }
 

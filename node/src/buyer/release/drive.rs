@@ -14,12 +14,16 @@ use tokio::time::{Instant, MissedTickBehavior};
 use super::OPEN_TIMEOUT;
 use super::step::Stopped;
 use crate::buyer::{ATTEMPTS, BuyError, Buyer, BuyerParts, FIRST_PAUSE, Progress};
-use crate::net::{DeliveryError, DeliverySender, Offence, StreamKind, peer_id_from_public_key};
+use crate::net::{
+    DeliveryError, DeliveryReceiver, DeliverySender, Offence, StreamKind, peer_id_from_public_key,
+};
 
 /// How long the seller may send nothing while parts are owed: it may have to seal the batch again first.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long the seller has to bring the coin to the network, however short the caller's patience for the key is.
 const LOCK_PATIENCE: Duration = Duration::from_secs(20);
+/// How long the seller's receipt is waited for when all else is here.
+const RECEIPT_PATIENCE: Duration = Duration::from_secs(3);
 /// How often the chain is asked about the coin while its key is waited for and no new block is announced.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// How often the seller hears that we are still there.
@@ -231,6 +235,7 @@ impl Buyer {
         loop {
             let purchase = self.release_purchase(id)?;
             if outcome(&purchase).is_some() {
+                self.await_receipt(&purchase, &mut sender, &mut receiver).await;
                 drop(sender.finish().await);
                 return Ok(());
             }
@@ -269,6 +274,31 @@ impl Buyer {
                 }
                 () = patience => return Err(Broken::Patience),
             }
+        }
+    }
+
+    /// The key may be on the chain a moment before the seller says so, and its receipt comes with its word. Nothing depends on it.
+    async fn await_receipt(
+        &self,
+        purchase: &BatchPurchase,
+        sender: &mut DeliverySender,
+        receiver: &mut DeliveryReceiver,
+    ) {
+        if purchase.state != BatchPurchaseState::Complete || purchase.receipt.is_some() {
+            return;
+        }
+        let id = purchase.id;
+        let until = Instant::now() + RECEIPT_PATIENCE;
+        let heard = async {
+            while self.release_purchase(&id).is_ok_and(|purchase| purchase.receipt.is_none()) {
+                let Ok(Some(bytes)) = receiver.next(RECEIPT_PATIENCE).await else { return };
+                if self.release_frame(&id, &bytes, sender, &mut |_| {}).await.is_err() {
+                    return;
+                }
+            }
+        };
+        if tokio::time::timeout_at(until, heard).await.is_err() {
+            tracing::debug!(order = %id, "the seller sends no receipt");
         }
     }
 

@@ -54,7 +54,6 @@ fn offences(node: &Node) -> u64 {
 async fn frames_that_are_none_end_the_stream_and_are_counted() {
     let world = market(3000).await;
     let offer = quote(&world.buyer, &world).await;
-    let mut count = 0;
     let first_frames = [
         Bytes::from_static(b"\xff"),
         Bytes::from_static(b"\x00"),
@@ -62,12 +61,16 @@ async fn frames_that_are_none_end_the_stream_and_are_counted() {
         Bytes::from(ToSeller::Alive.to_bytes().unwrap()),
         Bytes::from(ToBuyer::Alive.to_bytes().unwrap()).slice(1..),
     ];
-    for first in first_frames {
-        let mut stream = open(&world.buyer, &world).await;
+    for (count, first) in (1..).zip(first_frames) {
+        // Each from a stranger of its own: who does it often is turned away before it is heard.
+        let mut config = options(20 + count, &Place::Memory);
+        config.bootstrap.clone_from(&world.addresses);
+        let stranger = Node::start(config).await.unwrap();
+        let mut stream = open(&stranger, &world).await;
         stream.send(first.clone()).await.unwrap();
         assert_eq!(next(&mut stream).await, None, "{first:?}");
-        count += 1;
-        until("the offence", || async { (offences(&world.agent) >= count).then_some(()) }).await;
+        until("the offence", || async { (offences(&world.agent) >= count.into()).then_some(()) }).await;
+        stranger.shutdown().await;
     }
     // In the middle of an order.
     let quoted = ToSeller::Quote { stream: world.stream().await.id, range: seq(0, COUNT) };
@@ -85,6 +88,13 @@ async fn frames_that_are_none_end_the_stream_and_are_counted() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_same_question_has_the_same_offer_and_one_buyer_has_few() {
     let world = market(6000).await;
+    // The first anchor changes under which checkpoint the readings are sold.
+    until("an anchor of everything", || async {
+        let lags = world.agent.agent().unwrap().anchorer().lags().unwrap();
+        lags.iter().all(|lag| lag.readings == 0).then_some(())
+    })
+    .await;
+    super::mine(&world.bootstrap, &[&world.agent, &world.buyer], 2).await;
     let first = quote(&world.buyer, &world).await;
     assert_eq!(quote(&world.buyer, &world).await.bytes(), first.bytes(), "no batch is sealed twice");
     let id = world.stream().await.id;

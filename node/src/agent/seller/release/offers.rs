@@ -21,8 +21,8 @@ use crate::agent::seller::{Seller, SellerParts, damaged, failed, storage};
 
 /// Most offers that hold at a time: 8 KiB each at the most.
 const MAX_OFFERS: usize = 512;
-/// Most of them to one buyer.
-const MAX_OFFERS_TO_BUYER: usize = 4;
+/// Most of them to one buyer that it has not ordered: a person who looks around, and a rate at which one stranger makes us seal.
+const MAX_OFFERS_TO_BUYER: usize = 8;
 
 /// The offers that hold, by their digest.
 #[derive(Default)]
@@ -48,6 +48,11 @@ impl Offers {
             same && lasts && offer.refund_height.get() > tip
         });
         found.map(|offer| offer.bytes().clone())
+    }
+
+    /// The offer is ordered.
+    pub(super) fn forget(&mut self, offer: &Hash) {
+        self.standing.remove(offer);
     }
 
     fn room_for(&self, buyer: &PublicKey) -> Result<(), Refusal> {
