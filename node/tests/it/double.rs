@@ -31,7 +31,7 @@ use sensora_protocol::market::message::{Request, Response};
 use sensora_protocol::market::offer::Range;
 use sensora_protocol::stream::{Field, Kind, Schema, Unit, Value};
 use sensora_protocol::{Identity, Signed, StreamId};
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio_util::sync::CancellationToken;
 
 use crate::world::{address, identity, limits};
@@ -43,7 +43,7 @@ type Rule = Box<dyn FnMut(&Request, Response) -> Response + Send>;
 type Guard = Box<dyn FnMut(&Request) -> Option<Response> + Send>;
 
 /// Where the long-lived streams go that buyers open, where the test takes them.
-type Streams = Arc<Mutex<Option<UnboundedSender<DeliveryStream>>>>;
+type Streams = Arc<Mutex<Option<Sender<DeliveryStream>>>>;
 
 /// The streams of a double.
 pub(crate) struct Pages {
@@ -199,8 +199,9 @@ impl Double {
     }
 
     /// From now on the test serves the long-lived streams that buyers open.
-    pub(crate) fn takes_streams(&self) -> UnboundedReceiver<DeliveryStream> {
-        let (to, streams) = unbounded_channel();
+    pub(crate) fn takes_streams(&self) -> Receiver<DeliveryStream> {
+        // More than any test opens.
+        let (to, streams) = channel(64);
         *self.opened.lock().unwrap() = Some(to);
         streams
     }
@@ -283,7 +284,7 @@ async fn serve(
                 });
             }
             NetEvent::Delivery { stream } => match &*opened.lock().unwrap() {
-                Some(to) => drop(to.send(stream)),
+                Some(to) => drop(to.try_send(stream)),
                 None => stream.refuse(),
             },
             NetEvent::Gossip { verdict, .. } => verdict.accept(),

@@ -143,7 +143,7 @@ impl Buyer {
                 return outcome.map(|()| true);
             }
             let before = purchase.arrivals.next;
-            let broken = match self.release_stream(id, &mut deadline, progress).await {
+            let broken = match Box::pin(self.release_stream(id, &mut deadline, progress)).await {
                 Ok(()) => continue,
                 Err(broken) => broken,
             };
@@ -416,7 +416,7 @@ impl Buyer {
     pub(super) async fn remind_seller(&self, id: &OrderId) -> Result<(), BuyError> {
         let Some(_only_one) = self.releases.driving.try_lock(id) else { return Ok(()) };
         let mut deadline = Deadline::after(Duration::ZERO);
-        match self.release_stream(id, &mut deadline, &mut |_| {}).await {
+        match Box::pin(self.release_stream(id, &mut deadline, &mut |_| {})).await {
             Ok(()) | Err(Broken::Patience) => Ok(()),
             Err(Broken::Failed(error) | Broken::Bad(error)) => Err(error),
             Err(Broken::Stream(source)) => Err(BuyError::Stream { order: *id, source: Box::new(source) }),

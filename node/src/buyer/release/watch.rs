@@ -84,7 +84,7 @@ impl Buyer {
 
     /// Gives what is seen to a purchase, and notes whether its seller is to be reminded.
     async fn note_seen(&self, id: &OrderId, seen: Seen, to_remind: &mut Vec<OrderId>) {
-        match self.see_release(id, seen, None, &mut |_| {}).await {
+        match Box::pin(self.see_release(id, seen, None, &mut |_| {})).await {
             Ok(then) => {
                 let unheard = self.release_purchase(id).is_ok_and(|purchase| {
                     purchase.state == BatchPurchaseState::Locking
