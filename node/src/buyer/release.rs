@@ -157,6 +157,8 @@ impl Buyer {
                 match self.drive_release(&open, patience, &mut progress).await {
                     Ok(true) | Err(BuyError::GivenUp { taken_back: true, .. }) => continue,
                     Ok(false) => return self.waiting(&open, bought),
+                    // Its offer was over before anything was paid: it is dropped, and another is asked for.
+                    Err(BuyError::Refused(_)) if self.is_dropped(&open)? => continue,
                     Err(error) => return Err(error),
                 }
             }
@@ -183,6 +185,10 @@ impl Buyer {
                 return self.waiting(&id, bought);
             }
         }
+    }
+
+    fn is_dropped(&self, id: &OrderId) -> Result<bool, BuyError> {
+        Ok(self.release_purchase(id)?.state == BatchPurchaseState::Dropped)
     }
 
     fn waiting(&self, id: &OrderId, so_far: Bought) -> Result<Released, BuyError> {
