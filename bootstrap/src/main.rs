@@ -21,6 +21,7 @@ use sensora_node::store::Store;
 use sensora_node::supervisor::{ChainRole, Node, NodeOptions, ServicesRole};
 use sensora_node::wallet::SweepPolicy;
 use sensora_protocol::Identity;
+use sensora_protocol::market::budget::Budgets;
 use tracing_subscriber::EnvFilter;
 
 /// The home where none is named, in the user's home directory. Not that of `sensora`: a home is used by one process.
@@ -151,6 +152,7 @@ async fn serve(args: &Args) -> anyhow::Result<()> {
         chain,
         fees: FeeLimits { max: MAX_FEE, ..FeeLimits::default() },
         sweep: SweepPolicy::default(),
+        budgets: Budgets::UNLIMITED,
         agent: None,
     })
     .await?;

@@ -4,7 +4,9 @@
 //! home's configuration is known too.
 
 mod agent;
+mod channels;
 mod cost;
+mod subscribe;
 mod trade;
 mod upkeep;
 mod values;
@@ -16,7 +18,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use sensora_chain::Network;
 
 pub(crate) use agent::AgentArgs;
+pub(crate) use channels::{ChannelsAction, ChannelsArgs, CloseChannelArgs, EarningsArgs, OpenChannelArgs};
 pub(crate) use cost::CostArgs;
+pub(crate) use subscribe::SubscribeArgs;
 pub(crate) use trade::{
     BuyArgs, ExportArgs, OrdersArgs, RowFormat, SampleArgs, SearchArgs, ShowArgs, StreamArgs, VerifyArgs, Way,
 };
@@ -155,7 +159,10 @@ pub(crate) enum Command {
     Show(ShowArgs),
     Sample(SampleArgs),
     Buy(Box<BuyArgs>),
+    Subscribe(Box<SubscribeArgs>),
     Orders(OrdersArgs),
+    Channels(ChannelsArgs),
+    Earnings(EarningsArgs),
     Export(ExportArgs),
     Verify(VerifyArgs),
     Wallet(WalletArgs),

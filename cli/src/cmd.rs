@@ -2,11 +2,14 @@
 
 mod agent;
 mod buy;
+mod channels;
 mod completions;
 mod config;
+mod control;
 mod cost;
 mod demo;
 mod doctor;
+mod earnings;
 mod export;
 mod find;
 mod init;
@@ -19,6 +22,7 @@ mod search;
 mod session;
 mod show;
 mod status;
+mod subscribe;
 mod verify;
 mod wallet;
 
@@ -38,6 +42,9 @@ pub(crate) fn run(command: Command, context: &Context) -> Outcome<Exit> {
         Command::Sample(args) => sample::run(&args, context),
         Command::Buy(args) => buy::run(&args, context),
         Command::Orders(args) => orders::run(&args, context),
+        Command::Subscribe(args) => subscribe::run(&args, context),
+        Command::Channels(args) => channels::run(&args, context),
+        Command::Earnings(args) => earnings::run(&args, context),
         Command::Export(args) => export::run(&args, context),
         Command::Verify(args) => verify::run(&args, context),
         Command::Wallet(args) => wallet::run(&args, context),

@@ -28,13 +28,17 @@ pub(crate) enum Exit {
     Unreachable = 9,
     /// Verified, but the proof is not anchored in a block yet.
     NotAnchored = 10,
+    /// The wallet is frozen: nothing was paid.
+    Frozen = 11,
+    /// An order is under way and waits for its seller or for blocks: it goes on by itself, and nothing is lost.
+    Waiting = 12,
     /// Stopped by Ctrl-C before the work was done; what was done is kept.
     Interrupted = 130,
 }
 
 impl Exit {
     /// All of them, in order.
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 14] = [
         Self::Ok,
         Self::Failure,
         Self::Usage,
@@ -46,6 +50,8 @@ impl Exit {
         Self::Home,
         Self::Unreachable,
         Self::NotAnchored,
+        Self::Frozen,
+        Self::Waiting,
         Self::Interrupted,
     ];
 
@@ -68,6 +74,8 @@ impl Exit {
             Self::Home => "home",
             Self::Unreachable => "unreachable",
             Self::NotAnchored => "not_anchored",
+            Self::Frozen => "frozen",
+            Self::Waiting => "waiting",
             Self::Interrupted => "interrupted",
         }
     }
@@ -86,6 +94,8 @@ impl Exit {
             Self::Home => "the home is missing, in use, locked, damaged or full",
             Self::Unreachable => "no peer or no chain could be reached in time",
             Self::NotAnchored => "verified, but not anchored in a block yet",
+            Self::Frozen => "the wallet is frozen: nothing was paid",
+            Self::Waiting => "begun, and goes on by itself: nothing is lost",
             Self::Interrupted => "stopped by Ctrl-C; what was done is kept",
         }
     }

@@ -24,6 +24,7 @@ use sensora_node::store::Store;
 use sensora_node::supervisor::{ChainRole, Node, NodeOptions};
 use sensora_node::wallet::SweepPolicy;
 use sensora_protocol::ad::StreamAd;
+use sensora_protocol::market::budget::Budgets;
 use sensora_protocol::market::message::Request;
 use sensora_protocol::market::offer::{BuyerLimits, Range};
 use sensora_protocol::{Identity, OrderId};
@@ -122,6 +123,7 @@ fn node(seed: u8, folder: &Path) -> NodeOptions {
         chain: ChainRole::Peers(Vec::new()),
         fees: FeeLimits::fixed(FeeRate::DEFAULT, Satoshis::from_sat(100_000)),
         sweep: SweepPolicy::default(),
+        budgets: Budgets::UNLIMITED,
         agent: None,
     }
 }
@@ -136,6 +138,7 @@ fn thermometer() -> SourceOptions {
     };
     let terms = Terms {
         price: "2".parse().unwrap(),
+        second: None,
         licence: "CC-BY-4.0".into(),
         place: None,
         sample: 10,

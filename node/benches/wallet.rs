@@ -19,6 +19,7 @@ use sensora_chain::{FeeRate, Network, OutPoint, Satoshis, Script, Transaction, T
 use sensora_node::chain_access::{self, ChainOptions, MemoryHeaderStore, SourceOptions};
 use sensora_node::clock::Clock;
 use sensora_node::fees::{FeePolicy, Fees};
+use sensora_node::freeze::Freeze;
 use sensora_node::store::Store;
 use sensora_node::wallet::{WalletHandle, WalletHandleError};
 use sensora_protocol::Identity;
@@ -89,7 +90,7 @@ fn wallet(runtime: &Runtime, folder: &Path, coins: u64, sales: &mut Sales) -> Wa
     };
     let (chain, _tasks) = runtime.block_on(chain_access::start(chain, CancellationToken::new())).unwrap();
     let fees = Fees::fixed(FeePolicy { rate: FeeRate::DEFAULT, max: Satoshis::from_sat(10_000) });
-    let wallet = WalletHandle::open(store, identity, network, chain, clock, fees).unwrap();
+    let wallet = WalletHandle::open(store, identity, network, chain, clock, fees, Freeze::default()).unwrap();
     wallet.update(|wallet, _| (0..coins).try_for_each(|_| credit(wallet, sales.next()))).unwrap();
     assert_eq!(wallet.coins().len() as u64, coins);
     wallet

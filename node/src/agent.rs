@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use sensora_chain::wallet::WalletError;
 use sensora_chain::{Network, Satoshis};
+use sensora_protocol::ad::PaymentMode;
 use sensora_protocol::market::price::Price;
 use sensora_protocol::place::Place;
 use sensora_protocol::{Identity, StreamId};
@@ -71,6 +72,8 @@ pub enum AgentError {
 pub struct Terms {
     /// Price of a reading.
     pub price: Price,
+    /// Price of a second of a stream as it comes; none: it is sold by the reading only.
+    pub second: Option<Price>,
     /// Licence id.
     pub licence: String,
     /// Where it measures.
@@ -198,8 +201,12 @@ impl Agent {
             clock: clock.clone(),
             home,
         });
+        let mut modes = vec![PaymentMode::Direct];
+        modes.extend(options.channels.is_taken().then_some(PaymentMode::Channel));
+        modes.extend(options.releases.offered.then_some(PaymentMode::KeyRelease));
         let advertiser = Advertiser::new(AdvertiserParts {
             name: options.name,
+            modes,
             recorder: recorder.clone(),
             seller: seller.clone(),
             wallet: wallet.clone(),
@@ -231,6 +238,7 @@ impl Agent {
                     place: terms.place.clone(),
                     cadence_ms: cadence.map(|c| u64::try_from(c.as_millis()).unwrap_or(u64::MAX)),
                     price: terms.price,
+                    second: terms.second,
                     licence: terms.licence.clone(),
                     sample: terms.sample,
                     max_readings: terms.max_readings,

@@ -15,6 +15,9 @@ use std::time::Duration;
 
 use sensora_chain::keys::Address;
 use sensora_chain::{Network, Satoshis};
+use sensora_protocol::market::budget::Budgets;
+use sensora_protocol::market::channel::offer::{ChannelLimits, MIN_MARGIN};
+use sensora_protocol::market::key_release::offer::{CLAIM_MARGIN, DEFAULT_REFUND_AFTER};
 use sensora_protocol::market::price::Price;
 use serde::{Deserialize, Serialize};
 
@@ -37,6 +40,9 @@ pub const DEFAULT_TEXT: &str = include_str!("config/default.toml");
 /// No configuration is longer; what is longer is another file.
 const MAX_FILE: u64 = 1024 * 1024;
 
+/// The longest life of a channel that makes sense, in blocks: a year.
+const MAX_BLOCKS: u32 = 365 * 144;
+
 /// The configuration of a node.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -53,6 +59,8 @@ pub struct Config {
     pub wallet: WalletSection,
     /// How this node sells.
     pub agent: AgentSection,
+    /// How it is paid.
+    pub selling: SellingSection,
     /// When readings are put on chain.
     pub anchor: AnchorSection,
     /// What this node lets itself in for when it buys.
@@ -124,6 +132,42 @@ pub struct BuyerSection {
     pub max_price_sat: Satoshis,
     /// The most that may be paid before the goods are there.
     pub exposure_sat: Satoshis,
+    /// The most that the orders of any 24 hours with one seller may cost.
+    pub seller_day_sat: Satoshis,
+    /// The most that the orders of any 24 hours may cost in all.
+    pub day_sat: Satoshis,
+    /// What is put into a channel that a purchase opens by itself; zero: none is opened by itself.
+    pub channel_sat: Satoshis,
+    /// How many blocks a channel is to last.
+    pub channel_blocks: u32,
+    /// The most that the close of a channel may cost.
+    pub max_close_fee_sat: Satoshis,
+}
+
+/// `[selling]`: how this node is paid while it delivers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SellingSection {
+    /// Whether channels are taken.
+    pub channels: bool,
+    /// What may be delivered ahead of payment, for each buyer.
+    pub exposure_sat: Satoshis,
+    /// What of it is given in the beginning of an order.
+    pub first_exposure_sat: Satoshis,
+    /// The least that a buyer puts into a channel.
+    pub min_channel_sat: Satoshis,
+    /// The most.
+    pub max_channel_sat: Satoshis,
+    /// Up to which value vouchers are taken before the funding is in a block.
+    pub unmined_sat: Satoshis,
+    /// The longest time until a channel's refund height, in blocks.
+    pub max_blocks: u32,
+    /// A channel is closed when so much is earned on it; zero: only when its time has come.
+    pub settle_sat: Satoshis,
+    /// Whether batches are sold whose key is released on the chain.
+    pub key_release: bool,
+    /// Blocks on a buyer's coin before its key is shown.
+    pub confirmations: u32,
 }
 
 impl Default for Config {
@@ -135,6 +179,7 @@ impl Default for Config {
             chain: ChainSection::default(),
             wallet: WalletSection::default(),
             agent: AgentSection::default(),
+            selling: SellingSection::default(),
             anchor: AnchorSection::default(),
             buyer: BuyerSection::default(),
             streams: Vec::new(),
@@ -178,7 +223,34 @@ impl Default for AnchorSection {
 
 impl Default for BuyerSection {
     fn default() -> Self {
-        Self { max_price_sat: Satoshis::from_sat(10_000), exposure_sat: Satoshis::from_sat(10_000) }
+        Self {
+            max_price_sat: Satoshis::from_sat(10_000),
+            exposure_sat: Satoshis::from_sat(10_000),
+            seller_day_sat: Satoshis::from_sat(50_000),
+            day_sat: Satoshis::from_sat(100_000),
+            channel_sat: Satoshis::from_sat(20_000),
+            channel_blocks: 1_008,
+            max_close_fee_sat: Satoshis::from_sat(500),
+        }
+    }
+}
+
+impl Default for SellingSection {
+    fn default() -> Self {
+        let (channels, credit, releases) =
+            (ChannelPolicy::default(), Credit::default(), ReleasePolicy::default());
+        Self {
+            channels: true,
+            exposure_sat: credit.limit,
+            first_exposure_sat: credit.first,
+            min_channel_sat: channels.min_value,
+            max_channel_sat: channels.max_value,
+            unmined_sat: channels.unmined_up_to,
+            max_blocks: channels.max_blocks,
+            settle_sat: Satoshis::ZERO,
+            key_release: releases.offered,
+            confirmations: releases.confirmations,
+        }
     }
 }
 
@@ -187,6 +259,58 @@ impl AnchorSection {
     #[must_use]
     pub const fn policy(&self) -> AnchorPolicy {
         AnchorPolicy { every: Duration::from_secs(self.every_s), readings: self.readings }
+    }
+}
+
+impl BuyerSection {
+    /// What may be spent in a day.
+    #[must_use]
+    pub const fn budgets(&self) -> Budgets {
+        Budgets { seller_day: self.seller_day_sat, day: self.day_sat }
+    }
+
+    /// What a channel may hold, for how long, and what its close may cost.
+    #[must_use]
+    pub const fn channel_limits(&self) -> ChannelLimits {
+        ChannelLimits {
+            max_value: self.channel_sat,
+            max_blocks: self.channel_blocks,
+            max_close_fee: self.max_close_fee_sat,
+        }
+    }
+}
+
+impl SellingSection {
+    /// Which channels are taken.
+    #[must_use]
+    pub fn channels(&self) -> ChannelPolicy {
+        if !self.channels {
+            return ChannelPolicy::none();
+        }
+        ChannelPolicy {
+            min_value: self.min_channel_sat,
+            max_value: self.max_channel_sat,
+            unmined_up_to: self.unmined_sat,
+            max_blocks: self.max_blocks,
+            settle_at: Some(self.settle_sat).filter(|sat| !sat.is_zero()),
+            ..ChannelPolicy::default()
+        }
+    }
+
+    /// What may stand open with a buyer.
+    #[must_use]
+    pub const fn credit(&self) -> Credit {
+        Credit { limit: self.exposure_sat, first: self.first_exposure_sat }
+    }
+
+    /// Whether and how batches are sold whose key is released on the chain.
+    #[must_use]
+    pub const fn releases(&self) -> ReleasePolicy {
+        ReleasePolicy {
+            offered: self.key_release,
+            confirmations: self.confirmations,
+            ..ReleasePolicy::none()
+        }
     }
 }
 
@@ -295,6 +419,28 @@ impl Config {
         if self.anchor.readings == 0 {
             return invalid("anchor", "readings", "it is 1 at least");
         }
+        let selling = &self.selling;
+        if selling.channels && selling.min_channel_sat > selling.max_channel_sat {
+            return invalid("selling", "min_channel_sat", "it is at most max_channel_sat");
+        }
+        if selling.first_exposure_sat > selling.exposure_sat {
+            return invalid("selling", "first_exposure_sat", "it is at most exposure_sat");
+        }
+        if selling.channels && !(2 * MIN_MARGIN..=MAX_BLOCKS).contains(&selling.max_blocks) {
+            let reason = format!("it is {} to {MAX_BLOCKS} blocks", 2 * MIN_MARGIN);
+            return invalid("selling", "max_blocks", &reason);
+        }
+        if selling.key_release && !selling.releases().can_be_paid() {
+            let most = DEFAULT_REFUND_AFTER - CLAIM_MARGIN - 1;
+            return invalid("selling", "confirmations", &format!("it is at most {most}"));
+        }
+        if !(2 * MIN_MARGIN..=MAX_BLOCKS).contains(&self.buyer.channel_blocks) {
+            let reason = format!("it is {} to {MAX_BLOCKS} blocks", 2 * MIN_MARGIN);
+            return invalid("buyer", "channel_blocks", &reason);
+        }
+        if self.buyer.seller_day_sat > self.buyer.day_sat {
+            return invalid("buyer", "seller_day_sat", "it is at most day_sat");
+        }
         streams::check_text(&self.agent.name)
             .map_err(|reason| ConfigError::invalid("agent", "name", reason))?;
         streams::check_terms("agent", &self.terms())?;
@@ -326,11 +472,9 @@ impl Config {
             name: self.agent.name.clone(),
             anchors: self.anchor.policy(),
             sources: self.streams.iter().map(source).collect(),
-            // Taken when there are commands to buy with them and keys to bound them.
-            channels: ChannelPolicy::none(),
-            credit: Credit::default(),
-            // The same for batches whose key is released on the chain.
-            releases: ReleasePolicy::none(),
+            channels: self.selling.channels(),
+            credit: self.selling.credit(),
+            releases: self.selling.releases(),
         }
     }
 
@@ -347,6 +491,7 @@ impl Config {
     pub fn terms(&self) -> Terms {
         Terms {
             price: self.agent.price_msat,
+            second: None,
             licence: self.agent.licence.clone(),
             place: self.agent.place.place().cloned(),
             sample: self.agent.sample,

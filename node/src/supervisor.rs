@@ -20,6 +20,7 @@ use sensora_chain::header::{HeaderChain, HeaderError};
 use sensora_chain::keys::{PrivateKey, PublicKey};
 use sensora_chain::sources::dev::{DevChain, DevChainConfig, DevChainError};
 use sensora_protocol::Identity;
+use sensora_protocol::market::budget::Budgets;
 use sensora_protocol::market::message::{MAX_REQUEST_LEN, Response};
 use sensora_protocol::market::refusal::Refusal;
 use sha2::{Digest as _, Sha256};
@@ -36,6 +37,7 @@ use crate::chain_access::{
 use crate::clock::Clock;
 use crate::discovery::{AdBook, Discovery, Heard};
 use crate::fees::{FeeLimits, Fees};
+use crate::freeze::Freeze;
 use crate::home::HomePaths;
 use crate::net::{
     self, Multiaddr, Net, NetConfig, NetError, NetEvent, NetEvents, Offence, PeerId, Protocol, StreamKind,
@@ -121,6 +123,8 @@ pub struct NodeOptions {
     pub fees: FeeLimits,
     /// Where its excess money goes.
     pub sweep: SweepPolicy,
+    /// What it may spend in a day.
+    pub budgets: Budgets,
     /// What it sells, if it sells.
     pub agent: Option<AgentOptions>,
 }
@@ -284,6 +288,7 @@ impl Node {
             chain.clone(),
             clock.clone(),
             fees.clone(),
+            Freeze::of(home.as_deref()),
         )?;
         let book = AdBook::new(store.clone(), *network, clock.clone());
         let discovery = Discovery::new(book, net.clone(), chain.clone(), *network);
@@ -297,6 +302,7 @@ impl Node {
             network: *network,
             clock: clock.clone(),
             home: home.clone(),
+            budgets: options.budgets,
         });
         buyer.load_channels().map_err(Box::new)?;
         let mut parts = JoinSet::new();

@@ -38,6 +38,7 @@ use crate::chain_access::{BroadcastError, ChainAccess, ChainError};
 use crate::clock::Clock;
 pub use crate::fees::FeePolicy;
 use crate::fees::Fees;
+use crate::freeze::{Freeze, Frozen};
 use crate::store::outbox::Outgoing;
 use crate::store::{self, Store, StoreError};
 
@@ -82,6 +83,9 @@ pub enum WalletHandleError {
         /// The network of this node.
         network: Network,
     },
+    /// A person has frozen the home.
+    #[error(transparent)]
+    Frozen(#[from] Frozen),
     /// No address to sweep to is set.
     #[error("there is no address to sweep to: set wallet.sweep_to")]
     NoSweepAddress,
@@ -104,6 +108,7 @@ struct Inner {
     chain: ChainAccess,
     clock: Clock,
     fees: Fees,
+    freeze: Freeze,
     outbox: Notify,
     sweep: Mutex<SweepPolicy>,
     watch: Mutex<Watch>,
@@ -121,10 +126,12 @@ impl WalletHandle {
         chain: ChainAccess,
         clock: Clock,
         fees: Fees,
+        freeze: Freeze,
     ) -> Result<Self, StoreError> {
         let wallet = Mutex::new(store.read(store::wallet::get)?);
         let (outbox, sweep, watch) = (Notify::new(), Mutex::default(), Mutex::default());
-        let inner = Inner { wallet, store, identity, network, chain, clock, fees, outbox, sweep, watch };
+        let inner =
+            Inner { wallet, store, identity, network, chain, clock, fees, freeze, outbox, sweep, watch };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -272,7 +279,7 @@ impl WalletHandle {
         f: impl FnOnce(&Built, &WriteTransaction) -> Result<(), StoreError>,
     ) -> Result<Built, WalletHandleError> {
         let Inner { identity, clock, outbox, .. } = &*self.inner;
-        let spec = self.spec(outputs, label);
+        let spec = self.spec(outputs, label)?;
         let built = self.update(|wallet, tx| {
             let built = wallet.build(identity.key(), spec, clock.now_ms())?;
             store::outbox::put(tx, &Outgoing { txid: built.txid, beef: built.beef.clone() })?;
@@ -283,11 +290,20 @@ impl WalletHandle {
         Ok(built)
     }
 
-    /// What [`Wallet::build`] takes for a payment under our fee policy.
-    #[must_use]
-    pub fn spec(&self, outputs: Vec<TxOut>, label: &str) -> PaymentSpec {
+    /// What [`Wallet::build`] takes for a payment under our fee policy. Without it nothing is built that leaves the wallet.
+    ///
+    /// # Errors
+    /// [`Frozen`].
+    pub fn spec(&self, outputs: Vec<TxOut>, label: &str) -> Result<PaymentSpec, Frozen> {
+        self.inner.freeze.check()?;
         let FeePolicy { rate, max } = self.fees();
-        PaymentSpec { outputs, label: label.to_owned(), fee: rate, max_fee: max }
+        Ok(PaymentSpec { outputs, label: label.to_owned(), fee: rate, max_fee: max })
+    }
+
+    /// The kill switch.
+    #[must_use]
+    pub fn freeze(&self) -> &Freeze {
+        &self.inner.freeze
     }
 
     /// Takes back the coins of a payment that its payee refused, and waits for the network's word.

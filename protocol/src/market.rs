@@ -4,7 +4,9 @@
 //! events and return what is to be done; whoever drives them stores the new state before doing it. [`message`] is what
 //! moves between them over `/sensora/market/1`.
 
+pub mod budget;
 pub mod channel;
+pub mod choice;
 pub mod delivery;
 pub mod exposure;
 pub mod key_release;

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use sensora_protocol::market::choice::Mode;
 use sensora_protocol::market::price::Price;
 use sensora_protocol::place::Place;
 
@@ -100,6 +101,36 @@ pub(crate) enum RowFormat {
     Jsonl,
 }
 
+/// How long a key is waited for where nothing is said, in seconds: some blocks of a development chain. On a real network it takes
+/// an hour, and nobody has to wait for it.
+const KEY_WAIT_S: u64 = 30;
+
+/// How a purchase is paid.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ModeArg {
+    /// The cheapest way within the limits.
+    #[default]
+    Auto,
+    /// One transaction before delivery.
+    Direct,
+    /// Vouchers of a payment channel, while the readings come.
+    Channel,
+    /// A coin that the seller can take only by showing the key of what it delivered encrypted.
+    KeyRelease,
+}
+
+impl ModeArg {
+    /// The way that was asked for; none where it is to be chosen.
+    pub(crate) const fn asked(self) -> Option<Mode> {
+        match self {
+            Self::Auto => None,
+            Self::Direct => Some(Mode::Direct),
+            Self::Channel => Some(Mode::Channel),
+            Self::KeyRelease => Some(Mode::KeyRelease),
+        }
+    }
+}
+
 /// Buy readings: quote, pay, receive, verify, keep.
 ///
 /// Readings that were bought are kept in the home; the same range is never paid twice. An order that was interrupted, by
@@ -135,6 +166,13 @@ pub(crate) struct BuyArgs {
     /// Most to pay before anything is delivered, in satoshis [default: buyer.exposure_sat]
     #[arg(long, value_name = "SAT", help_heading = "Limits")]
     pub(crate) exposure: Option<u64>,
+    /// How to pay: auto takes the cheapest way whose exposure is within the limits, and says why
+    #[arg(long, value_enum, default_value_t, value_name = "MODE", help_heading = "Limits")]
+    pub(crate) mode: ModeArg,
+    /// With key-release: how long to wait for the seller to show the key, in seconds. It does so when the coin is some
+    /// blocks deep; afterwards `sensora orders --resume` goes on with the order
+    #[arg(long, value_name = "SECONDS", default_value_t = KEY_WAIT_S, help_heading = "Limits")]
+    pub(crate) wait: u64,
     /// Write the readings to a file (- for standard output)
     #[arg(long, short, value_name = "FILE", help_heading = "Result")]
     pub(crate) out: Option<PathBuf>,
@@ -164,12 +202,18 @@ pub(crate) struct OrdersArgs {
     /// Finish the orders that were interrupted
     #[arg(long, conflicts_with = "order")]
     pub(crate) resume: bool,
+    /// With --resume: how long to wait for the keys of coins that are locked, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = KEY_WAIT_S, requires = "resume")]
+    pub(crate) wait: u64,
     /// Wait no longer for a seller that does not answer the order's payment: take the coins back
     #[arg(long, requires = "order", conflicts_with_all = ["resume", "evidence"])]
     pub(crate) give_up: bool,
     /// Write the evidence of the order to a file
     #[arg(long, value_name = "FILE", requires = "order")]
     pub(crate) evidence: Option<PathBuf>,
+    /// Where the seller has cheated with a key release: write the proof to a file, for `verify --misbehaviour`
+    #[arg(long, value_name = "FILE", requires = "order", conflicts_with_all = ["give_up", "evidence"])]
+    pub(crate) misbehaviour: Option<PathBuf>,
     /// How to reach others.
     #[command(flatten)]
     pub(crate) network: NetworkArgs,

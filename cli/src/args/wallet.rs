@@ -31,6 +31,10 @@ pub(crate) enum WalletAction {
     /// Show the words of the key, for a backup on paper
     Words,
     Sweep(SweepArgs),
+    /// The kill switch: no money leaves this home until `unfreeze`, also while an agent runs
+    Freeze,
+    /// Let money out again
+    Unfreeze,
     Backup(BackupArgs),
     VerifyBackup(VerifyBackupArgs),
     Restore(RestoreArgs),

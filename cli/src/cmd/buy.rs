@@ -9,13 +9,15 @@ use std::time::Duration;
 
 use sensora_chain::Satoshis;
 use sensora_chain::keys::PublicKey;
-use sensora_node::buyer::{AnchorDue, Bought, BuyError, BuyRequest, OrderSummary, Progress as Step};
+use sensora_node::buyer::{
+    AnchorDue, Bought, BuyError, BuyRequest, OrderSummary, Progress as Step, ReleaseLimits, Released,
+};
 use sensora_protocol::OrderId;
 use sensora_protocol::anchor::Standing;
 use sensora_protocol::evidence::Evidence;
 use sensora_protocol::identity::peer_id;
+use sensora_protocol::market::choice::{Choice, Mode};
 use sensora_protocol::market::offer::{BuyerLimits, Range};
-use sensora_protocol::market::purchase::PurchaseState;
 use tokio::time::Instant;
 
 use super::find;
@@ -26,6 +28,8 @@ use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::output::{Progress, counted, duration, printable, sat, short_id};
 
+/// How long a purchase waits until its channel can be used.
+const CHANNEL_OPENS: Duration = Duration::from_secs(60);
 /// How often the seller is asked whether the anchor is there, while `--wait-anchor` lasts.
 const ASK_ANCHOR: Duration = Duration::from_millis(500);
 
@@ -98,12 +102,40 @@ async fn buy(args: &BuyArgs, context: &Context, session: &Session) -> Outcome<Ex
         limits: plan.limits,
         ad: Some(stream.ad.clone()),
     };
+    let channel = super::channels::limits(session, None, None)?;
+    let planned = buyer.plan(&request, args.mode.asked(), channel).await?;
     if args.dry_run {
-        let offer = buyer.quote(&request).await?;
         drop(progress);
-        return report::quote(offer.value(), context);
+        return report::quote(&planned, context);
     }
-    let bought = buyer.buy(&request, |step| tell(&progress, &step)).await?;
+    let why = planned.choice.as_ref().map(Choice::why);
+    if let Some(why) = &why {
+        context.out.note(format!(
+            "{} for {} by {why}",
+            counted(planned.missing, "reading"),
+            sat(planned.total)
+        ));
+    }
+    let bought = match planned.choice.as_ref().map(|choice| choice.mode) {
+        Some(Mode::Channel) => {
+            let waiting = |what: &str| progress.say(format!("waiting for {what}"));
+            buyer.channel_for(&request.seller, planned.total, channel, CHANNEL_OPENS, waiting).await?;
+            buyer.buy_through_channel(&request, |step| tell(&progress, &step)).await?
+        }
+        Some(Mode::KeyRelease) => {
+            let (limits, patience) = (ReleaseLimits::default(), Duration::from_secs(args.wait));
+            let released =
+                buyer.buy_by_key_release(&request, limits, patience, |step| tell(&progress, &step));
+            match released.await? {
+                Released::Bought(bought) => bought,
+                Released::Waiting { order, state, .. } => {
+                    drop(progress);
+                    return report::waiting(&buyer.summary(&order)?, state, context);
+                }
+            }
+        }
+        Some(Mode::Direct) | None => buyer.buy(&request, |step| tell(&progress, &step)).await?,
+    };
     let orders = covering_orders(session, &bought)?;
     let (mut anchored, mut due) = (true, None);
     let ends = Instant::now() + plan.wait_anchor.unwrap_or_default();
@@ -116,6 +148,7 @@ async fn buy(args: &BuyArgs, context: &Context, session: &Session) -> Outcome<Ex
     }
     drop(progress);
     let mut report = report::Report::of(&bought, &orders, &stream.ad, anchored, due);
+    report.paid_by(planned.choice.as_ref());
     report.write_files(args, session, context)?;
     report.show(args, session, context)?;
     Ok(if plan.wait_anchor.is_some() && !anchored { Exit::NotAnchored } else { Exit::Ok })
@@ -126,7 +159,8 @@ async fn finish_interrupted(session: &Session, seller: &PublicKey, context: &Con
     let buyer = session.node.buyer();
     let seller = peer_id(seller);
     let mut elsewhere = 0_usize;
-    for order in buyer.orders()?.into_iter().filter(|order| !order.state.is_final()) {
+    // A live stream is gone on with by who subscribes to it.
+    for order in buyer.orders()?.into_iter().filter(|order| !order.state.is_final() && !order.is_live) {
         if order.seller != seller {
             elsewhere = elsewhere.saturating_add(1);
             continue;
@@ -171,7 +205,7 @@ fn covering_orders(session: &Session, bought: &Bought) -> Outcome<Vec<OrderSumma
     let end = bought.first.saturating_add(bought.count);
     let mut orders = session.node.buyer().orders()?;
     orders.retain(|order| {
-        let is_here = matches!(order.state, PurchaseState::Complete { .. }) && order.stream == bought.stream;
+        let is_here = order.state.is_complete() && order.stream == bought.stream;
         is_here && order.first < end && order.first.saturating_add(order.count) > bought.first
     });
     orders.sort_by_key(|order| order.first);

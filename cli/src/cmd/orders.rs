@@ -1,20 +1,21 @@
 //! `sensora orders`: what was ordered, how far it came, and finishing what was interrupted.
 
 use std::path::Path;
+use std::time::Duration;
 
-use sensora_chain::header::HeaderChain;
 use sensora_chain::{Satoshis, Txid};
-use sensora_node::buyer::BuyError;
+use sensora_node::buyer::{BuyError, OrderSummary, PaidBy};
 use sensora_node::store;
-use sensora_protocol::identity::peer_id;
-use sensora_protocol::market::purchase::{Purchase, PurchaseState};
+use sensora_protocol::identity::parse_peer_id;
+use sensora_protocol::market::key_release::buy::BatchPurchaseState;
 use sensora_protocol::stream::checkpoint::Checkpoint;
-use sensora_protocol::{OrderId, StreamId};
-use serde::Serialize;
+use sensora_protocol::{ChannelId, OrderId, StreamId};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::buy::is_mined;
-use super::offline::{Offline, pick_order};
+use super::control::{self, Books, Question};
+use super::offline::{Offline, pick};
 use super::session::Session;
 use crate::args::OrdersArgs;
 use crate::context::Context;
@@ -23,55 +24,71 @@ use crate::failure::{Failure, Outcome};
 use crate::output::{Table, sat, short_id, time_ms};
 
 /// One order in `--json`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct OrderReport {
     pub(super) order: OrderId,
-    pub(super) state: &'static str,
+    pub(super) state: String,
     /// Why the seller refused, where it did.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) refusal: Option<String>,
+    /// Why it is not paid, or not complete.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) why: Option<String>,
     pub(super) seller: String,
     pub(super) stream: StreamId,
     pub(super) name: String,
+    /// Whether it is a stream as it comes.
+    pub(super) live: bool,
     pub(super) first: u64,
     pub(super) count: u64,
     /// Readings that are here and verified.
     pub(super) received: u64,
+    /// What all of it costs; of a live stream, what has come.
     pub(super) price_sat: Satoshis,
+    /// The most that it may cost.
+    pub(super) budget_sat: Satoshis,
+    pub(super) paid_sat: Satoshis,
+    /// How it is paid: `direct`, `channel` or `key-release`.
+    pub(super) mode: String,
+    /// The payment, or what holds the coin of a key release.
     pub(super) txid: Option<Txid>,
+    /// The channel whose vouchers pay it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) channel: Option<ChannelId>,
     /// Whether the kept proof leads to a block.
     pub(super) anchored: bool,
     pub(super) agreed: String,
 }
 
 impl OrderReport {
-    /// What the stored purchase says.
-    pub(super) fn of(purchase: &Purchase, network: sensora_chain::Network, anchored: bool) -> Outcome<Self> {
-        let offer = purchase.terms(network).map_err(|error| {
-            Failure::new(Exit::Home, format!("the record of order {} is damaged: {error}", purchase.id))
-        })?;
-        let terms = offer.value();
-        let refusal = match &purchase.state {
-            PurchaseState::Refused { refusal }
-            | PurchaseState::TakenBack { refusal }
-            | PurchaseState::Withheld { refusal } => Some(refusal.to_string()),
-            _ => None,
+    /// What the stored order says.
+    pub(super) fn of(order: &OrderSummary, anchored: bool) -> Self {
+        let (mode, channel) = match order.by {
+            PaidBy::Channel { channel } => ("channel", Some(channel)),
+            PaidBy::Transaction { .. } => ("direct", None),
+            PaidBy::Coin { .. } => ("key-release", None),
         };
-        Ok(Self {
-            order: purchase.id,
-            state: purchase.state.name(),
-            refusal,
-            seller: peer_id(&purchase.seller),
-            stream: terms.stream,
-            name: terms.name.clone(),
-            first: terms.first,
-            count: terms.count,
-            received: purchase.next.saturating_sub(terms.first),
-            price_sat: terms.total,
-            txid: purchase.payment.as_ref().map(|payment| payment.txid),
+        Self {
+            order: order.order,
+            state: order.state.name().to_owned(),
+            refusal: order.state.refusal().map(ToString::to_string),
+            why: order.why.clone(),
+            seller: order.seller.clone(),
+            stream: order.stream,
+            name: order.name.clone(),
+            live: order.is_live,
+            first: order.first,
+            count: order.count,
+            received: order.received,
+            price_sat: order.total,
+            budget_sat: order.budget,
+            paid_sat: order.paid,
+            mode: mode.to_owned(),
+            txid: order.txid(),
+            channel,
             anchored,
-            agreed: time_ms(purchase.agreed_ms),
-        })
+            agreed: time_ms(order.agreed_ms),
+        }
     }
 }
 
@@ -80,36 +97,59 @@ pub(super) fn run(args: &OrdersArgs, context: &Context) -> Outcome<Exit> {
     if args.resume {
         return resume(args, context);
     }
-    let home = Offline::open(context)?;
-    if let Some(wanted) = &args.order {
-        let order = pick_order(&home.store, wanted)?;
-        if args.give_up {
-            drop(home);
-            return give_up(order, args, context);
-        }
-        if let Some(path) = &args.evidence {
-            drop(home);
-            return evidence(order, path, args, context);
-        }
-        let purchase = home.store.read(|tx| store::orders::purchase(tx, &order))?;
-        let purchase = purchase.ok_or_else(|| Failure::not_found(format!("there is no order {order}")))?;
-        return show(&report_of(&home, &home.headers()?, &purchase)?, context);
+    let all = control::read(Question::Orders, context, reports)?;
+    let Some(wanted) = &args.order else { return list(&all, context) };
+    let among = all.iter().map(|report| (report.order.to_string(), None, report));
+    let report = pick(wanted, among).one("order", wanted)?;
+    if args.give_up {
+        return give_up(report.order, args, context);
     }
-    let mut purchases = home.store.read(store::orders::purchases)?;
-    purchases.sort_by_key(|purchase| purchase.agreed_ms);
-    let headers = home.headers()?;
-    let reports = purchases.iter().map(|purchase| report_of(&home, &headers, purchase));
-    list(&reports.collect::<Outcome<Vec<_>>>()?, context)
+    if let Some(path) = &args.misbehaviour {
+        return misbehaviour(report.order, path, context);
+    }
+    match &args.evidence {
+        Some(path) => evidence(report.order, path, args, context),
+        None => show(report, context),
+    }
 }
 
-fn report_of(home: &Offline, headers: &HeaderChain, purchase: &Purchase) -> Outcome<OrderReport> {
-    let proof = home.store.read(|tx| store::bought::anchored(tx, &purchase.id))?;
+/// Writes what shows anybody that the seller of an order has cheated.
+fn misbehaviour(order: OrderId, path: &Path, context: &Context) -> Outcome<Exit> {
+    let home = Offline::open(context)?;
+    let purchase = home.store.read(|tx| store::release::purchase(tx, &order))?;
+    let Some(BatchPurchaseState::Cheated { proof }) = purchase.map(|purchase| purchase.state) else {
+        let text = format!("order {} holds no proof that its seller has cheated", short_id(&order));
+        return Err(Failure::new(Exit::NotFound, text));
+    };
+    let text = proof.to_json().map_err(|error| Failure::from_error(Exit::Home, &error))?;
+    std::fs::write(path, text).map_err(|error| Failure::file("write", path, &error))?;
+    if context.out.is_json() {
+        context.out.document(&json!({"order": order, "misbehaviour": path}))?;
+    } else {
+        let file = path.display();
+        context.out.note(format!(
+            "the proof is in {file}: anybody checks it with `sensora verify --misbehaviour {file}`"
+        ));
+    }
+    Ok(Exit::Ok)
+}
+
+/// All orders of the books, oldest first.
+pub(super) fn reports(books: &Books<'_>) -> Outcome<Vec<OrderReport>> {
+    let orders = OrderSummary::stored(books.store, books.network)?;
+    orders.iter().map(|order| report_of(books, order)).collect()
+}
+
+fn report_of(books: &Books<'_>, order: &OrderSummary) -> Outcome<OrderReport> {
+    let proof = books.store.read(|tx| store::bought::anchored(tx, &order.order))?;
     let anchored = proof.is_some_and(|proof| {
-        let checkpoint = proof.checkpoint.verify_by::<Checkpoint>(home.network, &purchase.seller);
-        let standing = checkpoint.map(|checkpoint| proof.anchor.verify(&checkpoint, home.network, headers));
+        let Ok(seller) = parse_peer_id(&order.seller) else { return false };
+        let checkpoint = proof.checkpoint.verify_by::<Checkpoint>(books.network, &seller);
+        let standing =
+            checkpoint.map(|checkpoint| proof.anchor.verify(&checkpoint, books.network, &books.headers));
         matches!(standing, Ok(Ok(standing)) if is_mined(standing))
     });
-    OrderReport::of(purchase, home.network, anchored)
+    Ok(OrderReport::of(order, anchored))
 }
 
 fn list(reports: &[OrderReport], context: &Context) -> Outcome<Exit> {
@@ -126,6 +166,8 @@ fn list(reports: &[OrderReport], context: &Context) -> Outcome<Exit> {
         "#readings",
         "#received",
         "#price",
+        "#paid",
+        "by",
         "state",
         "anchored",
     ]);
@@ -133,12 +175,14 @@ fn list(reports: &[OrderReport], context: &Context) -> Outcome<Exit> {
         table.row([
             short_id(&report.order),
             report.agreed.clone(),
-            report.name.clone(),
+            if report.live { format!("{} (live)", report.name) } else { report.name.clone() },
             report.first.to_string(),
             report.count.to_string(),
             report.received.to_string(),
             sat(report.price_sat),
-            report.state.to_owned(),
+            sat(report.paid_sat),
+            report.mode.clone(),
+            report.state.clone(),
             if report.anchored { "yes" } else { "no" }.to_owned(),
         ]);
     }
@@ -165,13 +209,18 @@ fn show(report: &OrderReport, context: &Context) -> Outcome<Exit> {
         "readings",
         format!("{} ({} to {last}), {} received", report.count, report.first, report.received),
     )?;
-    out.field("price", sat(report.price_sat))?;
+    let budget = if report.live { format!(", at most {}", sat(report.budget_sat)) } else { String::new() };
+    out.field("price", format!("{}{budget}", sat(report.price_sat)))?;
+    out.field("paid", sat(report.paid_sat))?;
     if let Some(txid) = report.txid {
         out.field("payment", txid)?;
     }
-    out.field("state", report.state)?;
-    if let Some(refusal) = &report.refusal {
-        out.field("refusal", crate::output::printable(refusal))?;
+    if let Some(channel) = report.channel {
+        out.field("channel", channel)?;
+    }
+    out.field("state", &report.state)?;
+    if let Some(why) = &report.why {
+        out.field("why", crate::output::printable(why))?;
     }
     out.field("anchored", if report.anchored { "yes" } else { "not yet" })?;
     Ok(Exit::Ok)
@@ -221,7 +270,7 @@ fn give_up(order: OrderId, args: &OrdersArgs, context: &Context) -> Outcome<Exit
                 Err(error) => return Err(error.into()),
             }
             let anchored = buyer.standing(&order).is_ok_and(is_mined);
-            OrderReport::of(&buyer.purchase(&order)?, session.network, anchored)
+            Ok::<_, Failure>(OrderReport::of(&buyer.summary(&order)?, anchored))
         };
         let given_up = given_up.await;
         session.stop().await;
@@ -234,15 +283,28 @@ fn resume(args: &OrdersArgs, context: &Context) -> Outcome<Exit> {
     context.block_on(async {
         let session = Session::start(context, open, &args.network).await?;
         let resumed = async {
-            let resumed = session.node.buyer().resume(|_| ()).await?;
+            let buyer = session.node.buyer();
+            let progress = context.out.progress(0, "waiting for the keys of coins that are locked");
+            let released = buyer.resume_releases(Duration::from_secs(args.wait), |_| ()).await?;
+            drop(progress);
+            let mut resumed = Vec::new();
+            for (order, outcome) in released {
+                let outcome = match outcome {
+                    Ok(true) => Ok(()),
+                    Ok(false) => Err(BuyError::KeyAwaited { order }),
+                    Err(error) => Err(error),
+                };
+                resumed.push((order, outcome));
+            }
+            for (order, outcome) in buyer.resume(|_| ()).await? {
+                if resumed.iter().all(|(known, _)| known != &order) {
+                    resumed.push((order, outcome));
+                }
+            }
             let mut reports = Vec::new();
             for (order, _) in &resumed {
                 let anchored = session.node.buyer().standing(order).is_ok_and(is_mined);
-                reports.push(OrderReport::of(
-                    &session.node.buyer().purchase(order)?,
-                    session.network,
-                    anchored,
-                )?);
+                reports.push(OrderReport::of(&session.node.buyer().summary(order)?, anchored));
             }
             Ok::<_, Failure>((resumed, reports))
         };

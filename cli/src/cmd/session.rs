@@ -124,6 +124,7 @@ impl Session {
             chain,
             fees: config.chain.fees(),
             sweep: config.sweep_policy().map_err(|error| Failure::from_error(Exit::Usage, &error))?,
+            budgets: config.buyer.budgets(),
             agent,
         };
         let node = Node::start(options).await?;

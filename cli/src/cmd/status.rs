@@ -6,16 +6,19 @@ use std::path::Path;
 
 use sensora_chain::FeeRate;
 use sensora_chain::header::HeaderView as _;
+use sensora_chain::keys::PublicKey;
 use sensora_chain::wallet::{Status as TxStatus, Wallet};
+use sensora_node::agent::seller::earnings::Earned;
+use sensora_node::buyer::OrderSummary;
 use sensora_node::config::{ChainSource, Config};
 use sensora_node::fees::Fees;
+use sensora_node::freeze::Freeze;
 use sensora_node::home::{Home, HomeError, HomePaths};
 use sensora_node::store;
 use sensora_node::store::Store;
 use sensora_node::wallet::Stuck;
 use sensora_protocol::StreamId;
 use sensora_protocol::identity::peer_id;
-use sensora_protocol::market::purchase::PurchaseState;
 use serde::{Deserialize, Serialize};
 
 use super::offline::Offline;
@@ -54,6 +57,8 @@ struct Status {
     orders: Sums,
     /// Orders that were interrupted.
     unfinished: usize,
+    /// Whether no money leaves the home.
+    frozen: bool,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -92,7 +97,8 @@ pub(super) fn run(context: &Context) -> Outcome<Exit> {
         None => of_rest(&Offline::open(context)?, context)?,
         // Only what the process that holds the home has written says what it does.
         Some(pid) => match read(&file(&paths)).filter(|status| status.running == pid) {
-            Some(status) => status,
+            // The switch is looked at now: it may have been set since.
+            Some(status) => Status { frozen: is_frozen(&paths), ..status },
             None => return Err(HomeError::InUse { path: paths.root().to_owned(), pid }.into()),
         },
     };
@@ -116,7 +122,7 @@ fn of_rest(home: &Offline, context: &Context) -> Outcome<Status> {
     });
     let (wallet, height) = (offline_wallet(home)?, home.headers()?.tip_height());
     let policy = Fees::new(context.config(home.home.paths())?.chain.fees()).now().rate;
-    let (sales, orders, unfinished) = sums(&home.store, home.network)?;
+    let (sales, orders, unfinished) = sums(&home.store, home.network, &home.key)?;
     Ok(Status {
         home: home.home.paths().root().to_owned(),
         network: home.network,
@@ -135,7 +141,12 @@ fn of_rest(home: &Offline, context: &Context) -> Outcome<Status> {
         sales,
         orders,
         unfinished,
+        frozen: is_frozen(home.home.paths()),
     })
+}
+
+fn is_frozen(paths: &HomePaths) -> bool {
+    Freeze::of(Some(paths.root())).check().is_err()
 }
 
 /// A line for each transaction that no block takes.
@@ -162,19 +173,27 @@ fn configured_source(config: &Config) -> String {
     }
 }
 
-fn sums(store: &Store, network: sensora_chain::Network) -> Outcome<(Sums, Sums, usize)> {
+fn sums(store: &Store, network: sensora_chain::Network, key: &PublicKey) -> Outcome<(Sums, Sums, usize)> {
     let sales = store.read(store::orders::sales)?;
-    let sold: Vec<_> = sales.iter().filter(|sale| sale.is_sold()).map(|sale| sale.paid).collect();
-    let orders = store.read(store::orders::purchases)?;
-    let complete = orders.iter().filter(|order| matches!(order.state, PurchaseState::Complete { .. }));
+    let mut sold: Vec<_> = sales.iter().filter(|sale| sale.is_sold()).map(|sale| sale.paid).collect();
+    let batches = Earned::stored_batches(store, network, key)?;
+    sold.extend(batches.iter().map(|batch| batch.paid).filter(|paid| !paid.is_zero()));
+    // What was paid through channels is what their highest vouchers say, whichever orders it was for.
+    let streamed = store.read(store::channels::sales)?.len();
+    let channels = store.read(store::channels::all_seller)?;
+    let earned = channels.iter().map(|channel| channel.earning.highest);
+    let earned = sensora_chain::Satoshis::sum(earned).unwrap_or(sensora_chain::Satoshis::MAX);
+    let orders_sold = sold.len().saturating_add(streamed);
+    sold.push(earned);
+    let orders = OrderSummary::stored(store, network)?;
     let paid: Vec<_> =
-        complete.filter_map(|order| order.terms(network).ok()).map(|offer| offer.value().total).collect();
+        orders.iter().filter(|order| order.state.is_complete()).map(|order| order.paid).collect();
     let unfinished = orders.iter().filter(|order| !order.state.is_final()).count();
     let sums = |amounts: Vec<sensora_chain::Satoshis>| Sums {
         count: amounts.len(),
         sat: sensora_chain::Satoshis::sum(amounts).unwrap_or(sensora_chain::Satoshis::MAX),
     };
-    Ok((sums(sold), sums(paid), unfinished))
+    Ok((Sums { count: orders_sold, ..sums(sold) }, sums(paid), unfinished))
 }
 
 /// Writes what a running agent does to its home, for `sensora status`. A disk that does not take it is no reason to stop selling.
@@ -205,7 +224,7 @@ fn try_write(session: &Session) -> Outcome {
             anchor_lag_ms: lag.map(|lag| lag.age_ms),
         }
     };
-    let (sales, orders, unfinished) = sums(node.store(), session.network)?;
+    let (sales, orders, unfinished) = sums(node.store(), session.network, node.identity().public())?;
     let progress = *node.chain().sync_progress().borrow();
     let paths = session.paths();
     let status = Status {
@@ -226,6 +245,7 @@ fn try_write(session: &Session) -> Outcome {
         sales,
         orders,
         unfinished,
+        frozen: is_frozen(paths),
     };
     let text =
         serde_json::to_vec(&status).map_err(|error| crate::failure::Failure::other(error.to_string()))?;
@@ -291,6 +311,9 @@ fn show(status: &Status, context: &Context) -> Outcome {
             "unfinished",
             format!("{}: `sensora orders --resume`", counted(status.unfinished as u64, "order")),
         )?;
+    }
+    if status.frozen {
+        out.field("frozen", out.paint().warn("no money leaves this home: `sensora wallet unfreeze`"))?;
     }
     for stuck in &status.stuck {
         out.field("not mined", out.paint().warn(stuck))?;

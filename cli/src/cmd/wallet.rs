@@ -9,6 +9,8 @@ mod restore;
 use sensora_chain::Satoshis;
 use sensora_chain::keys::Address;
 use sensora_chain::wallet::{Balance, HistoryEntry, Wallet};
+use sensora_node::freeze::Freeze;
+use sensora_node::home::{HomeError, HomePaths};
 use sensora_node::store;
 use sensora_node::store::StoreError;
 use serde::{Deserialize, Serialize};
@@ -57,6 +59,8 @@ pub(super) fn run(args: &WalletArgs, context: &Context) -> Outcome<Exit> {
         WalletAction::Audit(args) if args.on_chain => chain::audit(args, context),
         WalletAction::Audit(_) => audit(context),
         WalletAction::Sweep(args) => chain::sweep(args, context),
+        WalletAction::Freeze => freeze(context),
+        WalletAction::Unfreeze => unfreeze(context),
         WalletAction::Words => words(context),
         WalletAction::Backup(args) => backup::write(args, context),
         WalletAction::VerifyBackup(args) => backup::verify(args, context),
@@ -66,6 +70,42 @@ pub(super) fn run(args: &WalletArgs, context: &Context) -> Outcome<Exit> {
         WalletAction::ExportWatch(args) => export::watch_file(args, context),
         WalletAction::Watch(args) => export::watch(args, context),
     }
+}
+
+/// Works beside a process that holds the home: that asks before each payment.
+fn freeze(context: &Context) -> Outcome<Exit> {
+    let paths = existing(context)?;
+    Freeze::of(Some(paths.root())).set().map_err(|error| Failure::file("freeze", paths.root(), &error))?;
+    if context.out.is_json() {
+        context.out.document(&json!({"frozen": true}))?;
+    } else {
+        context.out.line("frozen: no money leaves this home until `sensora wallet unfreeze`")?;
+        context.out.note(
+            "what was signed before can still be taken; refunds, closes and coins taken back still come in",
+        );
+    }
+    Ok(Exit::Ok)
+}
+
+fn unfreeze(context: &Context) -> Outcome<Exit> {
+    let paths = existing(context)?;
+    let lifted = Freeze::of(Some(paths.root())).lift();
+    let was = lifted.map_err(|error| Failure::file("unfreeze", paths.root(), &error))?;
+    if context.out.is_json() {
+        context.out.document(&json!({"frozen": false, "was_frozen": was}))?;
+    } else {
+        context.out.line(if was { "money can leave this home again" } else { "it was not frozen" })?;
+    }
+    Ok(Exit::Ok)
+}
+
+/// The home, which need not be free.
+fn existing(context: &Context) -> Outcome<HomePaths> {
+    let paths = context.paths()?;
+    if !paths.key().exists() {
+        return Err(HomeError::Missing { path: paths.root().to_owned() }.into());
+    }
+    Ok(paths)
 }
 
 fn address(context: &Context) -> Outcome<Exit> {

@@ -23,7 +23,8 @@ use crate::exit::Exit;
 
 impl From<HomeError> for Failure {
     fn from(error: HomeError) -> Self {
-        Self::from_error(Exit::Home, &error)
+        let is_in_use = matches!(error, HomeError::InUse { .. });
+        Self { is_in_use, ..Self::from_error(Exit::Home, &error) }
     }
 }
 
@@ -76,6 +77,7 @@ impl From<WalletHandleError> for Failure {
             WalletHandleError::Store(error) => error.into(),
             WalletHandleError::Wallet(error) => error.into(),
             WalletHandleError::Chain(error) => error.into(),
+            WalletHandleError::Frozen(_) => Self::from_error(Exit::Frozen, &error),
             WalletHandleError::NoSweepAddress | WalletHandleError::ForeignAddress { .. } => {
                 Self::from_error(Exit::Usage, &error)
             }
@@ -206,15 +208,34 @@ impl From<BuyError> for Failure {
                 };
                 Self::from_error(exit, &error)
             }
+            BuyError::KeyAwaited { .. } => Self::from_error(Exit::Waiting, &error)
+                .hint("`sensora orders --resume` goes on with it, as does anything that runs on this home"),
             BuyError::KeyNotShown { .. } => Self::from_error(Exit::Refused, &error),
             BuyError::Cheated { .. } | BuyError::Unreadable { .. } => {
                 Self::from_error(Exit::Unverified, &error)
             }
-            BuyError::UnknownOrder(_) | BuyError::NotComplete { .. } => {
+            BuyError::Budget(_) | BuyError::NoWay(_) => Self::from_error(Exit::OverLimit, &error),
+            BuyError::Frozen(_) => Self::from_error(Exit::Frozen, &error),
+            BuyError::UnknownOrder(_) | BuyError::UnknownChannel(_) | BuyError::NotComplete { .. } => {
                 Self::from_error(Exit::NotFound, &error)
             }
             _ => Self::from_error(Exit::Failure, &error),
         }
+    }
+}
+
+impl Failure {
+    /// Why a live stream ended, told to everybody who listens.
+    pub(crate) fn of_shared(error: &BuyError) -> Self {
+        let exit = match error {
+            BuyError::Refused(refusal) => of_refusal(refusal),
+            BuyError::Frozen(_) => Exit::Frozen,
+            BuyError::Receive { .. } | BuyError::Proof(_) => Exit::Unverified,
+            BuyError::Request { .. } | BuyError::Stream { .. } | BuyError::Left { .. } => Exit::Unreachable,
+            _ => Exit::Failure,
+        };
+        Self::from_error(exit, error)
+            .hint("what was received is kept: the same command goes on with the order")
     }
 }
 

@@ -8,6 +8,7 @@ mod home;
 mod journey;
 mod kill;
 mod real_node;
+mod release;
 mod support;
 mod verify;
 mod wallet;

@@ -16,6 +16,7 @@ use sensora_node::store::Store;
 use sensora_node::supervisor::{ChainRole, Node, NodeOptions, ServicesRole};
 use sensora_node::wallet::SweepPolicy;
 use sensora_protocol::Identity;
+use sensora_protocol::market::budget::Budgets;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -141,6 +142,7 @@ impl World {
             chain,
             fees: FeeLimits::fixed(FeeRate::DEFAULT, Satoshis::from_sat(10_000)),
             sweep: SweepPolicy::default(),
+            budgets: Budgets::UNLIMITED,
             agent: None,
         };
         let node = runtime.block_on(Node::start(options)).unwrap();

@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::support::run;
 
 /// The golden proof: CBOR bytes.
-fn golden() -> Vec<u8> {
+pub(crate) fn golden() -> Vec<u8> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../protocol/tests/vectors/key_release.json");
     let vectors: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
     let vectors = vectors["vectors"].as_array().unwrap();

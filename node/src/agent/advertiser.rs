@@ -80,6 +80,8 @@ pub struct Listing {
     pub cadence_ms: Option<u64>,
     /// Price of a reading.
     pub price: Price,
+    /// Price of a second of the stream as it comes.
+    pub second: Option<Price>,
     /// Licence id.
     pub licence: String,
     /// Free readings for each buyer and day.
@@ -104,6 +106,8 @@ struct Inner {
 pub struct AdvertiserParts {
     /// What the seller calls itself.
     pub name: String,
+    /// How orders can be paid.
+    pub modes: Vec<PaymentMode>,
     /// The streams.
     pub recorder: Recorder,
     /// Who sells what the ad says.
@@ -197,7 +201,8 @@ impl Advertiser {
         withdrawn: bool,
         lifetime_ms: i64,
     ) -> Result<Signed<Ad>, AdvertiserError> {
-        let AdvertiserParts { name, recorder, store, net, identity, network, clock, .. } = &self.inner.parts;
+        let AdvertiserParts { name, modes, recorder, store, net, identity, network, clock, .. } =
+            &self.inner.parts;
         let issued_ms = clock.now_ms();
         let mut own = store.read(ads::own)?;
         let now = u64::try_from(issued_ms).unwrap_or(0);
@@ -213,9 +218,10 @@ impl Advertiser {
                 place: listing.place.clone(),
                 cadence_ms: listing.cadence_ms,
                 price: listing.price,
+                second: listing.second,
                 licence: listing.licence.clone(),
                 sample: listing.sample,
-                modes: vec![PaymentMode::Direct],
+                modes: modes.clone(),
                 limits: Limits { max_readings: listing.max_readings },
                 size: known.size,
                 first_time: known.first_time,

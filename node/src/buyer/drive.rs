@@ -10,6 +10,7 @@ use sensora_protocol::market::purchase::{
 };
 use sensora_protocol::{OrderId, StreamId};
 
+use super::budget::settle;
 use super::{ATTEMPTS, BuyError, Buyer, BuyerParts, Progress};
 use crate::net::{Offence, peer_id_from_public_key};
 use crate::store::bought::{self, BoughtRun};
@@ -27,7 +28,7 @@ impl Buyer {
         progress: &mut impl FnMut(Progress),
     ) -> Result<Purchase, BuyError> {
         let order = *order;
-        let _one_at_a_time = self.orders.lock(&order).await;
+        let _one_at_a_time = self.turns.take(&order).await;
         let mut purchase = self.purchase(&order)?;
         let mut waits = 0;
         let mut bad_deliveries = 0;
@@ -119,10 +120,12 @@ impl Buyer {
                         _ => {}
                     }
                 }
+                settle(tx, &next, terms.total)?;
                 orders::put_purchase(tx, &next)?;
                 Ok::<_, BuyError>(())
             })?;
             *purchase = next;
+            self.note_direct(purchase)?;
         }
         Ok(actions)
     }
@@ -159,6 +162,7 @@ impl Buyer {
                 _ => return not_yet(&error),
             },
         };
+        let total = purchase.terms(*network)?.value().total;
         let mut next = purchase.clone();
         wallet.update(|wallet, tx| {
             let actions = next.handle(event, *network);
@@ -168,10 +172,12 @@ impl Buyer {
                     wallet.mark_broadcast(txid).map_err(WalletHandleError::from)?;
                 }
             }
+            settle(tx, &next, total)?;
             orders::put_purchase(tx, &next)?;
             Ok::<_, BuyError>(())
         })?;
         *purchase = next;
+        self.note_direct(purchase)?;
         match &purchase.state {
             PurchaseState::Paying => Ok(()),
             PurchaseState::Withheld { refusal } => {

@@ -4,9 +4,11 @@ use sensora_chain::spv::SpvError;
 use sensora_chain::{Satoshis, Txid};
 use sensora_protocol::anchor::AnchorError;
 use sensora_protocol::codec::CodecError;
+use sensora_protocol::market::budget::BudgetError;
 use sensora_protocol::market::channel::buyer::BuyerChannelError;
 use sensora_protocol::market::channel::offer::ChannelOfferError;
 use sensora_protocol::market::channel::spending::SpendingError;
+use sensora_protocol::market::choice::NoWay;
 use sensora_protocol::market::delivery::DeliveryError;
 use sensora_protocol::market::delivery::receive::ReceiveError;
 use sensora_protocol::market::key_release::buy::BuyError as ReleaseError;
@@ -19,6 +21,7 @@ use sensora_protocol::stream::ChunkError;
 use sensora_protocol::stream::log::ProofError;
 use sensora_protocol::{ChannelId, OrderId, StreamId};
 
+use crate::freeze::Frozen;
 use crate::net::RequestError;
 use crate::store::StoreError;
 use crate::wallet::WalletHandleError;
@@ -79,6 +82,23 @@ pub enum BuyError {
         /// What does not fit.
         source: Box<PurchaseError>,
     },
+    /// Every way of paying is closed or risks too much. Nothing was ordered.
+    #[error(transparent)]
+    NoWay(NoWay),
+    /// The channel's seller, or a block for its funding, is waited for.
+    #[error(
+        "channel {channel} is not open yet: it waits for its seller or for a block; the same command goes on with it"
+    )]
+    ChannelNotOpen {
+        /// The channel.
+        channel: ChannelId,
+    },
+    /// A budget is used up. Nothing was ordered.
+    #[error(transparent)]
+    Budget(#[from] BudgetError),
+    /// A person has frozen the wallet. Nothing was paid.
+    #[error(transparent)]
+    Frozen(#[from] Frozen),
     /// The wallet cannot pay.
     #[error(transparent)]
     Wallet(Box<WalletHandleError>),
@@ -200,6 +220,14 @@ pub enum BuyError {
         /// Why.
         source: Box<ReleaseError>,
     },
+    /// The seller has not shown the key yet.
+    #[error(
+        "the coin of order {order} is locked, and the seller has not shown the key yet. With the key the readings come; without it the coin comes back at its refund height"
+    )]
+    KeyAwaited {
+        /// The order.
+        order: OrderId,
+    },
     /// The seller has not shown the key in time.
     #[error("the seller has not shown the key of order {order} in time, and the coin is {}", if *.refunded { "back" } else { "on its way back" })]
     KeyNotShown {
@@ -228,6 +256,31 @@ pub enum BuyError {
         /// What took the coin.
         txid: Txid,
     },
+    /// Nobody listens to a live stream any more.
+    #[error(
+        "order {order}: nobody listens to it any more. It is kept: subscribing again goes on with it, `sensora orders --resume` ends it"
+    )]
+    Left {
+        /// The order.
+        order: OrderId,
+    },
+    /// The order has ended without a receipt.
+    #[error("order {order} is over: {state}. What has come of it is here; the rest can be ordered anew")]
+    Over {
+        /// The order.
+        order: OrderId,
+        /// Its state.
+        state: &'static str,
+    },
+    /// Another task works on the order.
+    #[error("order {order} is worked on already: wait for it, or end it there")]
+    Busy {
+        /// The order.
+        order: OrderId,
+    },
+    /// The node is stopping.
+    #[error("the node is stopping; the order is kept as it is on disk")]
+    Stopping,
     /// The system gives no randomness.
     #[error("the system gives no randomness: {0}")]
     Randomness(String),

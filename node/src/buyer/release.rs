@@ -30,12 +30,13 @@ use sensora_protocol::market::key_release::offer::{
 use sensora_protocol::market::offer::{OfferError, Range};
 use sensora_protocol::market::refusal::Refusal;
 use sensora_protocol::{OrderId, Signed, StreamId};
+use tokio::time::Instant;
 
 use super::{ATTEMPTS, Bought, BuyError, BuyRequest, Buyer, BuyerParts, FIRST_PAUSE, Progress};
 use crate::home::{RESERVED_SPACE, free_space};
 use crate::net::{DeliveryError, Offence, StreamKind, peer_id_from_public_key};
 use crate::store::bought::{self, BoughtStream};
-use crate::store::{StoreError, release as records};
+use crate::store::release as records;
 use crate::stripes::Stripes;
 
 /// How long the seller may take to answer the opening of a stream.
@@ -111,8 +112,8 @@ pub struct ReleaseSummary {
 /// What the room keeps in memory.
 #[derive(Default)]
 pub(super) struct Releases {
-    /// One task at a time speaks with the seller of an order.
-    driving: Stripes,
+    /// An order is changed by one task at a time, for no longer than a change takes. Who speaks with its seller has its turn besides.
+    steps: Stripes,
 }
 
 impl Buyer {
@@ -151,7 +152,7 @@ impl Buyer {
             if let Some(open) = self.open_order(stream, first, end)? {
                 drop(deciding);
                 if self.inner.store.read(|tx| records::purchase(tx, &open))?.is_none() {
-                    self.go_on_with(&open, money.exposure, &mut progress).await?;
+                    self.go_on_with(&open, &mut progress).await?;
                     continue;
                 }
                 match self.drive_release(&open, patience, &mut progress).await {
@@ -168,6 +169,7 @@ impl Buyer {
                 bought.kept = count.saturating_sub(wanted);
             }
             let Some((from, to)) = missing.first().copied() else { return Ok(Released::Bought(bought)) };
+            self.not_live(stream, from, to)?;
             let seq = Range::Seq { first: from, count: to.saturating_sub(from) };
             let (offer, asked) = match quoted.take() {
                 Some(offer) if (from, to) == (first, end) => (offer, *range),
@@ -176,7 +178,8 @@ impl Buyer {
             let left = money.max_price.saturating_sub(bought.paid);
             let terms = self.accept_release(&offer, request, asked, limits, left)?;
             progress(Progress::Quoted { count: offer.value().count, total: terms.total });
-            let id = self.order_release(&offer, &terms, money.exposure)?;
+            let (signed, agreed, exposure) = (offer.clone(), terms.clone(), money.exposure);
+            let id = self.blocking(move |buyer| buyer.order_release(&signed, &agreed, exposure)).await?;
             drop(deciding);
             let is_complete = self.drive_release(&id, patience, &mut progress).await?;
             bought.orders.push(id);
@@ -287,7 +290,8 @@ impl Buyer {
             .map_err(|error| BuyError::ReleaseOffer(Box::new(error)))
     }
 
-    /// Orders a batch: the order and what the stream is are on disk when this returns. Nothing is sent yet, and nothing is owed.
+    /// Orders a batch: the order, what it commits of the budgets and what the stream is are on disk when this returns. Nothing is sent yet, and
+    /// nothing is owed.
     fn order_release(
         &self,
         offer: &Signed<KeyReleaseOffer>,
@@ -295,10 +299,6 @@ impl Buyer {
         exposure: Satoshis,
     ) -> Result<OrderId, BuyError> {
         let BuyerParts { identity, network, clock, store, .. } = &*self.inner;
-        let (open, total) = (self.open_exposure(&terms.seller)?, terms.total);
-        if total.checked_add(open).map_or(true, |sum| sum > exposure) {
-            return Err(OfferError::OpenExposure { total, open, exposure }.into());
-        }
         let mut nonce = [0; 16];
         getrandom::fill(&mut nonce).map_err(|error| BuyError::Randomness(error.to_string()))?;
         let purchase = BatchPurchase::agree(offer, nonce, identity, *network, clock.now_ms())?;
@@ -310,21 +310,22 @@ impl Buyer {
             schema: plain.schema.clone(),
             licence: plain.licence.clone(),
         };
-        store
-            .write(|tx| {
-                bought::put_stream(tx, &stream)?;
-                records::put_purchase(tx, &purchase, true)
-            })
-            .map_err(|error: StoreError| BuyError::from(error))?;
-        Ok(purchase.id)
+        let stakes = self.stake(&terms.seller, purchase.id, terms.total, exposure)?;
+        let stored = store.write(|tx| {
+            self.commit(tx, &purchase.id, &terms.seller, terms.total)?;
+            bought::put_stream(tx, &stream)?;
+            records::put_purchase(tx, &purchase, true)?;
+            Ok::<_, BuyError>(())
+        });
+        if stored.is_err() {
+            stakes.change(|stakes| stakes.note(purchase.id, Satoshis::ZERO));
+        }
+        stored.map(|()| purchase.id)
     }
 
     /// The purchases by key release that may still bring readings.
     pub(super) fn open_releases(&self) -> Result<Vec<(BatchPurchase, BatchTerms)>, BuyError> {
         let watched = self.inner.store.read(records::watched_purchases)?;
-        let brings = |state: &BatchPurchaseState| {
-            !state.is_final() && !matches!(state, BatchPurchaseState::Unreadable { .. })
-        };
         let open = watched.into_iter().filter(|purchase| brings(&purchase.state));
         open.map(|purchase| Ok((self.release_terms(&purchase)?, purchase)))
             .map(|found: Result<_, BuyError>| found.map(|(terms, purchase)| (purchase, terms)))
@@ -337,7 +338,8 @@ impl Buyer {
             .map_err(|error: KeyReleaseOfferError| BuyError::ReleaseOffer(Box::new(error)))
     }
 
-    /// Goes on with every purchase by key release that is not finished. `true`: it is complete; `false`: its key is not shown yet.
+    /// Goes on with every purchase by key release that is not finished, and waits for their keys for `patience` in all. `true`: it is complete;
+    /// `false`: its key is not shown yet.
     ///
     /// # Errors
     /// [`BuyError`].
@@ -346,10 +348,11 @@ impl Buyer {
         patience: Duration,
         mut progress: impl FnMut(Progress),
     ) -> Result<Vec<(OrderId, Result<bool, BuyError>)>, BuyError> {
+        let begun = Instant::now();
         let mut outcomes = Vec::new();
         for (purchase, _) in self.open_releases()? {
-            let outcome = self.drive_release(&purchase.id, patience, &mut progress).await;
-            outcomes.push((purchase.id, outcome));
+            let left = patience.saturating_sub(begun.elapsed());
+            outcomes.push((purchase.id, self.drive_release(&purchase.id, left, &mut progress).await));
         }
         Ok(outcomes)
     }
@@ -402,4 +405,9 @@ impl Buyer {
             _ => None,
         })
     }
+}
+
+/// Whether a purchase in this state may still bring readings.
+pub(super) fn brings(state: &BatchPurchaseState) -> bool {
+    !state.is_final() && !matches!(state, BatchPurchaseState::Unreadable { .. })
 }

@@ -123,6 +123,24 @@ impl Records {
         Ok(found)
     }
 
+    /// Shows `f` every entry from `from` on, in order of their keys, as this change sees them.
+    ///
+    /// # Errors
+    /// [`StoreError`], `f`'s among them.
+    pub fn each_from_in(
+        &self,
+        tx: &WriteTransaction,
+        from: &[u8],
+        mut f: impl FnMut(&[u8], &[u8]) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let table = tx.open_table(self.table())?;
+        for entry in table.range(from..)? {
+            let (key, value) = entry?;
+            f(key.value(), value.value())?;
+        }
+        Ok(())
+    }
+
     /// The last entry whose key begins with `prefix` and is at most `to`.
     ///
     /// # Errors

@@ -63,7 +63,7 @@ impl WalletHandle {
         }
         // With each block the same; a person who wonders why finds it in the log.
         let told = |what: &str, done: Result<Option<Built>, WalletHandleError>| match done {
-            Ok(None) | Err(WalletHandleError::NoSweepAddress) => {}
+            Ok(None) | Err(WalletHandleError::NoSweepAddress | WalletHandleError::Frozen(_)) => {}
             Ok(Some(built)) => tracing::info!(txid = %built.txid, fee = %built.fee, "{what}"),
             Err(error) => tracing::warn!(%error, "not done: {what}"),
         };
@@ -86,6 +86,7 @@ impl WalletHandle {
         &self,
         task: impl Fn(&mut Wallet, &PrivateKey, &TidySpec) -> Result<Option<Built>, WalletError>,
     ) -> Result<Option<Built>, WalletHandleError> {
+        self.inner.freeze.check()?;
         let (fees, key) = (self.fees(), self.inner.identity.key());
         let spec = TidySpec {
             tip_height: self.inner.chain.headers().tip_height(),

@@ -418,7 +418,7 @@ fn order_and_pay(
     let purchase = Purchase::agree(offer, [9; 16], identity, Network::Regtest, 0).unwrap();
     let order = purchase.signed_order(Network::Regtest).unwrap();
     let script = payment::script_for_buyer(order.value(), identity.key(), offer.key());
-    let spec = wallet.spec(outputs(script), "by hand");
+    let spec = wallet.spec(outputs(script), "by hand").unwrap();
     let built = wallet.update(|wallet, _| {
         let built = wallet.build(identity.key(), spec, 0).map_err(WalletHandleError::from)?;
         // Its coins are free again: each of these payments is another use of them.
@@ -518,7 +518,10 @@ async fn a_payment_that_is_none_is_refused_and_nothing_is_kept() {
     not_mine.order = theirs.order;
     assert!(matches!(ask(not_mine).await, Refusal::InvalidOrder { .. }));
     // A coin that is spent already.
-    let spec = buyer.wallet().spec(output(Satoshis::from_sat(900_000), Script::p2pkh(&[8; 20])), "elsewhere");
+    let spec = buyer
+        .wallet()
+        .spec(output(Satoshis::from_sat(900_000), Script::p2pkh(&[8; 20])), "elsewhere")
+        .unwrap();
     let spent = buyer.wallet().read(Clone::clone).build(buyer.identity().key(), spec, 0).unwrap();
     bootstrap.chain().broadcast(&spent.beef).await.unwrap();
     assert!(matches!(ask(good.clone()).await, Refusal::DoubleSpent { .. }));

@@ -19,6 +19,7 @@ use sensora_node::chain_access::{
 };
 use sensora_node::clock::Clock;
 use sensora_node::fees::{FeePolicy, Fees};
+use sensora_node::freeze::Freeze;
 use sensora_node::net::{
     DeliveryStream, Multiaddr, Net, NetConfig, NetEvent, NetEvents, PeerId, Protocol, Transport,
     public_key_of,
@@ -109,9 +110,16 @@ impl Double {
         let (chain, tasks) = chain_access::start(options, cancel.clone()).await.unwrap();
         let store = Store::in_memory(network, identity.public()).unwrap();
         let fees = Fees::fixed(FeePolicy { rate: FeeRate::DEFAULT, max: Satoshis::from_sat(100_000) });
-        let wallet =
-            WalletHandle::open(store.clone(), identity.clone(), network, chain.clone(), clock.clone(), fees)
-                .unwrap();
+        let wallet = WalletHandle::open(
+            store.clone(),
+            identity.clone(),
+            network,
+            chain.clone(),
+            clock.clone(),
+            fees,
+            Freeze::default(),
+        )
+        .unwrap();
         let recorder = Recorder::open(store.clone(), identity.clone(), network, clock.clone()).unwrap();
         let mut streams = Vec::new();
         for name in ["true", "other"] {
@@ -224,6 +232,7 @@ impl Double {
             place: None,
             cadence_ms: Some(1000),
             price: "2".parse().unwrap(),
+            second: None,
             licence: "CC0-1.0".into(),
             sample: 10,
             modes: vec![PaymentMode::Direct],

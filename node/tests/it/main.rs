@@ -11,6 +11,7 @@ mod crash;
 mod disk;
 mod double;
 mod keystore;
+mod live;
 mod market;
 mod money;
 mod net;

@@ -2,6 +2,7 @@
 
 mod crook;
 mod frames;
+mod limits;
 mod reorg;
 
 use std::time::Duration;
@@ -10,7 +11,7 @@ use sensora_chain::sources::dev::{DevChain, TxStatus};
 use sensora_chain::{Satoshis, Txid};
 use sensora_node::buyer::{BuyError, BuyRequest, ReleaseLimits, Released};
 use sensora_node::store::release;
-use sensora_node::supervisor::Node;
+use sensora_node::supervisor::{Node, NodeOptions};
 use sensora_protocol::OrderId;
 use sensora_protocol::anchor::Standing;
 use sensora_protocol::market::key_release::buy::BatchPurchase;
@@ -37,6 +38,11 @@ pub(crate) fn seq(first: u64, count: u64) -> Range {
 
 /// A market on a chain whose blocks come when the test says so.
 pub(crate) async fn market(readings: u64) -> World {
+    market_with(readings, |_| ()).await
+}
+
+/// The same with a buyer that is set up otherwise.
+async fn market_with(readings: u64, set_up: impl FnOnce(&mut NodeOptions)) -> World {
     let (bootstrap, addresses) = bootstrap_mining(Duration::from_secs(3600)).await;
     let mut config = options(2, &Place::Memory);
     config.bootstrap.clone_from(&addresses);
@@ -44,6 +50,7 @@ pub(crate) async fn market(readings: u64) -> World {
     let agent = Node::start(config).await.unwrap();
     let mut config = options(3, &Place::Memory);
     config.bootstrap.clone_from(&addresses);
+    set_up(&mut config);
     let buyer = Node::start(config).await.unwrap();
     fund(&buyer, MONEY).await;
     let world = World { bootstrap, agent, buyer, addresses };
@@ -217,7 +224,7 @@ async fn a_buyer_that_does_not_wait_has_its_readings_in_the_background() {
     let again = world.buying(&request, NOW).await.unwrap().unwrap();
     assert!(matches!(again, Released::Waiting { order: same, .. } if same == order), "{again:?}");
     let direct = world.buyer.buyer().buy(&request, |_| {}).await.unwrap_err();
-    assert!(matches!(direct, BuyError::NotComplete { order: same, .. } if same == order), "{direct}");
+    assert!(matches!(direct, BuyError::KeyAwaited { order: same } if same == order), "{direct}");
     world.mine(6).await;
     reaches(&world.buyer, &order, "complete").await;
     let bought = world.buyer.buyer().buy(&request, |_| {}).await.unwrap();

@@ -57,7 +57,7 @@ fn status(wallet: &WalletHandle, txid: &Txid) -> Status {
 /// What another copy of a wallet makes of all it has.
 fn elsewhere(wallet: &WalletHandle, key: &sensora_chain::PrivateKey, sat: u64) -> Built {
     let all = TxOut { value: Satoshis::from_sat(sat), locking: Script::p2pkh(&[9; 20]) };
-    wallet.read(Clone::clone).build(key, wallet.spec(vec![all], "elsewhere"), 0).unwrap()
+    wallet.read(Clone::clone).build(key, wallet.spec(vec![all], "elsewhere").unwrap(), 0).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

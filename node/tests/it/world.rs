@@ -20,6 +20,7 @@ use sensora_node::supervisor::{ChainRole, Node, NodeOptions};
 use sensora_node::wallet::SweepPolicy;
 use sensora_protocol::Identity;
 use sensora_protocol::ad::StreamAd;
+use sensora_protocol::market::budget::Budgets;
 use sensora_protocol::market::offer::{BuyerLimits, Range};
 
 use crate::disk::Disk;
@@ -94,6 +95,7 @@ pub(crate) fn try_options(
         chain: ChainRole::Peers(Vec::new()),
         fees: FeeLimits::fixed(FeeRate::DEFAULT, Satoshis::from_sat(100_000)),
         sweep: SweepPolicy::default(),
+        budgets: Budgets::UNLIMITED,
         agent: None,
     })
 }
@@ -101,6 +103,7 @@ pub(crate) fn try_options(
 pub(crate) fn terms() -> Terms {
     Terms {
         price: "2".parse().unwrap(),
+        second: None,
         licence: "CC-BY-4.0".into(),
         place: Some("52.52,13.40,5".parse().unwrap()),
         sample: 10,
@@ -157,10 +160,15 @@ pub(crate) async fn bootstrap_mining(block_interval: Duration) -> (Node, Vec<Mul
 impl World {
     /// A world in which the agent has recorded `count` simulated readings and the buyer has money.
     pub(crate) async fn new(count: u64) -> Self {
+        Self::with(agent(vec![sim(count)])).await
+    }
+
+    /// The same with an agent of these options.
+    pub(crate) async fn with(agent: AgentOptions) -> Self {
         let (bootstrap, addresses) = bootstrap().await;
         let mut config = options(2, &Place::Memory);
         config.bootstrap.clone_from(&addresses);
-        config.agent = Some(agent(vec![sim(count)]));
+        config.agent = Some(agent);
         let agent = Node::start(config).await.unwrap();
         let mut config = options(3, &Place::Memory);
         config.bootstrap.clone_from(&addresses);

@@ -28,6 +28,9 @@ pub enum Refusal {
     /// Nothing is for sale now.
     #[error("the seller offers nothing now: it has withdrawn its ad or has not begun yet")]
     NotSelling,
+    /// The stream is not sold by the second.
+    #[error("the stream is sold by the reading only: ask for that price")]
+    NotBySecond,
     /// The seller does not have such a stream.
     #[error("the seller has no stream {stream}: take the id from its current ad")]
     UnknownStream {
@@ -210,6 +213,7 @@ impl Refusal {
             Self::Malformed { .. } => "malformed",
             Self::Busy { .. } => "busy",
             Self::NotSelling => "not_selling",
+            Self::NotBySecond => "not_by_second",
             Self::UnknownStream { .. } => "unknown_stream",
             Self::RangeNotAvailable { .. } => "range_not_available",
             Self::TooManyReadings { .. } => "too_many_readings",

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sensora_chain::{Satoshis, Txid};
-use sensora_node::buyer::{AnchorDue, Bought, OrderSummary};
+use sensora_node::buyer::{AnchorDue, Bought, OrderSummary, Plan};
 use sensora_protocol::ad::StreamAd;
-use sensora_protocol::market::offer::Offer;
+use sensora_protocol::market::choice::{Choice, Mode};
 use sensora_protocol::stream::{Reading, Schema};
 use sensora_protocol::{OrderId, StreamId};
 use serde::Serialize;
@@ -39,6 +39,8 @@ pub(super) struct Report {
     kept: u64,
     /// What was paid now.
     paid_sat: Satoshis,
+    /// How; none where all was here.
+    payment: Option<Payment>,
     verified: bool,
     anchored: bool,
     /// Where it is not: readings of the seller's log that are under no anchor yet, in its word.
@@ -57,6 +59,21 @@ pub(super) struct Report {
     schema: Schema,
 }
 
+/// How it was or would be paid.
+#[derive(Serialize)]
+struct Payment {
+    mode: Mode,
+    fees_sat: Satoshis,
+    exposure_sat: Satoshis,
+    why: String,
+}
+
+impl Payment {
+    fn of(choice: &Choice) -> Self {
+        Self { mode: choice.mode, fees_sat: choice.fees, exposure_sat: choice.exposure, why: choice.why() }
+    }
+}
+
 #[derive(Serialize)]
 struct OrderLine {
     order: OrderId,
@@ -66,6 +83,34 @@ struct OrderLine {
     txid: Option<Txid>,
     /// Whether it was made by this command.
     new: bool,
+}
+
+/// Says that a coin is locked and its key is still to be shown.
+pub(super) fn waiting(order: &OrderSummary, state: &str, context: &Context) -> Outcome<Exit> {
+    let out = &context.out;
+    if out.is_json() {
+        out.document(&json!({
+            "waiting": true,
+            "order": order.order,
+            "state": state,
+            "why": order.why,
+            "first": order.first,
+            "count": order.count,
+            "price_sat": order.total,
+            "txid": order.txid(),
+        }))?;
+        return Ok(Exit::Waiting);
+    }
+    out.field("order", order.order)?;
+    out.field("state", state)?;
+    if let Some(txid) = order.txid() {
+        out.field("coin", format!("{} in {txid}", sat(order.total)))?;
+    }
+    if let Some(why) = &order.why {
+        out.field("why", why)?;
+    }
+    out.note("the seller shows the key when the coin is some blocks deep, 6 by default; `sensora orders --resume` goes on with the order");
+    Ok(Exit::Waiting)
 }
 
 impl Report {
@@ -82,7 +127,7 @@ impl Report {
             first: order.first,
             count: order.count,
             price_sat: order.total,
-            txid: order.txid,
+            txid: order.txid(),
             new: bought.orders.contains(&order.order),
         };
         Self {
@@ -92,6 +137,7 @@ impl Report {
             count: bought.count,
             kept: bought.kept,
             paid_sat: bought.paid,
+            payment: None,
             // Nothing is kept that does not verify.
             verified: true,
             anchored,
@@ -103,6 +149,11 @@ impl Report {
             readings: Vec::new(),
             schema: stream.schema.clone(),
         }
+    }
+
+    /// Notes how it was paid.
+    pub(super) fn paid_by(&mut self, choice: Option<&Choice>) {
+        self.payment = choice.map(Payment::of);
     }
 
     fn end(&self) -> u64 {
@@ -177,7 +228,15 @@ impl Report {
                     self.first
                 ),
             ),
-            ("paid", sat(self.paid_sat)),
+            (
+                "paid",
+                match &self.payment {
+                    Some(payment) if self.kept < self.count => {
+                        format!("{} ({})", sat(self.paid_sat), payment.mode)
+                    }
+                    _ => sat(self.paid_sat),
+                },
+            ),
             ("verified", "all of them, none missing".to_owned()),
             (
                 "anchored",
@@ -249,13 +308,14 @@ pub(in crate::cmd) fn rows_table(
     context.out.table(&table)
 }
 
-/// Tells an offer, and buys nothing.
-pub(super) fn quote(offer: &Offer, context: &Context) -> Outcome<Exit> {
-    let out = &context.out;
+/// Tells an offer and how it would be paid, and buys nothing.
+pub(super) fn quote(plan: &Plan, context: &Context) -> Outcome<Exit> {
+    let (out, offer) = (&context.out, plan.offer.value());
     if out.is_json() {
         out.document(&json!({
             "stream": offer.stream, "name": offer.name, "first": offer.first, "count": offer.count, "price_msat": offer.price,
             "price_sat": offer.total, "licence": offer.licence, "expires_ms": offer.expires_ms,
+            "missing": plan.missing, "missing_sat": plan.total, "payment": plan.choice.as_ref().map(Payment::of),
         }))?;
         return Ok(Exit::Ok);
     }
@@ -265,6 +325,12 @@ pub(super) fn quote(offer: &Offer, context: &Context) -> Outcome<Exit> {
         format!("{} of {} ({} to {last})", counted(offer.count, "reading"), offer.name, offer.first),
     )?;
     out.field("price", format!("{} ({} for a reading)", sat(offer.total), offer.price))?;
+    if plan.missing < offer.count {
+        out.field("missing", format!("{} for {}", counted(plan.missing, "reading"), sat(plan.total)))?;
+    }
+    if let Some(choice) = &plan.choice {
+        out.field("payment", choice.why())?;
+    }
     out.field("licence", &offer.licence)?;
     out.field("holds until", time_ms(offer.expires_ms))?;
     Ok(Exit::Ok)

@@ -22,6 +22,7 @@ use sensora_node::store::Store;
 use sensora_node::supervisor::{ChainRole, Node, NodeOptions};
 use sensora_node::wallet::SweepPolicy;
 use sensora_protocol::Identity;
+use sensora_protocol::market::budget::Budgets;
 use sensora_protocol::market::price::Price;
 
 use crate::failure::{Failure, Outcome};
@@ -89,6 +90,7 @@ impl Place {
             chain,
             fees,
             sweep: SweepPolicy::default(),
+            budgets: Budgets::UNLIMITED,
             agent,
         };
         Ok(Node::start(options).await?)
@@ -114,6 +116,7 @@ pub(super) fn for_sale(recordings: &[PathBuf]) -> Outcome<AgentOptions> {
     let price = Price::from_msat(PRICE_MSAT).map_err(|error| Failure::other(error.to_string()))?;
     let terms = Terms {
         price,
+        second: None,
         licence: "CC-BY-4.0".to_owned(),
         place: None,
         sample: SAMPLE,
@@ -129,8 +132,8 @@ pub(super) fn for_sale(recordings: &[PathBuf]) -> Outcome<AgentOptions> {
         name: "sensora demo".to_owned(),
         anchors: ANCHORS,
         sources,
-        channels: ChannelPolicy::none(),
+        channels: ChannelPolicy::default(),
         credit: Credit::default(),
-        releases: ReleasePolicy::none(),
+        releases: ReleasePolicy::default(),
     })
 }

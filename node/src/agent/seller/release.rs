@@ -18,6 +18,7 @@ mod watch;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sensora_chain::keys::PublicKey;
@@ -371,6 +372,7 @@ impl Seller {
                 }
                 SellAction::Claim(claim) => claimed |= self.send_claim(&id, &claim, coin_path).await?,
                 SellAction::Credit { transaction, .. } => {
+                    self.inner.sold.fetch_add(1, Ordering::Relaxed);
                     tracing::info!(order = %id, txid = %transaction.txid(), "the claim of a batch is in a block");
                 }
                 SellAction::Forget => tracing::debug!(order = %id, "an order that was not paid is forgotten"),

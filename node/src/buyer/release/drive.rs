@@ -132,7 +132,7 @@ impl Buyer {
         patience: Duration,
         progress: &mut impl FnMut(Progress),
     ) -> Result<bool, BuyError> {
-        let _only_one = self.releases.driving.lock(id).await;
+        let _turn = self.turns.take(id).await;
         let mut deadline = Deadline::after(patience);
         let (mut attempt, mut bad, mut pause) = (0_u32, 0_u32, FIRST_PAUSE);
         loop {
@@ -377,7 +377,7 @@ impl Buyer {
     /// refund height, whatever anybody wants.
     ///
     /// # Errors
-    /// [`BuyError::GivenUp`] with how far that has come, which is the good end where a coin was signed; [`BuyError::NotComplete`] where the network
+    /// [`BuyError::GivenUp`] with how far that has come, which is the good end where a coin was signed; [`BuyError::KeyAwaited`] where the network
     /// has it.
     pub async fn give_up_release(&self, id: &OrderId) -> Result<(), BuyError> {
         self.give_up_quietly(id).await?;
@@ -385,7 +385,10 @@ impl Buyer {
         match (&purchase.state, outcome(&purchase)) {
             (BatchPurchaseState::Dropped, _) => Ok(()),
             (_, Some(outcome)) => outcome,
-            (state, None) => Err(BuyError::NotComplete { order: *id, state: state.name() }),
+            (BatchPurchaseState::Revealed { .. }, None) => {
+                Err(BuyError::NotComplete { order: *id, state: purchase.state.name() })
+            }
+            (_, None) => Err(BuyError::KeyAwaited { order: *id }),
         }
     }
 
@@ -414,7 +417,7 @@ impl Buyer {
     /// Brings what the seller has not heard to it, if nobody else speaks with it: a coin that the network does not have, or a question for a
     /// part that was damaged here.
     pub(super) async fn remind_seller(&self, id: &OrderId) -> Result<(), BuyError> {
-        let Some(_only_one) = self.releases.driving.try_lock(id) else { return Ok(()) };
+        let Some(_turn) = self.turns.try_take(id) else { return Ok(()) };
         let mut deadline = Deadline::after(Duration::ZERO);
         match Box::pin(self.release_stream(id, &mut deadline, &mut |_| {})).await {
             Ok(()) | Err(Broken::Patience) => Ok(()),

@@ -14,10 +14,12 @@ use sensora_protocol::market::key_release::buy::{
     BatchPurchase, BatchPurchaseState, BuyAction, BuyEvent, BuyerAt,
 };
 use sensora_protocol::market::key_release::coin::{CoinView, SETTLED};
+use sensora_protocol::market::key_release::frame::ToSeller;
 use sensora_protocol::market::key_release::offer::BatchTerms;
 use sensora_protocol::market::purchase::SignedPayment;
 use sensora_protocol::market::refusal::Refusal;
 
+use crate::buyer::budget::settle_release;
 use crate::buyer::drive::keep;
 use crate::buyer::{BuyError, Buyer, BuyerParts, Progress};
 use crate::chain_access::BroadcastError;
@@ -79,7 +81,7 @@ impl Buyer {
         event: BuyEvent,
         path: Option<&MerklePath>,
     ) -> Result<Vec<BuyAction>, BuyError> {
-        let _one_at_a_time = self.orders.lock(id).await;
+        let _one_at_a_time = self.releases.steps.lock(id).await;
         let BuyerParts { wallet, chain, .. } = &*self.inner;
         let purchase = self.release_purchase(id)?;
         let terms = self.release_terms(&purchase)?;
@@ -99,9 +101,11 @@ impl Buyer {
                 if next.state.is_final() {
                     records::remove_parts(tx, id, terms.parts)?;
                 }
+                settle_release(tx, &next, terms.total, watched)?;
                 records::put_purchase(tx, &next, watched)?;
                 Ok::<_, BuyError>(())
             })?;
+            self.note_release(&next, &terms);
         }
         let mut rest = Vec::new();
         for action in actions {
@@ -175,7 +179,7 @@ impl Buyer {
         value: Satoshis,
     ) -> Result<Vec<BuyAction>, BuyError> {
         let BuyerParts { wallet, identity, clock, .. } = &*self.inner;
-        let spec = wallet.spec(vec![TxOut { value, locking }], &format!("order {}", purchase.id));
+        let spec = wallet.spec(vec![TxOut { value, locking }], &format!("order {}", purchase.id))?;
         let mut next = purchase.clone();
         let actions = wallet.update(|wallet, tx| {
             let built =
@@ -204,6 +208,9 @@ impl Buyer {
             match action {
                 BuyAction::Send(frame) => match sender.as_deref_mut() {
                     Some(sender) => {
+                        if matches!(frame, ToSeller::Lock(_)) {
+                            self.inner.wallet.freeze().check()?;
+                        }
                         let bytes = frame.to_bytes().map_err(BuyError::from)?;
                         sender.send(Bytes::from(bytes)).await.map_err(Stopped::Stream)?;
                     }
@@ -263,6 +270,10 @@ impl Buyer {
     /// Brings the coin to the network again: a reorganisation, or a service that forgets, has lost it.
     async fn send_coin(&self, id: &OrderId, beef: Vec<u8>) {
         let BuyerParts { wallet, chain, .. } = &*self.inner;
+        if let Err(error) = wallet.freeze().check() {
+            tracing::warn!(order = %id, %error, "the coin of a batch does not go out again");
+            return;
+        }
         let txid = self.release_purchase(id).ok().and_then(|purchase| Some(purchase.coin?.txid));
         // The wallet's has the newest proofs of what it spends.
         let fresh = txid.and_then(|txid| wallet.beef_for(&txid).ok());
@@ -304,7 +315,7 @@ impl Buyer {
     ) -> Result<Vec<BuyAction>, BuyError> {
         loop {
             let opened = {
-                let _one_at_a_time = self.orders.lock(id).await;
+                let _one_at_a_time = self.releases.steps.lock(id).await;
                 let (buyer, id) = (self.clone(), *id);
                 // Decompressing, hashing and writing to disk block; the runtime's threads do not.
                 tokio::task::spawn_blocking(move || buyer.open_some(&id)).await
@@ -359,9 +370,11 @@ impl Buyer {
                         keep_page(tx, &next, &terms, page)?;
                     }
                     records::remove_parts(tx, id, opened)?;
+                    settle_release(tx, &next, terms.total, true)?;
                     records::put_purchase(tx, &next, true)
                 })
                 .map_err(|error: StoreError| BuyError::from(error))?;
+            self.note_release(&next, &terms);
         }
         Ok((rest, done))
     }

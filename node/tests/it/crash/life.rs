@@ -159,6 +159,7 @@ async fn an_agent_killed_at_any_step_of_an_ads_life_is_right_to_the_satoshi() {
             place: None,
             cadence_ms: None,
             price: price.parse().unwrap(),
+            second: None,
             licence: "CC0-1.0".into(),
             sample: 1,
             max_readings: 1000,
@@ -253,7 +254,7 @@ async fn a_wallet_killed_at_any_step_of_taking_back_a_payment_has_its_coins_back
         let wallet = spender.mortal.node().wallet().clone();
         let out = TxOut { value: Satoshis::from_sat(700), locking: Script::p2pkh(&[9; 20]) };
         // As an order is paid: stored, and not in the outbox, for its payee brings it out.
-        let spec = wallet.spec(vec![out], "order");
+        let spec = wallet.spec(vec![out], "order").unwrap();
         let key = spender.mortal.node().identity().key().clone();
         let built = wallet.update(|wallet, _| Ok::<_, WalletHandleError>(wallet.build(&key, spec, 0)?));
         let txid = built.ok()?.txid;

@@ -130,11 +130,11 @@ async fn a_coin_that_was_spent_too_long_ago_for_the_node_to_say_by_whom_keeps_no
     let wallet = node.wallet();
     // Another copy of this wallet has spent everything; what is on top of that is more than a node looks through.
     let all = TxOut { value: Satoshis::from_sat(499_980), locking: Script::p2pkh(&[9; 20]) };
-    let spec = wallet.spec(vec![all], "elsewhere");
+    let spec = wallet.spec(vec![all], "elsewhere").unwrap();
     let elsewhere = wallet.read(Clone::clone).build(node.identity().key(), spec, 0).unwrap();
     life.bootstrap.chain().broadcast(&elsewhere.beef).await.unwrap();
     let late = TxOut { value: Satoshis::from_sat(1_000), locking: Script::p2pkh(&[7; 20]) };
-    let spec = wallet.spec(vec![late], "late");
+    let spec = wallet.spec(vec![late], "late").unwrap();
     let late = wallet.read(Clone::clone).build(node.identity().key(), spec, 0).unwrap();
     life.miner.mine(20).await.unwrap();
     life.look().await;

@@ -1,5 +1,6 @@
 //! Sellers that cheat, and sellers that stop at some step.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use sensora_chain::{FeeRate, Network};
 use sensora_node::agent::recorder::Recorder;
 use sensora_node::buyer::{BuyError, ReleaseLimits, Released};
 use sensora_node::chain_access::ChainAccess;
+use sensora_node::freeze::Freeze;
 use sensora_node::net::{DeliveryStream, StreamKind, public_key_of};
 use sensora_node::supervisor::Node;
 use sensora_protocol::market::key_release::coin::{self, Coin};
@@ -237,9 +239,14 @@ struct Scene {
 
 impl Scene {
     async fn new(spoils: Option<usize>, until: Until) -> Self {
+        Self::in_home(None, spoils, until).await
+    }
+
+    async fn in_home(home: Option<&Path>, spoils: Option<usize>, until: Until) -> Self {
         let (bootstrap, addresses) = bootstrap_mining(Duration::from_secs(3600)).await;
         let mut config = options(3, &Place::Memory);
         config.bootstrap.clone_from(&addresses);
+        config.home = home.map(Path::to_owned);
         let buyer = Node::start(config).await.unwrap();
         fund(&buyer, 100_000).await;
         mine(&bootstrap, &[&buyer], 1).await;
@@ -395,5 +402,26 @@ async fn a_coin_that_was_sent_and_not_answered_is_brought_again_by_itself() {
     assert_eq!(lines(&scene.buyer, &format!("order {order}")).len(), 1, "paid once");
     let paid: i64 = lines(&scene.buyer, &format!("order {order}")).iter().sum();
     assert!(paid.unsigned_abs() >= PRICE && paid.unsigned_abs() < PRICE + 60, "{paid}");
+    scene.stop().await;
+}
+
+/// A coin that the network does not have is not brought to it while nothing is to be paid.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_coin_of_a_frozen_home_goes_out_when_that_is_lifted() {
+    let home = tempfile::tempdir().unwrap();
+    let scene = Scene::in_home(Some(home.path()), None, Until::Parts).await;
+    assert!(scene.buy(LONG).await.is_none());
+    let order = scene.order();
+    assert_eq!(state(&scene.buyer, &order), "locking");
+    let freeze = Freeze::of(Some(home.path()));
+    freeze.set().unwrap();
+    *scene.crook.until.lock().unwrap() = Until::Claim;
+    let resumed = scene.buyer.buyer().resume_releases(NOW, |_| {}).await.unwrap();
+    assert!(matches!(resumed[..], [(_, Err(BuyError::Frozen(_)))]), "{resumed:?}");
+    scene.buyer.buyer().look_at_releases().await;
+    assert_eq!(state(&scene.buyer, &order), "locking");
+    assert!(scene.crook.known.lock().unwrap().coin.is_none(), "nothing was sent");
+    assert!(freeze.lift().unwrap());
+    reaches(&scene.buyer, &order, "waiting").await;
     scene.stop().await;
 }

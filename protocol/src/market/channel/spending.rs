@@ -4,9 +4,9 @@
 //! it pays is moved out of its own reservation; what it does not need is released when it ends. So
 //! Σ paid + Σ reserved ≤ capacity, whatever runs at the same time.
 //!
-//! A voucher is for Σ paid. Where one was lost on its way and the order ended without it, the receipt says what was paid, and the order's part
-//! shrinks to that: the next voucher may then be for less than the lost one, and a seller that has it after all and closes with it takes
-//! more than its receipts say. [`SpendingRecord::highest`] keeps that in sight.
+//! A voucher is for Σ paid. When an order ends, it has paid what its receipt says, which is what is due; what it had paid ahead is free again, whether the
+//! voucher for it has arrived or not. The next voucher may then be for less than one that is out. A seller that closes by itself takes the highest that
+//! it has, one that is asked to close takes what is booked; [`SpendingRecord::highest`] keeps in sight what it could.
 //!
 //! A reservation is stored before the first voucher out of it, and no voucher needs the disk
 //! after that: a crash can only forget payments that were reserved, and the seller shows by our own signature how far it got.
@@ -179,21 +179,26 @@ impl SpendingRecord {
         Ok(paid)
     }
 
-    /// After a crash: finds again what the vouchers that are out have paid, from what the seller says and `highest`, which our own signature
-    /// proves. Booked as paid to no order, and returned, is what of `highest` belongs to none of the claims.
+    /// After a crash: finds again what the vouchers that are out have paid, from what the seller says: of each order, and `booked` of all of them, up to
+    /// `highest`, which our own signature proves. Booked as paid to no order, and returned, is what of `booked` belongs to none of the claims: orders that
+    /// an old backup does not know. What the highest voucher pays beyond that was paid ahead, and pays for what comes.
     ///
     /// The seller's word alone would let it deny what an order has paid and be paid for the same readings once more. But an order has
     /// paid what is due for its readings, the last voucher perhaps excepted, and never more than `exposure`, the buyer's with this
     /// seller, beyond it. So a claim is believed up to there; then what is due goes before what is claimed.
     ///
     /// # Errors
-    /// [`SpendingError::Claims`] where the claims say more than the voucher; nothing has changed then.
+    /// [`SpendingError::Claims`] where the seller says more than the voucher; nothing has changed then.
     pub fn learn(
         &mut self,
         highest: Satoshis,
+        booked: Satoshis,
         claims: &[Claim],
         exposure: Satoshis,
     ) -> Result<Satoshis, SpendingError> {
+        if booked > highest {
+            return Err(SpendingError::Claims { claimed: booked, highest });
+        }
         let before = self.paid()?;
         let mut all = self.clone();
         let mut next = self.clone();
@@ -214,7 +219,7 @@ impl SpendingRecord {
         for claim in claims {
             next.raise(&claim.order, claim.paid, highest)?;
         }
-        let unclaimed = highest.saturating_sub(next.paid()?);
+        let unclaimed = booked.saturating_sub(next.paid()?);
         next.ended = next.ended.checked_add(unclaimed)?;
         next.highest = next.highest.max(highest);
         *self = next;
@@ -235,6 +240,14 @@ impl SpendingRecord {
                 self.lanes.remove(order);
             }
         }
+    }
+
+    fn forfeit(&mut self, order: &OrderId) -> Result<Satoshis, SpendingError> {
+        let lane = self.lanes.get(order).copied().unwrap_or_default();
+        let all = lane.paid.checked_add(lane.reserved)?;
+        self.ended = self.ended.checked_add(all)?;
+        self.lanes.remove(order);
+        Ok(all)
     }
 
     fn end(&mut self, order: &OrderId, receipted: Satoshis) -> Result<(), SpendingError> {
@@ -374,6 +387,17 @@ impl Reservation {
     }
 }
 
+impl Reservation {
+    /// The order is given up, and nobody can be asked what its vouchers have paid: this record is from before a start, and the seller does not
+    /// answer. All that it had reserved counts as paid, for the vouchers may be out. Returns how much that is.
+    ///
+    /// # Errors
+    /// [`SpendingError::Amount`] for a record that was altered.
+    pub fn forfeit(self) -> Result<Satoshis, SpendingError> {
+        self.spending.lock().forfeit(&self.order)
+    }
+}
+
 impl Drop for Reservation {
     fn drop(&mut self) {
         if self.left {
@@ -488,7 +512,7 @@ mod tests {
         for (claimed, highest, unclaimed, paid) in cases {
             let mut again = record.clone();
             let claim = Claim { order: order(1), paid: sat(claimed), due: Satoshis::ZERO };
-            assert_eq!(again.learn(sat(highest), &[claim], Satoshis::MAX), unclaimed.map(sat));
+            assert_eq!(again.learn(sat(highest), sat(highest), &[claim], Satoshis::MAX), unclaimed.map(sat));
             let again = Spending::new(again);
             assert_eq!(again.take_up(order(1)).unwrap().paid(), sat(paid), "{claimed} of {highest}");
         }
@@ -507,7 +531,7 @@ mod tests {
             let mut again = record.clone();
             let claim = |tag: u8, paid| Claim { order: order(tag), paid: sat(paid), due: sat(60) };
             let claims = [claim(1, said[0]), claim(2, said[1])];
-            let unclaimed = again.learn(sat(highest), &claims, sat(exposure)).unwrap();
+            let unclaimed = again.learn(sat(highest), sat(highest), &claims, sat(exposure)).unwrap();
             assert_eq!(again.paid(), Ok(sat(highest)));
             ([1, 2].map(|tag| again.lanes[&order(tag)].paid.as_u64()), unclaimed.as_u64())
         };
@@ -524,12 +548,58 @@ mod tests {
     }
 
     #[test]
+    fn a_lost_voucher_that_another_orders_covers_is_booked_to_no_order() {
+        let spending = Spending::new(SpendingRecord::new(sat(100)));
+        let mut a = spending.reserve(order(1), sat(40), stored).unwrap();
+        let mut b = spending.reserve(order(2), sat(40), stored).unwrap();
+        let record = spending.record();
+        // The voucher of the first is lost, the one of the second covers it; both are forgotten in the crash.
+        assert_eq!((a.pay_to(sat(10)), b.pay_to(sat(5))), (Ok(sat(10)), Ok(sat(15))));
+        std::mem::forget((a, b));
+        let claim = |tag: u8, paid, due| Claim { order: order(tag), paid: sat(paid), due: sat(due) };
+        let learn = |booked, claims: &[Claim]| {
+            let mut again = record.clone();
+            again
+                .learn(sat(15), sat(booked), claims, sat(8))
+                .map(|unclaimed| (unclaimed, again.paid().unwrap()))
+        };
+        let nothing = Satoshis::ZERO;
+        assert_eq!(
+            learn(5, &[claim(1, 0, 0), claim(2, 5, 4)]),
+            Ok((nothing, sat(5))),
+            "the 10 pay for what comes"
+        );
+        assert_eq!(
+            learn(5, &[claim(1, 0, 8), claim(2, 5, 4)]),
+            Ok((nothing, sat(13))),
+            "what is due goes first"
+        );
+        assert_eq!(
+            learn(15, &[claim(1, 0, 0), claim(2, 5, 4)]),
+            Ok((sat(10), sat(15))),
+            "an order that is not known"
+        );
+        let more = Err(SpendingError::Claims { claimed: sat(16), highest: sat(15) });
+        assert_eq!(learn(16, &[claim(1, 0, 0), claim(2, 5, 4)]), more);
+    }
+
+    #[test]
+    fn an_order_that_is_given_up_unasked_has_paid_all_that_it_had_reserved() {
+        let spending = Spending::new(SpendingRecord::new(sat(100)));
+        let mut a = spending.reserve(order(1), sat(40), stored).unwrap();
+        a.pay_to(sat(10)).unwrap();
+        assert_eq!(a.forfeit(), Ok(sat(40)));
+        let record = spending.record();
+        assert_eq!((record.ended, record.lanes.len(), record.free()), (sat(40), 0, Ok(sat(60))));
+    }
+
+    #[test]
     fn an_old_record_never_pays_more_than_there_is() {
         let spending = Spending::new(SpendingRecord::new(sat(100)));
         std::mem::forget(spending.reserve(order(1), sat(60), stored).unwrap());
         let mut record = spending.record();
         // Orders that the record does not know have paid 70.
-        assert_eq!(record.learn(sat(70), &[], Satoshis::ZERO), Ok(sat(70)));
+        assert_eq!(record.learn(sat(70), sat(70), &[], Satoshis::ZERO), Ok(sat(70)));
         let mut a = Spending::new(record).take_up(order(1)).unwrap();
         assert_eq!(a.pay_to(sat(30)), Ok(sat(100)));
         let nothing = SpendingError::Insufficient { asked: sat(1), free: Satoshis::ZERO };

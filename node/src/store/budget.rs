@@ -1,0 +1,184 @@
+//! What the buyer has committed to spend.
+//!
+//! Sums by quarter of an hour and seller, so that a decision reads a hundred numbers for each seller and not each order of a day. A quarter counts
+//! until its last moment is a day old: a budget holds for a little more than 24 hours, never for less.
+
+use redb::WriteTransaction;
+use sensora_chain::Satoshis;
+use sensora_chain::keys::PublicKey;
+use sensora_protocol::OrderId;
+use sensora_protocol::market::budget::{BudgetError, Budgets, Commitment, DAY_MS, Used};
+use serde::{Deserialize, Serialize};
+
+use super::kinds::Records;
+use super::{StoreError, from_record};
+
+/// A quarter of an hour in milliseconds.
+const QUARTER_MS: i64 = 15 * 60 * 1000;
+
+/// Sums, under quarter (8 bytes, big-endian) and seller.
+const SUMS: Records = Records { name: "budget_sums" };
+/// What each order that runs has committed, under its id.
+const RUNNING: Records = Records { name: "budget_running" };
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Sum {
+    seller: PublicKey,
+    amount: Satoshis,
+}
+
+pub(super) fn create(tx: &WriteTransaction) -> Result<(), StoreError> {
+    [SUMS, RUNNING].iter().try_for_each(|table| table.create(tx))
+}
+
+fn quarter_of(at_ms: i64) -> u64 {
+    // A clock before 1970 is wrong by more than a budget can mend.
+    u64::try_from(at_ms.div_euclid(QUARTER_MS)).unwrap_or(0)
+}
+
+fn key(at_ms: i64, seller: &PublicKey) -> Vec<u8> {
+    [quarter_of(at_ms).to_be_bytes().as_slice(), seller.to_bytes().as_slice()].concat()
+}
+
+/// What a quarter's sum counts as: all of it committed in its last moment.
+fn commitment(key: &[u8], sum: Sum) -> Commitment {
+    let quarter = key.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
+    let next = i64::try_from(quarter.saturating_add(1)).unwrap_or(i64::MAX);
+    let at_ms = next.saturating_mul(QUARTER_MS).saturating_sub(1);
+    Commitment { seller: sum.seller, at_ms, amount: sum.amount }
+}
+
+/// What of the budgets is used, as this change sees it.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn used_in(tx: &WriteTransaction, seller: &PublicKey, now_ms: i64) -> Result<Used, StoreError> {
+    let from = quarter_of(now_ms.saturating_sub(DAY_MS)).to_be_bytes();
+    let mut commitments = Vec::new();
+    SUMS.each_from_in(tx, &from, |key, bytes| {
+        commitments.push(commitment(key, from_record(SUMS.name, bytes)?));
+        Ok(())
+    })?;
+    Ok(Used::at(&commitments, seller, now_ms))
+}
+
+/// What of the budgets is used.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn used(tx: &redb::ReadTransaction, seller: &PublicKey, now_ms: i64) -> Result<Used, StoreError> {
+    let from = quarter_of(now_ms.saturating_sub(DAY_MS)).to_be_bytes();
+    let found = SUMS.scan(tx, &[], &from, usize::MAX)?;
+    let commitments = found.iter().map(|(key, bytes)| Ok(commitment(key, from_record(SUMS.name, bytes)?)));
+    let commitments = commitments.collect::<Result<Vec<_>, StoreError>>()?;
+    Ok(Used::at(&commitments, seller, now_ms))
+}
+
+fn change(
+    tx: &WriteTransaction,
+    at_ms: i64,
+    seller: &PublicKey,
+    f: impl FnOnce(Satoshis) -> Satoshis,
+) -> Result<(), StoreError> {
+    let key = key(at_ms, seller);
+    let before: Option<Sum> = SUMS.get_in(tx, &key)?;
+    let amount = f(before.map_or(Satoshis::ZERO, |sum| sum.amount));
+    if amount.is_zero() {
+        SUMS.remove(tx, &key)
+    } else {
+        SUMS.put(tx, &key, &Sum { seller: *seller, amount })
+    }
+}
+
+/// Commits what an order may cost, where the budgets allow it; in the same change as the order.
+///
+/// # Errors
+/// [`BudgetError`] through `E`; the change is not to be made then.
+pub fn commit<E: From<StoreError> + From<BudgetError>>(
+    tx: &WriteTransaction,
+    budgets: &Budgets,
+    order: &OrderId,
+    commitment: &Commitment,
+) -> Result<(), E> {
+    let Commitment { seller, at_ms, amount } = commitment;
+    budgets.admit(used_in(tx, seller, *at_ms)?, *amount)?;
+    change(tx, *at_ms, seller, |sum| sum.checked_add(*amount).unwrap_or(Satoshis::MAX))?;
+    let forgotten = quarter_of(at_ms.saturating_sub(DAY_MS.saturating_mul(2)));
+    SUMS.remove_before(tx, &forgotten.to_be_bytes())?;
+    Ok(RUNNING.put(tx, order.as_bytes(), commitment)?)
+}
+
+/// The order has ended and has cost `amount`: what else it had committed is free again. A second time it changes nothing.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn settle(tx: &WriteTransaction, order: &OrderId, amount: Satoshis) -> Result<(), StoreError> {
+    let Some(running) = RUNNING.get_in::<Commitment>(tx, order.as_bytes())? else { return Ok(()) };
+    let free = running.amount.saturating_sub(amount);
+    change(tx, running.at_ms, &running.seller, |sum| sum.saturating_sub(free))?;
+    RUNNING.remove(tx, order.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use sensora_chain::{Network, PrivateKey};
+
+    use super::*;
+    use crate::store::Store;
+
+    #[derive(Debug, thiserror::Error)]
+    enum Error {
+        #[error(transparent)]
+        Store(#[from] StoreError),
+        #[error(transparent)]
+        Budget(#[from] BudgetError),
+    }
+
+    const BUDGETS: Budgets = Budgets { seller_day: Satoshis::from_sat(80), day: Satoshis::from_sat(100) };
+
+    fn seller(tag: u8) -> PublicKey {
+        PrivateKey::from_bytes([tag; 32]).unwrap().public()
+    }
+
+    fn store() -> Store {
+        Store::in_memory(Network::Regtest, &seller(9)).unwrap()
+    }
+
+    fn try_to(store: &Store, order: u8, tag: u8, at_ms: i64, sat: u64) -> Result<(), Error> {
+        let commitment = Commitment { seller: seller(tag), at_ms, amount: Satoshis::from_sat(sat) };
+        store.write(|tx| commit(tx, &BUDGETS, &OrderId([order; 32]), &commitment))
+    }
+
+    #[test]
+    fn budgets_remember_what_was_committed_until_it_is_a_day_old() {
+        let (store, start) = (store(), 1_700_000_000_000);
+        try_to(&store, 1, 1, start, 60).unwrap();
+        let full = try_to(&store, 2, 1, start + 1, 21).unwrap_err();
+        assert!(matches!(full, Error::Budget(BudgetError::SellerDay { .. })), "{full}");
+        try_to(&store, 3, 2, start + 2, 40).unwrap();
+        let full = try_to(&store, 4, 3, start + DAY_MS - 1, 1).unwrap_err();
+        assert!(matches!(full, Error::Budget(BudgetError::Day { .. })), "{full}");
+        try_to(&store, 5, 3, start + DAY_MS + QUARTER_MS, 60).unwrap();
+    }
+
+    #[test]
+    fn what_an_order_did_not_cost_is_free_again_once() {
+        let (store, start) = (store(), 1_700_000_000_000);
+        try_to(&store, 1, 1, start, 60).unwrap();
+        for _ in 0..2 {
+            store.write(|tx| settle(tx, &OrderId([1; 32]), Satoshis::from_sat(10))).unwrap();
+        }
+        let used = store.read(|tx| used(tx, &seller(1), start)).unwrap();
+        assert_eq!(used.seller_day, Satoshis::from_sat(10));
+        try_to(&store, 2, 1, start, 60).unwrap();
+        store.write(|tx| settle(tx, &OrderId([2; 32]), Satoshis::ZERO)).unwrap();
+        try_to(&store, 3, 1, start, 60).unwrap();
+    }
+
+    #[test]
+    fn a_refused_order_commits_nothing() {
+        let (store, start) = (store(), 1_700_000_000_000);
+        assert!(try_to(&store, 1, 1, start, 81).is_err());
+        assert_eq!(store.read(|tx| used(tx, &seller(1), start)).unwrap().day, Satoshis::ZERO);
+    }
+}
