@@ -2,7 +2,7 @@
 
 mod hostile;
 mod many;
-mod pair;
+pub(crate) mod pair;
 
 use proptest::prelude::*;
 use sensora_chain::Satoshis;
