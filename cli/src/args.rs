@@ -20,8 +20,7 @@ pub(crate) use agent::AgentArgs;
 pub(crate) use channels::{ChannelsAction, ChannelsArgs, CloseChannelArgs, EarningsArgs, OpenChannelArgs};
 pub(crate) use cost::CostArgs;
 pub(crate) use trade::{
-    BuyArgs, ExportArgs, OrdersArgs, RowFormat, SampleArgs, SearchArgs, ShowArgs, StreamArgs,
-    VerifyArgs, Way,
+    BuyArgs, ExportArgs, OrdersArgs, RowFormat, SampleArgs, SearchArgs, ShowArgs, StreamArgs, VerifyArgs, Way,
 };
 pub(crate) use upkeep::{
     CompletionsArgs, ConfigAction, ConfigArgs, DemoArgs, DoctorArgs, InitArgs, ManArgs, StatusArgs,

@@ -138,6 +138,7 @@ fn thermometer() -> SourceOptions {
     };
     let terms = Terms {
         price: "2".parse().unwrap(),
+        second: None,
         licence: "CC-BY-4.0".into(),
         place: None,
         sample: 10,

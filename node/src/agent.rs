@@ -71,6 +71,8 @@ pub enum AgentError {
 pub struct Terms {
     /// Price of a reading.
     pub price: Price,
+    /// Price of a second of a stream as it comes; none: it is sold by the reading only.
+    pub second: Option<Price>,
     /// Licence id.
     pub licence: String,
     /// Where it measures.
@@ -231,6 +233,7 @@ impl Agent {
                     place: terms.place.clone(),
                     cadence_ms: cadence.map(|c| u64::try_from(c.as_millis()).unwrap_or(u64::MAX)),
                     price: terms.price,
+                    second: terms.second,
                     licence: terms.licence.clone(),
                     sample: terms.sample,
                     max_readings: terms.max_readings,

@@ -466,6 +466,7 @@ impl Config {
     pub fn terms(&self) -> Terms {
         Terms {
             price: self.agent.price_msat,
+            second: None,
             licence: self.agent.licence.clone(),
             place: self.agent.place.place().cloned(),
             sample: self.agent.sample,

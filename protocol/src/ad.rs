@@ -93,6 +93,8 @@ pub struct StreamAd {
     pub cadence_ms: Option<u64>,
     /// Price of one reading, in thousandths of a satoshi.
     pub price: Price,
+    /// Price of one second of the stream as it comes, in thousandths of a satoshi, where that is sold by time too.
+    pub second: Option<Price>,
     /// Licence of the data: an SPDX or Creative Commons id.
     pub licence: String,
     /// Readings that one buyer may have free of charge in a day.
@@ -280,7 +282,9 @@ impl StreamAd {
         check_text("streams.licence", &self.licence, MAX_LICENCE_LEN, false)?;
         let named = |_| self.name.clone();
         self.schema.validate().map_err(|source| AdError::Schema { stream: named(()), source })?;
-        self.price.validate().map_err(|source| AdError::Price { stream: named(()), source })?;
+        for price in [Some(self.price), self.second].into_iter().flatten() {
+            price.validate().map_err(|source| AdError::Price { stream: named(()), source })?;
+        }
         if let Some(place) = &self.place {
             place.validate().map_err(|source| AdError::Place { stream: named(()), source })?;
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use sensora_chain::Txid;
 use sensora_node::discovery::{Found, Query, Way};
 use sensora_protocol::StreamId;
-use sensora_protocol::ad::StreamAd;
+use sensora_protocol::ad::{PaymentMode, StreamAd};
 use sensora_protocol::identity::peer_id;
 use sensora_protocol::market::price::Price;
 use sensora_protocol::place::Place;
@@ -33,6 +33,10 @@ pub(super) struct StreamReport<'a> {
     pub(super) seller_name: &'a str,
     /// Thousandths of a satoshi for one reading.
     pub(super) price_msat: Price,
+    /// Thousandths of a satoshi for one second of the stream as it comes; null where it is sold by the reading only.
+    pub(super) second_msat: Option<Price>,
+    /// How orders can be paid.
+    pub(super) modes: &'a [PaymentMode],
     pub(super) licence: &'a str,
     /// Readings each buyer may have free of charge in a day.
     pub(super) sample: u32,
@@ -61,6 +65,8 @@ impl<'a> StreamReport<'a> {
             seller: peer_id(found.ad.key()),
             seller_name: &ad.name,
             price_msat: stream.price,
+            second_msat: stream.second,
+            modes: &stream.modes,
             licence: &stream.licence,
             sample: stream.sample,
             place: stream.place.as_ref(),

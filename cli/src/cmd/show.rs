@@ -48,10 +48,18 @@ fn show(report: &StreamReport<'_>, context: &Context) -> Outcome {
         _ => String::new(),
     };
     out.field("readings", format!("{}{span}", report.readings))?;
+    let second = report.second_msat.map(|price| format!(" or {price} for a second of it as it comes"));
     out.field(
         "price",
-        format!("{} for a reading, at most {} readings in an order", report.price_msat, report.max_readings),
+        format!(
+            "{} for a reading{}, at most {} readings in an order",
+            report.price_msat,
+            second.unwrap_or_default(),
+            report.max_readings
+        ),
     )?;
+    let modes: Vec<String> = report.modes.iter().map(ToString::to_string).collect();
+    out.field("paid by", modes.join(", "))?;
     out.field("sample", format!("{} readings a day for nothing", report.sample))?;
     out.field("licence", printable(report.licence))?;
     let ways: Vec<String> = report.found_by.iter().map(ToString::to_string).collect();

@@ -9,6 +9,7 @@ use sensora_chain::header::HeaderView as _;
 use sensora_chain::wallet::{Status as TxStatus, Wallet};
 use sensora_node::config::{ChainSource, Config};
 use sensora_node::fees::Fees;
+use sensora_node::freeze::Freeze;
 use sensora_node::home::{Home, HomeError, HomePaths};
 use sensora_node::store;
 use sensora_node::store::Store;
@@ -54,6 +55,8 @@ struct Status {
     orders: Sums,
     /// Orders that were interrupted.
     unfinished: usize,
+    /// Whether no money leaves the home.
+    frozen: bool,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -92,7 +95,8 @@ pub(super) fn run(context: &Context) -> Outcome<Exit> {
         None => of_rest(&Offline::open(context)?, context)?,
         // Only what the process that holds the home has written says what it does.
         Some(pid) => match read(&file(&paths)).filter(|status| status.running == pid) {
-            Some(status) => status,
+            // The switch is looked at now: it may have been set since.
+            Some(status) => Status { frozen: is_frozen(&paths), ..status },
             None => return Err(HomeError::InUse { path: paths.root().to_owned(), pid }.into()),
         },
     };
@@ -135,7 +139,12 @@ fn of_rest(home: &Offline, context: &Context) -> Outcome<Status> {
         sales,
         orders,
         unfinished,
+        frozen: is_frozen(home.home.paths()),
     })
+}
+
+fn is_frozen(paths: &HomePaths) -> bool {
+    Freeze::of(Some(paths.root())).check().is_err()
 }
 
 /// A line for each transaction that no block takes.
@@ -226,6 +235,7 @@ fn try_write(session: &Session) -> Outcome {
         sales,
         orders,
         unfinished,
+        frozen: is_frozen(paths),
     };
     let text =
         serde_json::to_vec(&status).map_err(|error| crate::failure::Failure::other(error.to_string()))?;
@@ -291,6 +301,9 @@ fn show(status: &Status, context: &Context) -> Outcome {
             "unfinished",
             format!("{}: `sensora orders --resume`", counted(status.unfinished as u64, "order")),
         )?;
+    }
+    if status.frozen {
+        out.field("frozen", out.paint().warn("no money leaves this home: `sensora wallet unfreeze`"))?;
     }
     for stuck in &status.stuck {
         out.field("not mined", out.paint().warn(stuck))?;

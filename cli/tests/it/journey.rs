@@ -95,7 +95,7 @@ fn each_reason_not_to_buy_has_its_exit_code() {
     assert!(error["hint"].as_str().unwrap().contains("wallet fund"), "{error:#}");
     let error = buyer.run("buy machine --last 1000 --max-price 99 --json").ends_with(5).error();
     assert!(error["message"].as_str().unwrap().contains("--max-price"), "{error:#}");
-    let error = buyer.run("buy machine --last 1000 --exposure 99 --json").ends_with(5).error();
+    let error = buyer.run("buy machine --last 1000 --exposure 99 --mode direct --json").ends_with(5).error();
     assert!(error["message"].as_str().unwrap().contains("--exposure"), "{error:#}");
     buyer.run("buy machine --seq 5000..5001 --json").ends_with(3);
     buyer.run("buy nothing --latest --within 1 --json").ends_with(3);

@@ -80,6 +80,8 @@ pub struct Listing {
     pub cadence_ms: Option<u64>,
     /// Price of a reading.
     pub price: Price,
+    /// Price of a second of the stream as it comes.
+    pub second: Option<Price>,
     /// Licence id.
     pub licence: String,
     /// Free readings for each buyer and day.
@@ -216,6 +218,7 @@ impl Advertiser {
                 place: listing.place.clone(),
                 cadence_ms: listing.cadence_ms,
                 price: listing.price,
+                second: listing.second,
                 licence: listing.licence.clone(),
                 sample: listing.sample,
                 modes: modes.clone(),

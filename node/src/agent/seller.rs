@@ -20,7 +20,7 @@ use sensora_protocol::ad::{Ad, PaymentMode, StreamAd};
 use sensora_protocol::market::live::LiveOffer;
 use sensora_protocol::market::message::{AnchoredProof, Answer, LiveFrom, Request, Response, Sample};
 use sensora_protocol::market::offer::{DEFAULT_LIFETIME_MS, Offer, Range};
-use sensora_protocol::market::price::Tariff;
+use sensora_protocol::market::price::{MAX_GAP_MS, MIN_GAP_MS, Metered, Tariff};
 use sensora_protocol::market::receipt::HOLD_MS;
 use sensora_protocol::market::refusal::Refusal;
 use sensora_protocol::market::sale::{
@@ -112,6 +112,14 @@ pub struct SellerParts {
     pub clock: Clock,
     /// Where the store is, to see how full the disk is.
     pub home: Option<PathBuf>,
+}
+
+/// The most that one reading is charged for: a few times what usually lies between two, so that a late one is paid and an outage is not.
+fn longest_gap_ms(cadence_ms: Option<u64>) -> u32 {
+    const A_FEW: u64 = 3;
+    const UNKNOWN_MS: u32 = 60_000;
+    let usual = cadence_ms.map(|ms| u32::try_from(ms.saturating_mul(A_FEW)).unwrap_or(MAX_GAP_MS));
+    usual.unwrap_or(UNKNOWN_MS).clamp(MIN_GAP_MS, MAX_GAP_MS)
 }
 
 impl Seller {
@@ -209,7 +217,7 @@ impl Seller {
             Request::Ad => self.ad().map(|ad| Answer::Ad(ad.into_bytes())).ok_or(Refusal::NotSelling),
             Request::Sample { stream, count } => self.sample(peer, stream, count),
             Request::Quote { stream, range, mode } => self.quote(peer, stream, range, mode),
-            Request::QuoteLive { stream, from } => self.quote_live(peer, stream, from),
+            Request::QuoteLive { stream, from, by } => self.quote_live(peer, stream, from, by),
             Request::QuoteChannel { value, blocks } => {
                 let offer = self.inner.parts.channels.quote(peer, value, blocks)?;
                 Ok(Answer::ChannelOffer(offer.into_bytes()))
@@ -227,9 +235,22 @@ impl Seller {
     }
 
     /// What a stream costs as it comes.
-    fn quote_live(&self, peer: &PublicKey, id: StreamId, from: LiveFrom) -> Result<Answer, Refusal> {
+    fn quote_live(
+        &self,
+        peer: &PublicKey,
+        id: StreamId,
+        from: LiveFrom,
+        by: Metered,
+    ) -> Result<Answer, Refusal> {
         let SellerParts { recorder, identity, network, clock, .. } = &self.inner.parts;
         let stream = self.stream(&id)?;
+        let tariff = match by {
+            Metered::Reading => Tariff::Reading(stream.price),
+            Metered::Second => {
+                let price = stream.second.ok_or(Refusal::NotBySecond)?;
+                Tariff::Second { price, longest_gap_ms: longest_gap_ms(stream.cadence_ms) }
+            }
+        };
         let size = recorder.summary(&id).map_err(storage)?.size;
         let first = match from {
             LiveFrom::Latest => size,
@@ -249,7 +270,7 @@ impl Seller {
             schema: stream.schema,
             buyer: *peer,
             first,
-            tariff: Tariff::Reading(stream.price),
+            tariff,
             licence: stream.licence,
             nonce,
             issued_ms,

@@ -150,9 +150,8 @@ impl Buyer {
         let usable = |open: &Arc<Open>| {
             let record = lock(&open.record);
             let free = lock(&open.spending).record().free();
-            record.is_open()
+            record.takes_orders(&open.offer, tip)
                 && &record.seller == seller
-                && tip < open.offer.closes_at()
                 && free.is_ok_and(|free| free >= amount)
         };
         all.into_iter().filter(usable).min_by_key(|open| open.offer.refund_height)

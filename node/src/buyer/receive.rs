@@ -255,6 +255,9 @@ impl Buyer {
             match &purchase.state {
                 ChannelPurchaseState::Ended { .. } => return Ok(purchase),
                 ChannelPurchaseState::Refused { refusal } => return Err(BuyError::Refused(refusal.clone())),
+                left @ (ChannelPurchaseState::LeftUnpaid { .. } | ChannelPurchaseState::GivenUp { .. }) => {
+                    return Err(BuyError::NotComplete { order, state: left.name() });
+                }
                 ChannelPurchaseState::Running | ChannelPurchaseState::Stopping { .. } => {}
             }
             let before = purchase.next;

@@ -36,6 +36,9 @@ pub struct StreamConfig {
     /// Price of one reading in thousandths of a satoshi.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub price_msat: Option<Price>,
+    /// Price of one second of the stream as it comes, in thousandths of a satoshi; by the reading only where not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub second_msat: Option<Price>,
     /// Licence of the data.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub licence: Option<String>,
@@ -62,6 +65,7 @@ impl StreamConfig {
             source,
             kinds: Vec::new(),
             price_msat: None,
+            second_msat: None,
             licence: None,
             place: None,
             sample: None,
@@ -76,6 +80,7 @@ impl StreamConfig {
         let general = config.terms();
         Terms {
             price: self.price_msat.unwrap_or(general.price),
+            second: self.second_msat,
             licence: self.licence.clone().unwrap_or(general.licence),
             place: self.place.as_ref().map_or(general.place, |place| place.place().cloned()),
             sample: self.sample.unwrap_or(general.sample),
@@ -106,6 +111,9 @@ impl StreamConfig {
 pub(super) fn check_terms(section: &str, terms: &Terms) -> Result<(), ConfigError> {
     let invalid = |key: &str, reason: String| ConfigError::invalid(section, key, reason);
     terms.price.validate().map_err(|error| invalid("price_msat", error.to_string()))?;
+    if let Some(second) = terms.second {
+        second.validate().map_err(|error| invalid("second_msat", error.to_string()))?;
+    }
     validate_licence(&terms.licence).map_err(|error| invalid("licence", error.to_string()))?;
     if terms.max_readings == 0 {
         return Err(invalid("max_readings", "nothing could be ordered; it is 1 at least".to_owned()));

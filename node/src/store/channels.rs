@@ -4,7 +4,7 @@ use redb::{ReadTransaction, WriteTransaction};
 use sensora_protocol::market::channel::buyer::BuyerChannel;
 use sensora_protocol::market::channel::seller::SellerChannel;
 use sensora_protocol::market::delivery::receive::ChannelPurchase;
-use sensora_protocol::market::delivery::supply::{ChannelSale, ChannelSaleState};
+use sensora_protocol::market::delivery::supply::ChannelSale;
 use sensora_protocol::{ChannelId, OrderId};
 
 use super::StoreError;
@@ -122,8 +122,7 @@ pub fn all_buyer(tx: &ReadTransaction) -> Result<Vec<BuyerChannel>, StoreError> 
 /// # Errors
 /// [`StoreError`].
 pub fn put_sale(tx: &WriteTransaction, sale: &ChannelSale) -> Result<(), StoreError> {
-    let open = !matches!(sale.state, ChannelSaleState::Ended { .. });
-    index(tx, &SALES_OPEN, sale.order.as_bytes(), open)?;
+    index(tx, &SALES_OPEN, sale.order.as_bytes(), !sale.is_final())?;
     SALES.put(tx, sale.order.as_bytes(), sale)
 }
 

@@ -214,6 +214,7 @@ impl Double {
             place: None,
             cadence_ms: Some(1000),
             price: "2".parse().unwrap(),
+            second: None,
             licence: "CC0-1.0".into(),
             sample: 10,
             modes: vec![PaymentMode::Direct],

@@ -102,6 +102,7 @@ pub(crate) fn try_options(
 pub(crate) fn terms() -> Terms {
     Terms {
         price: "2".parse().unwrap(),
+        second: None,
         licence: "CC-BY-4.0".into(),
         place: Some("52.52,13.40,5".parse().unwrap()),
         sample: 10,

@@ -79,7 +79,9 @@ pub enum NotTaken {
     #[error(transparent)]
     Closed(Closed),
     /// It risks more than is allowed.
-    #[error("it risks {exposure}, more than the exposure of {limit}")]
+    #[error(
+        "it risks {exposure}, more than the exposure of {limit} that buyer.exposure_sat or --exposure allow"
+    )]
     Exposure {
         /// What it risks.
         exposure: Satoshis,

@@ -11,6 +11,7 @@ use crate::id::{OrderId, StreamId};
 use crate::market::channel::message::{AskChannel, ChannelReport, CloseChannel, OpenChannel};
 use crate::market::delivery::Page;
 use crate::market::offer::Range;
+use crate::market::price::Metered;
 use crate::market::refusal::Refusal;
 use crate::market::sale::PurchaseRequest;
 use crate::statement::SignedBytes;
@@ -53,6 +54,8 @@ pub enum Request {
         stream: StreamId,
         /// From where on.
         from: LiveFrom,
+        /// What is counted.
+        by: Metered,
     },
     /// A channel of this value.
     QuoteChannel {

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::ad::{CLOCK_TOLERANCE_MS, MAX_LICENCE_LEN, MAX_NAME_LEN, PaymentMode, StreamAd, check_line};
 use crate::codec::CodecError;
 use crate::id::StreamId;
+use crate::market::message::LiveFrom;
 use crate::market::price::{Price, PriceError};
 use crate::statement::{Signed, SignedBytes, Statement, StatementError, bytes_or_hex};
 use crate::stream::checkpoint::Checkpoint;
@@ -175,6 +176,46 @@ pub enum OfferError {
         offered: Price,
         /// Price in the ad.
         advertised: Price,
+    },
+    /// A second costs more than the readings in it would by the ad.
+    #[error(
+        "the offer asks {offered} for a second, the seller's ad says {advertised} for a reading and one each {cadence_ms} ms"
+    )]
+    SecondDearerThanAd {
+        /// Price of a second in the offer.
+        offered: Price,
+        /// Price of a reading in the ad.
+        advertised: Price,
+        /// How often there is one, in milliseconds.
+        cadence_ms: u64,
+    },
+    /// A reading or a second costs more than the buyer lets it.
+    #[error("the offer asks {offered} for each, the limit is {limit}")]
+    DearerThanLimit {
+        /// Price in the offer.
+        offered: Price,
+        /// The buyer's limit.
+        limit: Price,
+    },
+    /// Nothing says what a second may cost.
+    #[error(
+        "the offer asks {offered} for a second, and the seller's ad does not say how often it measures: say what a second may cost"
+    )]
+    NoLimit {
+        /// Price in the offer.
+        offered: Price,
+    },
+    /// A live stream that begins elsewhere.
+    #[error(
+        "the stream was asked for from {asked:?} on, it is offered from reading {first} on, and {size} readings are known to be there"
+    )]
+    LiveFirst {
+        /// What was asked for.
+        asked: LiveFrom,
+        /// First sequence number offered.
+        first: u64,
+        /// Readings that are known to be in the log.
+        size: u64,
     },
     /// Other terms than the ad.
     #[error("the offer's licence is `{offered}`, the seller's ad says `{advertised}`")]

@@ -29,6 +29,17 @@ pub enum PriceError {
         /// Price of one.
         price: Price,
     },
+    /// More time than there is money for.
+    #[error("{charged_ms} ms at {price} a second cost more than can be paid: end the order earlier")]
+    TimeOverflow {
+        /// Milliseconds that are charged.
+        charged_ms: u64,
+        /// Price of a second.
+        price: Price,
+    },
+    /// The longest gap is out of range.
+    #[error("a longest gap of {0} ms is out of range: {MIN_GAP_MS} to {MAX_GAP_MS} ms")]
+    Gap(u32),
     /// The text is not a price.
     #[error("`{0}` is not a price: write satoshis for a reading, such as 2 or 0.25 (at most three decimals)")]
     Text(String),
@@ -82,6 +93,18 @@ impl Price {
         if count == 0 { Ok(Satoshis::ZERO) } else { self.total(count) }
     }
 
+    /// What is due for so many milliseconds at this price for a second: rounded up to whole satoshis, nothing for none.
+    ///
+    /// # Errors
+    /// [`PriceError::TimeOverflow`] when that is more than all the money there is.
+    pub fn due_for(self, charged_ms: u64) -> Result<Satoshis, PriceError> {
+        const PER: u128 = Price::PER_SATOSHI as u128 * 1000;
+        let overflow = PriceError::TimeOverflow { charged_ms, price: self };
+        let product = u128::from(self.0).checked_mul(u128::from(charged_ms)).ok_or(overflow.clone())?;
+        let sat = u64::try_from(product.div_ceil(PER)).map_err(|_| overflow.clone())?;
+        Satoshis::new(sat).map_err(|_: AmountError| overflow)
+    }
+
     /// The most readings for which no more than `amount` is due.
     #[must_use]
     pub fn covered_by(self, amount: Satoshis) -> u64 {
@@ -90,14 +113,37 @@ impl Price {
     }
 }
 
-/// What a live stream costs: so much for each reading, or for each second that it runs.
+/// The least that the longest gap of a [`Tariff::Second`] may be, in milliseconds: the second that the first reading is charged as.
+pub const MIN_GAP_MS: u32 = 1_000;
+/// The most that it may be: an hour. Streams that rest for longer are priced by the reading, and an exposure must hold what one reading may cost.
+pub const MAX_GAP_MS: u32 = 3_600_000;
+
+/// What a live stream costs: so much for each reading, or for each second that its readings span.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Tariff {
     /// Price of one reading.
     Reading(Price),
-    /// Price of one second, begun or full, in which the stream runs and is not paused.
-    Second(Price),
+    /// By the time stamps of the readings that are delivered, in their order. The first costs as much as one second; each other one the time since
+    /// the latest time stamp among those before it, which is nothing where a clock went back, and never more than the longest gap.
+    Second {
+        /// Price of one second.
+        price: Price,
+        /// The most that one reading is charged for, in milliseconds: [`MIN_GAP_MS`] to [`MAX_GAP_MS`]. So the price of the next reading has a
+        /// bound before it is known, and an hour in which nothing was measured is not paid.
+        longest_gap_ms: u32,
+    },
+}
+
+/// What a tariff counts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Metered {
+    /// Readings.
+    #[default]
+    Reading,
+    /// Seconds.
+    Second,
 }
 
 impl Tariff {
@@ -105,45 +151,60 @@ impl Tariff {
     #[must_use]
     pub const fn price(self) -> Price {
         match self {
-            Self::Reading(price) | Self::Second(price) => price,
+            Self::Reading(price) | Self::Second { price, .. } => price,
         }
     }
 
-    /// What is due after so many readings and so many milliseconds.
+    /// A tariff that came from outside is in range.
+    ///
+    /// # Errors
+    /// [`PriceError::Range`], [`PriceError::Gap`].
+    pub fn validate(self) -> Result<(), PriceError> {
+        if let Self::Second { longest_gap_ms, .. } = self
+            && !(MIN_GAP_MS..=MAX_GAP_MS).contains(&longest_gap_ms)
+        {
+            return Err(PriceError::Gap(longest_gap_ms));
+        }
+        self.price().validate()
+    }
+
+    /// What is due for so many readings that are charged for so many milliseconds in all: rounded up to whole satoshis, once, and nothing for no
+    /// readings. By the reading the time does not matter, by the second nothing else does.
+    ///
+    /// # Errors
+    /// [`PriceError::Overflow`], [`PriceError::TimeOverflow`].
+    pub fn due(self, readings: u64, charged_ms: u64) -> Result<Satoshis, PriceError> {
+        match self {
+            Self::Reading(price) => price.due(readings),
+            Self::Second { price, .. } => price.due_for(charged_ms),
+        }
+    }
+
+    /// The most that one more reading adds to what is due.
     ///
     /// # Errors
     /// [`PriceError::Overflow`].
-    pub fn due(self, readings: u64, active_ms: u64) -> Result<Satoshis, PriceError> {
+    pub fn unit(self) -> Result<Satoshis, PriceError> {
+        self.due(1, u64::from(self.longest_gap_ms()))
+    }
+
+    /// The most milliseconds that one reading is charged for: none by the reading.
+    #[must_use]
+    pub const fn longest_gap_ms(self) -> u32 {
         match self {
-            Self::Reading(price) => price.due(readings),
-            Self::Second(price) => price.due(active_ms.div_ceil(1000)),
+            Self::Reading(_) => 0,
+            Self::Second { longest_gap_ms, .. } => longest_gap_ms,
         }
     }
 
-    /// The part of `amount` that pays for whole readings or seconds.
+    /// The part of `amount` that can pay for anything: whole readings, or any time at all.
     ///
     /// # Errors
     /// [`PriceError::Overflow`].
     pub fn whole(self, amount: Satoshis) -> Result<Satoshis, PriceError> {
-        self.price().due(self.price().covered_by(amount))
-    }
-
-    /// The most readings for which no more than `amount` is due: by the second it is all or none.
-    #[must_use]
-    pub fn covered_by(self, amount: Satoshis, active_ms: u64) -> u64 {
         match self {
-            Self::Reading(price) => price.covered_by(amount),
-            Self::Second(price) if price.covered_by(amount) >= active_ms.div_ceil(1000).max(1) => u64::MAX,
-            Self::Second(_) => 0,
-        }
-    }
-
-    /// The most milliseconds for which no more than `amount` is due: by the reading, any.
-    #[must_use]
-    pub fn time_covered_by(self, amount: Satoshis) -> u64 {
-        match self {
-            Self::Reading(_) => u64::MAX,
-            Self::Second(price) => price.covered_by(amount).saturating_mul(1000),
+            Self::Reading(price) => price.due(price.covered_by(amount)),
+            Self::Second { .. } => Ok(amount),
         }
     }
 }
@@ -210,6 +271,22 @@ mod tests {
         assert!(Price::from_msat(0).is_err() && Price::from_msat(1 << 63).is_err());
     }
 
+    #[test]
+    fn a_tariff_out_of_range_is_refused_and_no_time_wraps() {
+        let price = Price::from_msat(3_000).unwrap();
+        for (longest_gap_ms, holds) in
+            [(0, false), (999, false), (1_000, true), (3_600_000, true), (3_600_001, false)]
+        {
+            let tariff = Tariff::Second { price, longest_gap_ms };
+            assert_eq!(tariff.validate().is_ok(), holds, "{longest_gap_ms}");
+        }
+        assert!(matches!(Price::MAX.due_for(u64::MAX), Err(PriceError::TimeOverflow { .. })));
+        assert!(matches!(Price(u64::MAX).due_for(u64::MAX), Err(PriceError::TimeOverflow { .. })));
+        assert_eq!(price.due_for(0), Ok(Satoshis::ZERO));
+        assert_eq!(price.due_for(1), Ok(Satoshis::from_sat(1)));
+        assert_eq!(price.due_for(1_001), Ok(Satoshis::from_sat(4)));
+    }
+
     proptest! {
         #[test]
         fn splitting_an_order_never_makes_it_cheaper(msat in 1..10_000_000_u64, a in 1..1_000_000_u64, b in 1..1_000_000_u64) {
@@ -230,6 +307,23 @@ mod tests {
             let covered = price.covered_by(Satoshis::from_sat(sat));
             prop_assert!(price.due(covered).unwrap().as_u64() <= sat);
             prop_assert!(price.due(covered + 1).map_or(true, |due| due.as_u64() > sat));
+        }
+
+        #[test]
+        fn time_is_rounded_up_once_and_one_reading_never_adds_more_than_a_unit(
+            msat in 1..=Price::MAX.msat(),
+            longest_gap_ms in MIN_GAP_MS..=MAX_GAP_MS,
+            before in 0..10_000_000_000_u64,
+            part in 0.0..=1.0_f64,
+        ) {
+            let tariff = Tariff::Second { price: Price::from_msat(msat).unwrap(), longest_gap_ms };
+            let more = (f64::from(longest_gap_ms) * part) as u64;
+            if let (Ok(due), Ok(next)) = (tariff.due(1, before), tariff.due(2, before + more)) {
+                prop_assert!(next <= due.checked_add(tariff.unit().unwrap()).unwrap());
+                let exact = u128::from(msat) * u128::from(before);
+                prop_assert!(u128::from(due.as_u64()) * 1_000_000 >= exact);
+                prop_assert!(u128::from(due.as_u64()) * 1_000_000 < exact + 1_000_000);
+            }
         }
 
         #[test]

@@ -28,6 +28,9 @@ pub enum Refusal {
     /// Nothing is for sale now.
     #[error("the seller offers nothing now: it has withdrawn its ad or has not begun yet")]
     NotSelling,
+    /// The stream is not sold by the second.
+    #[error("the stream is sold by the reading only: ask for that price")]
+    NotBySecond,
     /// The seller does not have such a stream.
     #[error("the seller has no stream {stream}: take the id from its current ad")]
     UnknownStream {
@@ -229,6 +232,7 @@ impl Refusal {
             Self::NotAnchored { .. } => "not_anchored",
             Self::UnknownChannel { .. } => "unknown_channel",
             Self::ChannelNotOffered { .. } => "channel_not_offered",
+            Self::NotBySecond => "not_by_second",
             Self::ChannelClosed { .. } => "channel_closed",
             Self::ChannelNotMined { .. } => "channel_not_mined",
             Self::ChannelTooSmall { .. } => "channel_too_small",

@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::columns::{self, ColumnsError, MAX_COUNT};
 use super::completeness::{CompletenessError, Coverage};
 use super::leaf::{ChunkSecret, LeafHasher, SALT_LEN, Salt, StreamSecret};
-use super::log::{ProofError, RangeProof, RangeVerifier, root_of_leaves};
+use super::log::{Frontier, ProofError, RangeProof, RangeVerifier, root_of_leaves};
 use super::reading::Reading;
 use super::schema::Schema;
 use crate::id::Hash;
@@ -246,6 +246,24 @@ pub fn open_page(
     size: u64,
     root: &Hash,
 ) -> Result<Vec<Reading>, ChunkError> {
+    open_page_stopping(schema, runs, first, count, proof, size, root, &[]).map(|(readings, _)| readings)
+}
+
+/// As [`open_page`], and answers the log's frontier at each of `stops`, in rising order, that the page reaches, and at the page's end.
+///
+/// # Errors
+/// As [`open_page`].
+#[expect(clippy::too_many_arguments, reason = "each is a separate fact of the page")]
+pub fn open_page_stopping(
+    schema: &Schema,
+    runs: &[Run],
+    first: u64,
+    count: u64,
+    proof: &RangeProof,
+    size: u64,
+    root: &Hash,
+    stops: &[u64],
+) -> Result<(Vec<Reading>, Vec<Frontier>), ChunkError> {
     if count > MAX_PAGE_COUNT {
         return Err(ChunkError::PageTooLarge { count });
     }
@@ -256,14 +274,25 @@ pub fn open_page(
     }
     coverage.finish()?;
     let mut verifier = RangeVerifier::new(first, count, size, proof)?;
-    let mut readings = Vec::new();
+    let (mut readings, mut frontiers) = (Vec::new(), Vec::new());
+    let mut stops = stops.iter().filter(|stop| **stop >= first).peekable();
     for run in runs {
         let open = run.open(schema)?;
-        verifier.push_leaves(&open.leaves)?;
+        let mut leaves = open.leaves.as_slice();
+        while let Some(stop) = stops.peek() {
+            let until = usize::try_from(stop.saturating_sub(verifier.next())).unwrap_or(usize::MAX);
+            let Some((before, after)) = leaves.split_at_checked(until) else { break };
+            verifier.push_leaves(before)?;
+            frontiers.push(verifier.frontier().clone());
+            leaves = after;
+            stops.next();
+        }
+        verifier.push_leaves(leaves)?;
         readings.extend(open.readings);
     }
+    frontiers.push(verifier.frontier().clone());
     verifier.verify(root)?;
-    Ok(readings)
+    Ok((readings, frontiers))
 }
 
 /// Leaf hashes of readings of any chunks, for the log's unsealed end.

@@ -31,6 +31,7 @@ use sensora_protocol::market::message::{AnchoredProof, Answer, LiveFrom, Request
 use sensora_protocol::market::offer::{Offer, Range};
 use sensora_protocol::market::order::Order;
 use sensora_protocol::market::payment;
+use sensora_protocol::market::price::Metered;
 use sensora_protocol::market::receipt::{ChannelReceipt, Receipt};
 use sensora_protocol::market::refusal::Refusal;
 use sensora_protocol::market::sale::{Sale, SaleEvent};
@@ -178,9 +179,16 @@ fn market() -> Vec<Vector> {
             "quote through channel",
             Request::Quote { stream, range: Range::Latest, mode: PaymentMode::Channel },
         ),
-        ("quote live latest", Request::QuoteLive { stream, from: LiveFrom::Latest }),
-        ("quote live seq", Request::QuoteLive { stream, from: LiveFrom::Seq(3) }),
-        ("quote live time", Request::QuoteLive { stream, from: LiveFrom::Time(1_789_000_003_000_000_000) }),
+        ("quote live latest", Request::QuoteLive { stream, from: LiveFrom::Latest, by: Metered::Reading }),
+        ("quote live seq", Request::QuoteLive { stream, from: LiveFrom::Seq(3), by: Metered::Second }),
+        (
+            "quote live time",
+            Request::QuoteLive {
+                stream,
+                from: LiveFrom::Time(1_789_000_003_000_000_000),
+                by: Metered::Reading,
+            },
+        ),
         ("quote channel", Request::QuoteChannel { value: sat(10_000), blocks: 299 }),
         ("open channel", Request::OpenChannel(delivery::open_channel())),
         ("close channel", Request::CloseChannel(delivery::close_channel())),
@@ -232,6 +240,7 @@ pub(crate) fn market_refusals() -> Vec<Refusal> {
         Refusal::Malformed { reason: "3 bytes follow the CBOR value".into() },
         Refusal::Busy { retry_ms: 500 },
         Refusal::NotSelling,
+        Refusal::NotBySecond,
         Refusal::UnknownStream { stream },
         Refusal::RangeNotAvailable { size: 5 },
         Refusal::TooManyReadings { asked: 100_001, max: 100_000 },

@@ -176,6 +176,7 @@ impl Stream {
             place: Some(Place::of_cell("u33db").unwrap()),
             cadence_ms: Some(1000),
             price: Price::from_msat(1500).unwrap(),
+            second: None,
             licence: "CC-BY-4.0".into(),
             sample: 10,
             modes: vec![PaymentMode::Direct],

@@ -242,6 +242,7 @@ fn signed_ad(identity: &Identity, streams: u32, every_ms: u64) -> Outcome<Option
             place: Some("52.52,13.40,5".parse().map_err(|error| wrong(&error))?),
             cadence_ms: Some(every_ms),
             price: "0.1".parse().map_err(|error| wrong(&error))?,
+            second: None,
             licence: "CC-BY-4.0".to_owned(),
             sample: 10,
             modes: vec![PaymentMode::Direct],

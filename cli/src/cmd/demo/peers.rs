@@ -115,6 +115,7 @@ pub(super) fn for_sale(recordings: &[PathBuf]) -> Outcome<AgentOptions> {
     let price = Price::from_msat(PRICE_MSAT).map_err(|error| Failure::other(error.to_string()))?;
     let terms = Terms {
         price,
+        second: None,
         licence: "CC-BY-4.0".to_owned(),
         place: None,
         sample: SAMPLE,

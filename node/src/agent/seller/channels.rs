@@ -325,8 +325,8 @@ impl Channels {
             Some(paid) => Ok(paid),
             None => {
                 let sale = store.read(|tx| channels::sale(tx, order))?.filter(|sale| sale.channel == id);
-                let receipted = sale.and_then(|sale| sale.receipt(*network));
-                Ok(receipted.map_or(Satoshis::ZERO, |receipt| receipt.paid))
+                let paid = sale.and_then(|sale| sale.finally_paid(*network));
+                Ok(paid.unwrap_or(Satoshis::ZERO))
             }
         }
     }

@@ -17,6 +17,7 @@ use sensora_protocol::market::delivery::frame::{Begin, MAX_TO_SELLER_LEN, OrderV
 use sensora_protocol::market::delivery::supply::{
     ChannelSale, Supply, SupplyAction, SupplyAdmission, SupplyEvent,
 };
+use sensora_protocol::market::delivery::trail::LivePages;
 use sensora_protocol::market::exposure::Interval;
 use sensora_protocol::market::refusal::Refusal;
 use tokio_util::sync::CancellationToken;
@@ -116,6 +117,8 @@ struct Session {
     live: Option<Arc<Mutex<Live>>>,
     stakes: Arc<SharedStakes>,
     supply: Supply,
+    /// What of a live stream's proofs is said on this connection.
+    pages: LivePages,
 }
 
 fn frame(frame: &ToBuyer) -> Result<Bytes, Refusal> {
@@ -241,7 +244,7 @@ impl Seller {
             return Err(Refusal::NotPaid { open, limit: credit.limit });
         }
         let supply = Supply::new(sale, terms, interval, paid, begin, size);
-        Ok(Session { seller: self.clone(), live: live.ok(), stakes, supply })
+        Ok(Session { seller: self.clone(), live: live.ok(), stakes, supply, pages: LivePages::new() })
     }
 }
 
@@ -315,7 +318,7 @@ impl Session {
         let live = self.live.clone().ok_or(Refusal::ChannelClosed { channel })?;
         {
             let live = lock(&live);
-            live.record.view(live.record.standing(&live.offer, tip))?;
+            live.record.takes_vouchers(live.record.standing(&live.offer, tip))?;
         }
         let booked = book(&mut lock(&live), &order, &voucher);
         booked.map_err(|error| Refusal::VoucherInvalid { reason: error.to_string() })?;
@@ -334,8 +337,27 @@ impl Session {
         let mut actions = std::collections::VecDeque::from(actions);
         while let Some(action) = actions.pop_front() {
             match action {
-                SupplyAction::Store => self.store(false).await?,
-                SupplyAction::End => self.store(true).await?,
+                SupplyAction::Store => self.store(None).await?,
+                SupplyAction::End(paid) => self.store(Some(paid)).await?,
+                SupplyAction::Times(readings) => {
+                    let (first, stream) = (readings.start, self.supply.terms().stream);
+                    let times = self
+                        .seller
+                        .blocking(move |seller| {
+                            let recorder = &seller.inner.parts.recorder;
+                            let read = recorder.readings(&stream, first, readings.end).map_err(storage)?;
+                            Ok(read.iter().map(|reading| reading.time).collect())
+                        })
+                        .await?;
+                    let more = self.step(|session, now_ms| {
+                        let SellerParts { identity, network, .. } = &session.seller.inner.parts;
+                        let times = SupplyEvent::Times { first, times };
+                        session
+                            .stakes
+                            .change(|stakes| session.supply.handle(times, stakes, identity, *network, now_ms))
+                    })?;
+                    actions.extend(more);
+                }
                 SupplyAction::Frame(what) => sender.send(frame(&what)?).await?,
                 SupplyAction::Send(readings) => {
                     let end = readings.end;
@@ -354,15 +376,18 @@ impl Session {
         Ok(())
     }
 
-    async fn store(&self, ends: bool) -> Result<(), Refusal> {
+    async fn store(&self, ends: Option<Satoshis>) -> Result<(), Refusal> {
         let sale = self.supply.sale().clone();
         let live = self.live.clone().ok_or(Refusal::ChannelClosed { channel: sale.channel })?;
         self.seller
             .blocking(move |seller| {
                 let channels: &Channels = &seller.inner.parts.channels;
                 let stored = channels.change(&mut lock(&live), |record: &mut SellerChannel, _, tx| {
-                    if ends {
-                        record.earning.end(&sale.order).map_err(|e| StoreError::Damaged(e.to_string()))?;
+                    if let Some(paid) = ends {
+                        record
+                            .earning
+                            .end(&sale.order, paid)
+                            .map_err(|e| StoreError::Damaged(e.to_string()))?;
                     }
                     records::put_sale(tx, &sale)
                 });
@@ -371,28 +396,30 @@ impl Session {
             .await
     }
 
-    async fn send(&self, readings: Range<u64>, sender: &mut DeliverySender) -> Result<(), Ended> {
+    async fn send(&mut self, readings: Range<u64>, sender: &mut DeliverySender) -> Result<(), Ended> {
         let mut at = readings.start;
         while at < readings.end {
             let (terms, end) = (self.supply.terms(), readings.end);
             let (stream, fixed) = (terms.stream, terms.checkpoint.as_ref().map(|checkpoint| checkpoint.size));
+            let said = self.pages.checkpoint(at).cloned();
             let made = self.seller.blocking(move |seller| {
                 let recorder = &seller.inner.parts.recorder;
-                match fixed {
-                    Some(size) => {
-                        let page = recorder.page(&stream, at, end, size).map_err(storage)?;
-                        Ok((end_of(&page), ToBuyer::Page(page)))
-                    }
-                    None => {
-                        let newest = recorder.checkpoint(&stream).map_err(storage)?;
-                        let checkpoint = newest.ok_or(Refusal::RangeNotAvailable { size: 0 })?;
-                        let size = checkpoint.value().size;
-                        let page = recorder.page(&stream, at, end.min(size), size).map_err(storage)?;
-                        Ok((end_of(&page), ToBuyer::Live { checkpoint: checkpoint.into_bytes(), page }))
-                    }
+                if let Some(size) = fixed {
+                    return Ok((recorder.page(&stream, at, end, size).map_err(storage)?, None));
                 }
+                let newest = || recorder.checkpoint(&stream).map_err(storage);
+                let checkpoint = said.map_or_else(newest, |said| Ok(Some(said)))?;
+                let checkpoint = checkpoint.ok_or(Refusal::RangeNotAvailable { size: 0 })?;
+                let size = checkpoint.value().size;
+                let page = recorder.page(&stream, at, end.min(size), size).map_err(storage)?;
+                Ok((page, Some(checkpoint)))
             });
-            let (next, page) = made.await?;
+            let (page, checkpoint) = made.await?;
+            let next = end_of(&page);
+            let page = match checkpoint {
+                Some(checkpoint) => self.pages.frame(&checkpoint, page),
+                None => ToBuyer::Page(page),
+            };
             sender.send(frame(&page)?).await?;
             if next <= at {
                 return Err(Refusal::StorageUnavailable.into());
@@ -405,7 +432,8 @@ impl Session {
 
 fn book(live: &mut Live, order: &OrderId, voucher: &OrderVoucher) -> Result<(), BookError> {
     let Live { record, contract, .. } = live;
-    record.book(contract, order, voucher)
+    *record = record.book(contract, order, voucher)?;
+    Ok(())
 }
 
 /// Sequence number after the last reading of a page.

@@ -159,6 +159,7 @@ async fn an_agent_killed_at_any_step_of_an_ads_life_is_right_to_the_satoshi() {
             place: None,
             cadence_ms: None,
             price: price.parse().unwrap(),
+            second: None,
             licence: "CC0-1.0".into(),
             sample: 1,
             max_readings: 1000,

@@ -97,6 +97,7 @@ async fn offered_for(stage: &Stage, price: &str) -> Transaction {
         place: None,
         cadence_ms: None,
         price: price.parse().unwrap(),
+        second: None,
         licence: "CC-BY-4.0".into(),
         sample: 10,
         max_readings: 1000,

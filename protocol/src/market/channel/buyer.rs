@@ -148,8 +148,8 @@ pub enum BuyerChannelAction {
     },
     /// The wallet's coin of it is void, in the same stored step as the channel: it left its block.
     Uncredit(Txid),
-    /// The seller took more than the orders on the channel were promised and have paid by their receipts; or this record is older than the
-    /// last orders.
+    /// The seller took more than the orders on the channel were promised and have paid by their receipts: what was paid ahead when it closed by itself, at
+    /// most the buyer's exposure; or this record is older than the last orders.
     Overcharged {
         /// What it took.
         taken: Satoshis,
@@ -248,6 +248,26 @@ impl BuyerChannel {
         channel.sign_voucher(amount, &buyer.key().child(&self.seller, &signing_invoice(&self.id)))
     }
 
+    /// Whether a new order may be paid with it, when the newest block is at `tip`. Those that run are told
+    /// [`ReceiveEvent::Closing`](crate::market::delivery::receive::ReceiveEvent::Closing) where it is not so.
+    #[must_use]
+    pub fn takes_orders(&self, offer: &ChannelOffer, tip: u32) -> bool {
+        self.is_open() && tip < offer.orders_end_at()
+    }
+
+    /// Whether no order on it will be paid or get a receipt any more: those that run are told
+    /// [`ReceiveEvent::Closed`](crate::market::delivery::receive::ReceiveEvent::Closed).
+    #[must_use]
+    pub const fn leaves_orders(&self) -> bool {
+        matches!(
+            self.state,
+            BuyerChannelState::Refunding { .. }
+                | BuyerChannelState::Ended { .. }
+                | BuyerChannelState::Refused { .. }
+                | BuyerChannelState::TakenBack { .. }
+        )
+    }
+
     /// Whether orders can be paid with it.
     #[must_use]
     pub fn is_open(&self) -> bool {
@@ -282,7 +302,7 @@ impl BuyerChannel {
         // An order that the seller leaves out has paid nothing, as it says.
         let paid = report.paid.iter().copied().chain(std::iter::repeat(Satoshis::ZERO));
         let claims = asked.iter().zip(paid).map(|(&(order, due), paid)| Claim { order, paid, due });
-        Ok(self.spending.learn(report.highest, &claims.collect::<Vec<_>>(), exposure)?)
+        Ok(self.spending.learn(report.highest, report.booked, &claims.collect::<Vec<_>>(), exposure)?)
     }
 
     /// What to do now, given the state alone: at the beginning, after a crash, and to try again.

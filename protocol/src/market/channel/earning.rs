@@ -3,6 +3,9 @@
 //! A voucher pays for everything before it, too. With it comes what the order it is for has paid in all. Orders run beside each other,
 //! so vouchers may come in another order than they were signed in: what counts is that no more is booked than the highest voucher
 //! covers, Σ paid ≤ highest ≤ capacity.
+//!
+//! An order that has ended has paid what its receipt says. What it had paid ahead of that is free: the highest voucher covers it, and the next vouchers
+//! of other orders use it up.
 
 #![warn(clippy::arithmetic_side_effects)]
 
@@ -123,17 +126,26 @@ impl Earning {
         Ok(next)
     }
 
-    /// Takes a voucher for no order: what it pays beyond what is booked is paid all the same.
-    pub fn take(&mut self, amount: Satoshis) {
-        self.highest = self.highest.max(amount);
-    }
-
-    /// The order has ended; what it paid is final. Returns how much that is.
+    /// The buyer wants the channel closed with this amount. It is taken where it pays all that is booked: above the highest voucher the rest is paid all the
+    /// same, below it the buyer has back what it paid ahead. Answers whether it is.
     ///
     /// # Errors
     /// [`EarningError::Amount`] for a record that was altered.
-    pub fn end(&mut self, order: &OrderId) -> Result<Satoshis, EarningError> {
-        let paid = self.paid_by(order);
+    pub fn close_with(&mut self, amount: Satoshis) -> Result<bool, EarningError> {
+        let pays_all = amount >= self.paid()? && amount <= self.capacity;
+        if pays_all {
+            self.highest = amount;
+        }
+        Ok(pays_all)
+    }
+
+    /// The order has ended and has paid `final_paid` by its receipt: all that is due, and never more than it had paid. The rest is free for the vouchers
+    /// that come. Returns what is booked as paid.
+    ///
+    /// # Errors
+    /// [`EarningError::Amount`] for a record that was altered.
+    pub fn end(&mut self, order: &OrderId, final_paid: Satoshis) -> Result<Satoshis, EarningError> {
+        let paid = self.paid_by(order).min(final_paid);
         self.ended = self.ended.checked_add(paid)?;
         self.lanes.remove(order);
         Ok(paid)
@@ -198,7 +210,7 @@ mod tests {
                 .unwrap();
         }
         assert_eq!(account.begin(OrderId([0xee; 32])), Err(EarningError::TooManyOrders));
-        account.end(&OrderId([0; 32])).unwrap();
+        account.end(&OrderId([0; 32]), Satoshis::ZERO).unwrap();
         assert_eq!(account.begin(OrderId([0xee; 32])), Ok(()));
     }
 

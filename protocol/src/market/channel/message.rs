@@ -45,6 +45,8 @@ pub enum ChannelStanding {
     Open,
     /// They can, when the funding is in a block.
     WaitsForBlock,
+    /// The orders on it come to their end: vouchers are taken for what has been delivered, and no order begins.
+    Ending,
     /// It is being closed, or will be left to the buyer's refund.
     Closing,
 }
@@ -56,7 +58,9 @@ pub struct ChannelReport {
     pub standing: ChannelStanding,
     /// The highest voucher.
     pub highest: Satoshis,
-    /// The buyer's own signature under it; none where nothing was paid.
+    /// What orders have paid by it, those that have ended included. The rest of the highest voucher was paid ahead, or its orders' own vouchers were lost.
+    pub booked: Satoshis,
+    /// The buyer's own signature under the highest voucher; none where nothing was paid.
     pub signature: Option<Signature>,
     /// What each order that was asked for has paid, in the order of the question.
     pub paid: Vec<Satoshis>,

@@ -16,6 +16,10 @@ use crate::statement::{Signed, Statement, StatementError, bytes_or_hex};
 /// network, for a close that is not mined at once, and for reorganisations.
 pub const MIN_MARGIN: u32 = 36;
 
+/// Blocks before a seller closes a channel by itself in which no order begins on it and those that run are brought to their end: half an hour on a
+/// public network, for the last vouchers and receipts. Blocks come faster than that for a while, and then what is open stays unpaid: at most the exposure.
+pub const LAST_ORDERS: u32 = 3;
+
 /// What a seller offers to one buyer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChannelOffer {
@@ -204,6 +208,13 @@ impl ChannelOffer {
         self.refund_height.get().saturating_sub(self.margin)
     }
 
+    /// The first height of the chain at which no order begins on the channel, and both sides stop those that run: [`LAST_ORDERS`] blocks before
+    /// [`ChannelOffer::closes_at`].
+    #[must_use]
+    pub fn orders_end_at(&self) -> u32 {
+        self.closes_at().saturating_sub(LAST_ORDERS)
+    }
+
     /// Checks an offer against what was asked for and the buyer's limits. After this the buyer may fund it.
     ///
     /// # Errors
@@ -227,7 +238,7 @@ impl ChannelOffer {
             return Err(ChannelOfferError::Value { asked, offered, max });
         }
         let latest = tip.saturating_add(limits.max_blocks);
-        let open = offer.margin >= MIN_MARGIN && tip < offer.closes_at();
+        let open = offer.margin >= MIN_MARGIN && tip < offer.orders_end_at();
         if !open || offer.refund_height.get() > latest {
             let (refund_height, margin, max) = (offer.refund_height, offer.margin, limits.max_blocks);
             return Err(ChannelOfferError::Height { refund_height, tip, margin, max });

@@ -12,7 +12,8 @@
 //!                                                 Unspent: a reorganisation, back ────▶ Closing
 //! ```
 //!
-//! Invariant I4: the booked amount only grows, and the highest voucher settles all. I6: the close goes out [`ChannelOffer::margin`] blocks before
+//! Invariant I4: the booked amount only grows, and the highest voucher settles all; a buyer that asks for the close itself may have back what it paid
+//! ahead. I6: the close goes out [`ChannelOffer::margin`] blocks before
 //! the buyer could take everything back, and nothing is sold on the channel any more.
 
 #![warn(clippy::arithmetic_side_effects)]
@@ -256,6 +257,7 @@ impl SellerChannel {
     pub fn standing(&self, offer: &ChannelOffer, tip: u32) -> ChannelStanding {
         match self.state {
             SellerChannelState::Open if tip >= offer.closes_at() => ChannelStanding::Closing,
+            SellerChannelState::Open if tip >= offer.orders_end_at() => ChannelStanding::Ending,
             SellerChannelState::Open if offer.when_mined && self.mined.is_none() => {
                 ChannelStanding::WaitsForBlock
             }
@@ -268,10 +270,28 @@ impl SellerChannel {
     /// What the buyer is told.
     #[must_use]
     pub fn report(&self, standing: ChannelStanding, paid: Vec<Satoshis>) -> ChannelReport {
-        ChannelReport { standing, highest: self.earning.highest, signature: self.signature, paid }
+        let Earning { highest, .. } = self.earning;
+        // Only a record that was altered has no sum.
+        let booked = self.earning.paid().unwrap_or(highest);
+        ChannelReport { standing, highest, booked, signature: self.signature, paid }
     }
 
-    /// What an order that wants to be paid through it is held against.
+    /// Whether it takes vouchers for orders that run, which it does longer than it takes orders.
+    ///
+    /// # Errors
+    /// [`Refusal::ChannelClosed`], [`Refusal::ChannelNotMined`].
+    pub fn takes_vouchers(&self, standing: ChannelStanding) -> Result<(), Refusal> {
+        if standing == ChannelStanding::Ending { Ok(()) } else { self.view(standing).map(|_| ()) }
+    }
+
+    /// Whether no voucher for an order is ever taken again, whatever the chain does: the orders that run are told
+    /// [`SupplyEvent::Closed`](crate::market::delivery::supply::SupplyEvent::Closed).
+    #[must_use]
+    pub const fn leaves_orders(&self) -> bool {
+        !matches!(self.state, SellerChannelState::Admitted | SellerChannelState::Open)
+    }
+
+    /// What an order that wants to begin on it is held against.
     ///
     /// # Errors
     /// [`Refusal::ChannelClosed`], [`Refusal::ChannelNotMined`].
@@ -282,30 +302,32 @@ impl SellerChannel {
                 Ok(ChannelView { id: self.id, buyer: self.buyer, free })
             }
             ChannelStanding::WaitsForBlock => Err(Refusal::ChannelNotMined { channel: self.id }),
-            ChannelStanding::Closing => Err(Refusal::ChannelClosed { channel: self.id }),
+            ChannelStanding::Ending | ChannelStanding::Closing => {
+                Err(Refusal::ChannelClosed { channel: self.id })
+            }
         }
     }
 
-    /// Books a voucher for an order. The driver stores the channel before anything is delivered for it.
+    /// The channel with a voucher booked for an order, to be stored before anything is delivered for it, in the same step as the order's sale.
     ///
     /// # Errors
-    /// [`BookError`]; the channel is as it was.
+    /// [`BookError`].
     pub fn book(
-        &mut self,
+        &self,
         channel: &Channel,
         order: &OrderId,
         voucher: &OrderVoucher,
-    ) -> Result<(), BookError> {
+    ) -> Result<Self, BookError> {
         if self.state != SellerChannelState::Open {
             return Err(BookError::NotOpen);
         }
-        let next = self.earning.with(order, voucher.paid, voucher.amount)?;
-        if next.highest > self.earning.highest {
+        let earning = self.earning.with(order, voucher.paid, voucher.amount)?;
+        let mut signature = self.signature;
+        if earning.highest > self.earning.highest {
             channel.verify_voucher(&Voucher { paid: voucher.amount, signature: voucher.signature })?;
-            self.signature = Some(voucher.signature);
+            signature = Some(voucher.signature);
         }
-        self.earning = next;
-        Ok(())
+        Ok(Self { earning, signature, ..self.clone() })
     }
 
     /// Takes an event; see the module for the states.
@@ -380,12 +402,11 @@ impl SellerChannel {
                             reason: error.to_string(),
                         })]);
                     }
-                    // Where nothing was paid, the buyer's signature is what gives it everything back at once; and a seller whose
-                    // record is older than its last vouchers gets the highest here.
+                    // Where nothing was paid, the buyer's signature is what gives it everything back at once; a seller whose record is older than its
+                    // last vouchers gets the highest here; and a buyer that paid ahead has that back, as far as no order has been charged for it.
                     // Once a close is out, another amount would only conflict with it.
-                    let more = asked.paid > self.earning.highest && self.state == SellerChannelState::Open;
-                    if self.signature.is_none() || more {
-                        self.earning.take(asked.paid);
+                    let first = self.signature.is_none() || self.state == SellerChannelState::Open;
+                    if first && self.earning.close_with(asked.paid).unwrap_or(false) {
                         self.signature = Some(asked.signature);
                     }
                 }

@@ -4,9 +4,9 @@
 //! it pays is moved out of its own reservation; what it does not need is released when it ends. So
 //! Σ paid + Σ reserved ≤ capacity, whatever runs at the same time.
 //!
-//! A voucher is for Σ paid. Where one was lost on its way and the order ended without it, the receipt says what was paid, and the order's part
-//! shrinks to that: the next voucher may then be for less than the lost one, and a seller that has it after all and closes with it takes
-//! more than its receipts say. [`SpendingRecord::highest`] keeps that in sight.
+//! A voucher is for Σ paid. When an order ends, it has paid what its receipt says, which is what is due; what it had paid ahead is free again, whether the
+//! voucher for it has arrived or not. The next voucher may then be for less than one that is out. A seller that closes by itself takes the highest that
+//! it has, one that is asked to close takes what is booked; [`SpendingRecord::highest`] keeps in sight what it could.
 //!
 //! A reservation is stored before the first voucher out of it, and no voucher needs the disk
 //! after that: a crash can only forget payments that were reserved, and the seller shows by our own signature how far it got.
@@ -179,21 +179,26 @@ impl SpendingRecord {
         Ok(paid)
     }
 
-    /// After a crash: finds again what the vouchers that are out have paid, from what the seller says and `highest`, which our own signature
-    /// proves. Booked as paid to no order, and returned, is what of `highest` belongs to none of the claims.
+    /// After a crash: finds again what the vouchers that are out have paid, from what the seller says: of each order, and `booked` of all of them, up to
+    /// `highest`, which our own signature proves. Booked as paid to no order, and returned, is what of `booked` belongs to none of the claims: orders that
+    /// an old backup does not know. What the highest voucher pays beyond that was paid ahead, and pays for what comes.
     ///
     /// The seller's word alone would let it deny what an order has paid and be paid for the same readings once more. But an order has
     /// paid what is due for its readings, the last voucher perhaps excepted, and never more than `exposure`, the buyer's with this
     /// seller, beyond it. So a claim is believed up to there; then what is due goes before what is claimed.
     ///
     /// # Errors
-    /// [`SpendingError::Claims`] where the claims say more than the voucher; nothing has changed then.
+    /// [`SpendingError::Claims`] where the seller says more than the voucher; nothing has changed then.
     pub fn learn(
         &mut self,
         highest: Satoshis,
+        booked: Satoshis,
         claims: &[Claim],
         exposure: Satoshis,
     ) -> Result<Satoshis, SpendingError> {
+        if booked > highest {
+            return Err(SpendingError::Claims { claimed: booked, highest });
+        }
         let before = self.paid()?;
         let mut all = self.clone();
         let mut next = self.clone();
@@ -214,7 +219,7 @@ impl SpendingRecord {
         for claim in claims {
             next.raise(&claim.order, claim.paid, highest)?;
         }
-        let unclaimed = highest.saturating_sub(next.paid()?);
+        let unclaimed = booked.saturating_sub(next.paid()?);
         next.ended = next.ended.checked_add(unclaimed)?;
         next.highest = next.highest.max(highest);
         *self = next;
@@ -235,6 +240,14 @@ impl SpendingRecord {
                 self.lanes.remove(order);
             }
         }
+    }
+
+    fn forfeit(&mut self, order: &OrderId) -> Result<Satoshis, SpendingError> {
+        let lane = self.lanes.get(order).copied().unwrap_or_default();
+        let all = lane.paid.checked_add(lane.reserved)?;
+        self.ended = self.ended.checked_add(all)?;
+        self.lanes.remove(order);
+        Ok(all)
     }
 
     fn end(&mut self, order: &OrderId, receipted: Satoshis) -> Result<(), SpendingError> {
@@ -371,6 +384,17 @@ impl Reservation {
     /// [`SpendingError::Claims`] for a receipt over more than was paid.
     pub fn end(self, receipted: Satoshis) -> Result<(), SpendingError> {
         self.spending.lock().end(&self.order, receipted)
+    }
+}
+
+impl Reservation {
+    /// The order is given up, and nobody can be asked what its vouchers have paid: this record is from before a start, and the seller does not
+    /// answer. All that it had reserved counts as paid, for the vouchers may be out. Returns how much that is.
+    ///
+    /// # Errors
+    /// [`SpendingError::Amount`] for a record that was altered.
+    pub fn forfeit(self) -> Result<Satoshis, SpendingError> {
+        self.spending.lock().forfeit(&self.order)
     }
 }
 

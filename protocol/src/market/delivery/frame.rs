@@ -101,14 +101,16 @@ pub enum ToBuyer {
     },
     /// Readings under the offer's checkpoint.
     Page(Page),
-    /// Readings of a live stream, under the newest checkpoint.
+    /// Readings of a live stream: made by [`LivePages`](crate::market::delivery::trail::LivePages), read by
+    /// [`Trail`](crate::market::delivery::trail::Trail).
     Live {
-        /// The signed checkpoint; the last reading is the last one under it, or more follow at once.
-        checkpoint: SignedBytes,
-        /// The readings.
+        /// The signed checkpoint that they are proven under; none where it is that of the frame before on this stream.
+        checkpoint: Option<SignedBytes>,
+        /// The readings. On a stream the first page has its whole proof; those that follow leave out the hashes left of the page, which are those of the
+        /// readings before it.
         page: Page,
     },
-    /// The last reading is sent: after [`ToSeller::Stop`].
+    /// The last reading is sent, or chosen: after [`ToSeller::Stop`], or where budget or channel hold no more.
     Stopped {
         /// Sequence number after the last reading that was sent.
         end: u64,

@@ -6,9 +6,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::stream::checkpoint::Checkpoint;
-use crate::stream::chunk::{ChunkError, Run, Salts, open_page};
+use crate::stream::chunk::{ChunkError, Run, Salts, open_page_stopping};
 use crate::stream::leaf::Salt;
-use crate::stream::log::RangeProof;
+use crate::stream::log::{Frontier, RangeProof};
 use crate::stream::reading::Reading;
 use crate::stream::schema::Schema;
 
@@ -82,7 +82,34 @@ impl Page {
         first: u64,
         end: u64,
     ) -> Result<ProvenPage, DeliveryError> {
+        let proof = &self.proof;
+        self.open_with(proof, schema, checkpoint, (first, end), &[]).map(|(page, _)| page)
+    }
+
+    /// As [`Page::open`], with a proof from elsewhere, and answers the log's frontier at each of `stops`, in rising order, that the page reaches, and at its
+    /// end.
+    pub(super) fn open_with(
+        &self,
+        proof: &RangeProof,
+        schema: &Schema,
+        checkpoint: &Checkpoint,
+        (first, end): (u64, u64),
+        stops: &[u64],
+    ) -> Result<(ProvenPage, Vec<Frontier>), DeliveryError> {
         let not_proven = |source| DeliveryError::NotProven { first, source: Box::new(source) };
+        let count = self.count_from(first)?;
+        if first.saturating_add(count) > end {
+            return Err(DeliveryError::TooMany { first, count, end });
+        }
+        let (size, root) = (checkpoint.size, &checkpoint.root);
+        let (readings, frontiers) =
+            open_page_stopping(schema, &self.runs, first, count, proof, size, root, stops)
+                .map_err(not_proven)?;
+        Ok((ProvenPage { readings, runs: self.runs.clone(), proof: proof.clone() }, frontiers))
+    }
+
+    /// How many readings the page says it has, which begins with `first`.
+    pub(super) fn count_from(&self, first: u64) -> Result<u64, DeliveryError> {
         let Some(begins) = self.runs.first().map(|run| run.first).filter(|_| self.runs.len() <= MAX_RUNS)
         else {
             return Err(DeliveryError::Runs(self.runs.len()));
@@ -92,15 +119,11 @@ impl Page {
         }
         let mut count: u64 = 0;
         for run in &self.runs {
-            count = count.saturating_add(run.count().map_err(not_proven)?);
+            let more = run.count();
+            let more = more.map_err(|source| DeliveryError::NotProven { first, source: Box::new(source) })?;
+            count = count.saturating_add(more);
         }
-        if first.saturating_add(count) > end {
-            return Err(DeliveryError::TooMany { first, count, end });
-        }
-        let (size, root) = (checkpoint.size, &checkpoint.root);
-        let readings =
-            open_page(schema, &self.runs, first, count, &self.proof, size, root).map_err(not_proven)?;
-        Ok(ProvenPage { readings, runs: self.runs.clone(), proof: self.proof.clone() })
+        Ok(count)
     }
 }
 

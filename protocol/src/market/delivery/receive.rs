@@ -7,7 +7,7 @@
 //!                      │   └── each verified page,    │ Stopped: pay what was sent
 //!                      │       paid and a little      │
 //!                      └────── ahead                  │
-//!                      └────── stop ──────────────────┘
+//!                      └────── stop, Closing ─────────┘      Closed ─▶ LeftUnpaid, GiveUp ─▶ GivenUp: from any of these
 //! ```
 //!
 //! Invariant I1: the buyer signs for what it has verified and its exposure, and for nothing more. No voucher follows a page that does
@@ -15,139 +15,30 @@
 
 #![warn(clippy::arithmetic_side_effects)]
 
-use sensora_chain::keys::PublicKey;
-use sensora_chain::{Network, Satoshis};
-use serde::{Deserialize, Serialize};
+mod record;
 
-use crate::id::{ChannelId, OrderId};
-use crate::identity::Identity;
+use sensora_chain::{Network, Satoshis};
+
 use crate::market::channel::spending::{Reservation, SpendingError};
 use crate::market::delivery::frame::{Begin, ToBuyer, ToSeller};
-use crate::market::delivery::terms::{Offered, Terms};
+use crate::market::delivery::meter::Meter;
+use crate::market::delivery::terms::Terms;
+use crate::market::delivery::trail::{Fork, Trail};
 use crate::market::delivery::{DeliveryError, Page, ProvenPage};
 use crate::market::exposure::{Interval, OverLimit, Stakes};
-use crate::market::offer::OfferError;
-use crate::market::order::Order;
 use crate::market::price::{PriceError, Tariff};
 use crate::market::receipt::ChannelReceipt;
 use crate::market::refusal::Refusal;
 use crate::statement::{Signed, SignedBytes, StatementError};
 use crate::stream::checkpoint::Checkpoint;
 
-/// One order that is paid through a channel, at its buyer. This is the durable record; what it has paid is in the channel's account until it ends.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ChannelPurchase {
-    /// The order's id.
-    pub id: OrderId,
-    /// Who sells.
-    pub seller: PublicKey,
-    /// The offer that was accepted.
-    pub offer: Offered,
-    /// The order.
-    pub order: SignedBytes,
-    /// The channel that pays.
-    pub channel: ChannelId,
-    /// The most that the order may cost.
-    pub budget: Satoshis,
-    /// Next sequence number that is missing.
-    pub next: u64,
-    /// For how long the stream has run, in milliseconds.
-    pub active_ms: u64,
-    /// When it was agreed, milliseconds since the Unix epoch.
-    pub agreed_ms: i64,
-    /// How far it has come.
-    pub state: ChannelPurchaseState,
-}
-
-/// How far a purchase has come.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ChannelPurchaseState {
-    /// Readings come and are paid.
-    Running,
-    /// No more readings are wanted; those before `end`, where it is known, are still to be received and paid.
-    Stopping {
-        /// Sequence number after the last reading, as the seller says.
-        end: Option<u64>,
-    },
-    /// All is here and paid.
-    Ended {
-        /// The seller's receipt.
-        receipt: SignedBytes,
-    },
-    /// The seller has refused it before anything was paid.
-    Refused {
-        /// Why.
-        refusal: Refusal,
-    },
-}
-
-impl ChannelPurchase {
-    /// Takes an offer that was accepted: signs the order. Nothing is owed yet.
-    ///
-    /// # Errors
-    /// [`OfferError`] where offer or order do not hold.
-    #[expect(clippy::too_many_arguments, reason = "each is a separate fact of the order")]
-    pub fn agree(
-        offer: Offered,
-        seller: &PublicKey,
-        channel: ChannelId,
-        budget: Satoshis,
-        nonce: [u8; 16],
-        buyer: &Identity,
-        network: Network,
-        now_ms: i64,
-    ) -> Result<(Self, Terms), OfferError> {
-        let terms = offer.terms(network, seller)?;
-        let order = Order { offer: terms.offer, buyer: *buyer.public(), nonce };
-        let order = Signed::sign(order, buyer, network)?;
-        let budget = terms.total().map_or(budget, |total| total.min(budget));
-        let purchase = Self {
-            id: order.id(network),
-            seller: *seller,
-            offer,
-            order: order.into_bytes(),
-            channel,
-            budget,
-            next: terms.first,
-            active_ms: 0,
-            agreed_ms: now_ms,
-            state: ChannelPurchaseState::Running,
-        };
-        Ok((purchase, terms))
-    }
-
-    /// What is due for what is here.
-    ///
-    /// # Errors
-    /// [`PriceError`].
-    pub fn due(&self, terms: &Terms) -> Result<Satoshis, PriceError> {
-        terms.due(self.next, self.active_ms)
-    }
-
-    /// What is paid and not received, given what the order has `paid`: after a restart the stakes with the seller begin with it, for every
-    /// order that has not ended, before any goes on.
-    ///
-    /// # Errors
-    /// [`PriceError`].
-    pub fn open(&self, terms: &Terms, paid: Satoshis) -> Result<Satoshis, PriceError> {
-        if self.is_final() { Ok(Satoshis::ZERO) } else { Ok(paid.saturating_sub(self.due(terms)?)) }
-    }
-
-    /// Whether nothing more is to be done.
-    #[must_use]
-    pub const fn is_final(&self) -> bool {
-        matches!(self.state, ChannelPurchaseState::Ended { .. } | ChannelPurchaseState::Refused { .. })
-    }
-}
+pub use record::{ChannelPurchase, ChannelPurchaseState};
 
 /// What has happened outside.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ReceiveEvent {
     /// The seller has sent a frame.
     Frame(Box<ToBuyer>),
-    /// The stream has run for so many milliseconds in all, counted on from [`ChannelPurchase::active_ms`].
-    Active(u64),
     /// Less is open with this seller than before, in another order: there may be room for this one. Without it, orders that share
     /// one exposure would wait for each other.
     Room,
@@ -157,6 +48,16 @@ pub enum ReceiveEvent {
     Resume,
     /// No more readings.
     Stop,
+    /// The orders on the channel come to their end: the newest block is at
+    /// [`ChannelOffer::orders_end_at`](crate::market::channel::offer::ChannelOffer::orders_end_at), or the channel is to be closed.
+    Closing,
+    /// The channel is spent, or being taken back: no receipt will come.
+    /// [`BuyerChannel::leaves_orders`](crate::market::channel::buyer::BuyerChannel::leaves_orders).
+    Closed,
+    /// The order is given up, because its seller has forgotten it or is gone. It ends with what was paid, which is no more counted as open with the
+    /// seller; nothing is ever paid for it again. The account must be one that was [learned](crate::market::channel::buyer::BuyerChannel::learn) since the
+    /// start; where nobody answers, see [`ChannelPurchase::give_up`].
+    GiveUp,
 }
 
 /// What the driver is to do, in this order.
@@ -194,6 +95,22 @@ pub enum ReceiveError {
     /// The checkpoint of a page, or the receipt, is not the seller's.
     #[error(transparent)]
     Statement(#[from] StatementError),
+    /// The seller has rewritten the stream's history.
+    #[error(
+        "the seller has signed two logs of the stream that do not continue each other: keep both checkpoints as evidence, and buy no more of it"
+    )]
+    Forked {
+        /// Both.
+        fork: Box<Fork>,
+    },
+    /// A checkpoint that says less than the one before.
+    #[error("a page came under a checkpoint of {size} readings, after one of {last}")]
+    OlderCheckpoint {
+        /// Readings under it.
+        size: u64,
+        /// Readings under the one before.
+        last: u64,
+    },
     /// The checkpoint is of another stream.
     #[error("a page came with the checkpoint of another stream")]
     OtherStream,
@@ -214,7 +131,7 @@ pub enum ReceiveError {
         next: u64,
     },
     /// The seller asks for more than is due.
-    #[error("the seller says that {asked} is due, by the offer it is {due}")]
+    #[error("the seller says that {asked} is due, by the offer it is at most {due}")]
     Due {
         /// What it asks.
         asked: Satoshis,
@@ -251,11 +168,24 @@ pub enum ReceiveError {
     Spending(#[from] SpendingError),
 }
 
-/// By how much the times that both sides have counted may differ when a second is what is paid: the frames that begin and end a stream are
-/// under way for a while.
-const CLOCK_SLACK_MS: u64 = 2_000;
-/// And the part of the time itself by which they may: good quartz drifts by 50 millionths, four seconds a day, and bad one by ten times that.
-const CLOCK_DRIFT: u64 = 1_000;
+impl ReceiveError {
+    /// Whether the seller says that the order cannot go on, ever: it does not know it and its offer is over, or its channel takes nothing. What is left is to
+    /// [give it up](ReceiveEvent::GiveUp), or to wait until the channel is [closed](ReceiveEvent::Closed).
+    #[must_use]
+    pub const fn is_forgotten(&self) -> bool {
+        matches!(
+            self,
+            Self::Refused(
+                Refusal::OfferExpired { .. }
+                    | Refusal::UnknownOrder { .. }
+                    | Refusal::UnknownStream { .. }
+                    | Refusal::UnknownChannel { .. }
+                    | Refusal::ChannelClosed { .. }
+                    | Refusal::ForeignOffer { .. }
+            )
+        )
+    }
+}
 
 /// A delivery under way: the purchase, and what need not survive a restart.
 #[derive(Debug)]
@@ -267,12 +197,15 @@ pub struct Receive {
     known: Satoshis,
     begun: bool,
     paused: bool,
+    /// Of a live stream: the checkpoint of the last page on this connection.
+    checkpoint: Option<Signed<Checkpoint>>,
 }
 
 /// What an event changes, to have it back where the event cannot be followed: readings that were not kept must not count as received.
 struct Before {
     next: u64,
-    active_ms: u64,
+    meter: Meter,
+    trail: Option<Trail>,
     state: ChannelPurchaseState,
     interval: Interval,
     known: Satoshis,
@@ -283,7 +216,15 @@ impl Receive {
     /// Begins, or goes on after a stop. `interval` is what the buyer lets stand open; [`Interval::none`] where it pays only for what is here.
     #[must_use]
     pub const fn new(purchase: ChannelPurchase, terms: Terms, interval: Interval) -> Self {
-        Self { purchase, terms, interval, known: Satoshis::ZERO, begun: false, paused: false }
+        Self {
+            purchase,
+            terms,
+            interval,
+            known: Satoshis::ZERO,
+            begun: false,
+            paused: false,
+            checkpoint: None,
+        }
     }
 
     /// The durable record.
@@ -310,6 +251,7 @@ impl Receive {
     #[must_use]
     pub fn start(&mut self) -> ReceiveAction {
         self.begun = false;
+        self.checkpoint = None;
         ReceiveAction::Send(ToSeller::Begin(Box::new(Begin {
             offer: self.purchase.offer.clone(),
             order: self.purchase.order.clone(),
@@ -320,8 +262,9 @@ impl Receive {
     }
 
     /// The connection is gone, or the seller has sent what does not verify: trust begins small again.
-    pub const fn interrupted(&mut self) {
+    pub fn interrupted(&mut self) {
         self.begun = false;
+        self.checkpoint = None;
         self.interval.fall_back();
     }
 
@@ -341,7 +284,8 @@ impl Receive {
         }
         let before = Before {
             next: self.purchase.next,
-            active_ms: self.purchase.active_ms,
+            meter: self.purchase.meter,
+            trail: self.purchase.trail.clone(),
             state: self.purchase.state.clone(),
             interval: self.interval,
             known: self.known,
@@ -349,8 +293,9 @@ impl Receive {
         };
         let followed = self.follow(event, reservation, stakes, network);
         if followed.is_err() {
-            let Before { next, active_ms, state, interval, known, begun } = before;
-            (self.purchase.next, self.purchase.active_ms, self.purchase.state) = (next, active_ms, state);
+            let Before { next, meter, trail, state, interval, known, begun } = before;
+            (self.purchase.next, self.purchase.meter, self.purchase.trail) = (next, meter, trail);
+            self.purchase.state = state;
             (self.interval, self.known, self.begun) = (interval, known, begun);
             stakes.note(self.purchase.id, self.purchase.open(&self.terms, reservation.paid())?);
         }
@@ -366,17 +311,6 @@ impl Receive {
     ) -> Result<Vec<ReceiveAction>, ReceiveError> {
         match event {
             ReceiveEvent::Frame(frame) => self.frame(*frame, reservation, stakes, network),
-            ReceiveEvent::Active(active_ms) => {
-                let before = self.due()?;
-                self.purchase.active_ms = self.purchase.active_ms.max(active_ms);
-                let mut actions = self.stop_when_spent();
-                if self.due()? > before {
-                    // Like readings that are kept: forgotten in a crash, the time would be counted and paid again.
-                    actions.push(ReceiveAction::Store);
-                }
-                actions.extend(self.pay(reservation, stakes)?);
-                Ok(actions)
-            }
             ReceiveEvent::Room => self.pay(reservation, stakes),
             ReceiveEvent::Pause if !self.paused => {
                 self.paused = true;
@@ -386,14 +320,36 @@ impl Receive {
                 self.paused = false;
                 Ok(self.send_when_begun(ToSeller::Resume))
             }
-            ReceiveEvent::Stop if self.purchase.state == ChannelPurchaseState::Running => Ok(self.stop()),
-            ReceiveEvent::Pause | ReceiveEvent::Resume | ReceiveEvent::Stop => Ok(Vec::new()),
+            ReceiveEvent::Stop | ReceiveEvent::Closing
+                if self.purchase.state == ChannelPurchaseState::Running =>
+            {
+                Ok(self.stop())
+            }
+            ReceiveEvent::Closed => {
+                let paid = reservation.paid();
+                self.purchase.channel_closed(&self.terms, paid)?;
+                Ok(self.leave(paid, stakes))
+            }
+            ReceiveEvent::GiveUp => {
+                let paid = reservation.paid();
+                self.purchase.give_up(&self.terms, paid)?;
+                Ok(self.leave(paid, stakes))
+            }
+            ReceiveEvent::Pause | ReceiveEvent::Resume | ReceiveEvent::Stop | ReceiveEvent::Closing => {
+                Ok(Vec::new())
+            }
         }
     }
 
     /// Before the seller has begun nothing but the first frame is sent; what is wanted is said when it has.
     fn send_when_begun(&self, frame: ToSeller) -> Vec<ReceiveAction> {
         if self.begun { vec![ReceiveAction::Send(frame)] } else { Vec::new() }
+    }
+
+    /// The order has ended without a receipt, with what was paid.
+    fn leave(&self, paid: Satoshis, stakes: &mut Stakes) -> Vec<ReceiveAction> {
+        stakes.note(self.purchase.id, Satoshis::ZERO);
+        vec![ReceiveAction::End(paid)]
     }
 
     fn stop(&mut self) -> Vec<ReceiveAction> {
@@ -409,17 +365,21 @@ impl Receive {
         missing && self.purchase.state == ChannelPurchaseState::Running
     }
 
-    /// What is due with the next reading, or in the next moment: `None` where that is above all money.
+    /// The most that is due with the next reading: `None` where that is above all money.
     fn next_due(&self) -> Option<Satoshis> {
-        let (next, active_ms) =
-            (self.purchase.next.saturating_add(1), self.purchase.active_ms.saturating_add(1));
-        self.terms.due(next, active_ms).ok()
+        let gap_ms = u64::from(self.terms.tariff.longest_gap_ms());
+        let charged_ms = self.purchase.meter.charged_ms.saturating_add(gap_ms);
+        self.terms.due(self.purchase.next.saturating_add(1), charged_ms).ok()
     }
 
-    /// Stops where the budget holds no more: the seller delivers nothing beyond it, so both would wait.
-    fn stop_when_spent(&mut self) -> Vec<ReceiveAction> {
-        let spent = self.next_due().is_none_or(|due| due > self.purchase.budget);
-        if spent && self.wants_more() { self.stop() } else { Vec::new() }
+    /// Stops where the budget holds no more: the seller delivers nothing beyond it, so both would wait. By the second only the seller sees what the next
+    /// reading costs, and says when that is too much.
+    fn stop_when_spent(&mut self) -> Result<Vec<ReceiveAction>, ReceiveError> {
+        let spent = match self.terms.tariff {
+            Tariff::Reading(_) => self.next_due().is_none_or(|due| due > self.purchase.budget),
+            Tariff::Second { .. } => self.due()? >= self.purchase.budget,
+        };
+        Ok(if spent && self.wants_more() { self.stop() } else { Vec::new() })
     }
 
     fn frame(
@@ -452,17 +412,19 @@ impl Receive {
             _ if !self.begun => Err(unexpected),
             ToBuyer::Page(page) => {
                 let Some(checkpoint) = self.terms.checkpoint.clone() else { return Err(unexpected) };
-                self.page(&page, &checkpoint, None, reservation, stakes)
+                let range = (self.purchase.next, self.last_wanted(checkpoint.size));
+                let (proven, _) = page.open_with(&page.proof, &self.terms.schema, &checkpoint, range, &[])?;
+                self.page(proven, None, reservation, stakes)
             }
             ToBuyer::Live { checkpoint, page } => {
                 if self.terms.checkpoint.is_some() {
                     return Err(unexpected);
                 }
-                let signed = checkpoint.clone().verify_by::<Checkpoint>(network, &self.purchase.seller)?;
-                if signed.value().stream != self.terms.stream {
-                    return Err(ReceiveError::OtherStream);
-                }
-                self.page(&page, signed.value(), Some(checkpoint), reservation, stakes)
+                let signed = match checkpoint {
+                    Some(bytes) => bytes.verify_by::<Checkpoint>(network, &self.purchase.seller)?,
+                    None => self.checkpoint.clone().ok_or(unexpected)?,
+                };
+                self.live(&signed, &page, reservation, stakes)
             }
             ToBuyer::Stopped { end, due } => self.stopped(end, due, reservation, stakes),
             ToBuyer::Begun { .. } => Err(unexpected),
@@ -484,7 +446,7 @@ impl Receive {
         } else if self.paused {
             actions.push(ReceiveAction::Send(ToSeller::Pause));
         }
-        actions.extend(self.stop_when_spent());
+        actions.extend(self.stop_when_spent()?);
         // Who only pays what it owes, or waits for what it has paid, needs no trust.
         let owes = reservation.paid() < self.due()?;
         let ahead = self.next_due().is_some_and(|due| due <= reservation.paid());
@@ -496,21 +458,50 @@ impl Receive {
         Ok(actions)
     }
 
+    /// Sequence number after the last reading that is taken.
+    fn last_wanted(&self, size: u64) -> u64 {
+        let end = self.terms.end.unwrap_or(size);
+        match self.purchase.state {
+            ChannelPurchaseState::Stopping { end: Some(last) } => end.min(last),
+            _ => end,
+        }
+    }
+
+    fn live(
+        &mut self,
+        signed: &Signed<Checkpoint>,
+        page: &Page,
+        reservation: &mut Reservation,
+        stakes: &mut Stakes,
+    ) -> Result<Vec<ReceiveAction>, ReceiveError> {
+        if signed.value().stream != self.terms.stream {
+            return Err(ReceiveError::OtherStream);
+        }
+        let range = (self.purchase.next, self.last_wanted(signed.value().size));
+        let before = self.purchase.trail.as_ref();
+        let (proven, trail) = Trail::follow(before, page, &self.terms.schema, signed, range)?;
+        self.purchase.trail = Some(trail);
+        let actions = self.page(proven, Some(signed.bytes().clone()), reservation, stakes)?;
+        self.checkpoint = Some(signed.clone());
+        Ok(actions)
+    }
+
     fn page(
         &mut self,
-        page: &Page,
-        checkpoint: &Checkpoint,
+        proven: ProvenPage,
         signed: Option<SignedBytes>,
         reservation: &mut Reservation,
         stakes: &mut Stakes,
     ) -> Result<Vec<ReceiveAction>, ReceiveError> {
-        let end = self.terms.end.unwrap_or(checkpoint.size);
         let before = self.due()?;
-        let proven = page.open(&self.terms.schema, checkpoint, self.purchase.next, end)?;
         self.purchase.next = proven.end();
+        if let tariff @ Tariff::Second { .. } = self.terms.tariff {
+            let times = proven.readings.iter().map(|reading| reading.time);
+            self.purchase.meter = times.fold(self.purchase.meter, |meter, time| meter.after(tariff, time));
+        }
         self.interval.answered(self.due()?.saturating_sub(before));
         let mut actions = vec![ReceiveAction::Keep { page: Box::new(proven), checkpoint: signed }];
-        actions.extend(self.stop_when_spent());
+        actions.extend(self.stop_when_spent()?);
         actions.extend(self.pay(reservation, stakes)?);
         Ok(actions)
     }
@@ -522,24 +513,16 @@ impl Receive {
         reservation: &mut Reservation,
         stakes: &mut Stakes,
     ) -> Result<Vec<ReceiveAction>, ReceiveError> {
-        if end < self.purchase.next {
-            return Err(ReceiveError::SentLess { said: end, next: self.purchase.next });
+        let next = self.purchase.next;
+        if end < next {
+            return Err(ReceiveError::SentLess { said: end, next });
         }
-        let active_ms = self.purchase.active_ms;
-        let slack = (active_ms / CLOCK_DRIFT).saturating_add(CLOCK_SLACK_MS);
-        let mut due = self.terms.due(end, active_ms.saturating_add(slack))?;
-        if let Tariff::Second(_) = self.terms.tariff {
-            // Time that was counted and not stored before a crash is paid, and known from the voucher for it.
-            due = due.max(reservation.paid());
-        }
+        // By the second the readings that are under way have a most that they may cost. What is paid is what is due for those that come.
+        let gap_ms = u64::from(self.terms.tariff.longest_gap_ms());
+        let under_way_ms = end.saturating_sub(next).saturating_mul(gap_ms);
+        let due = self.terms.due(end, self.purchase.meter.charged_ms.saturating_add(under_way_ms))?;
         if asked > due {
             return Err(ReceiveError::Due { asked, due });
-        }
-        // What both have counted differs by less than that: the seller's word is taken, or it would wait for the rest for ever.
-        if let Tariff::Second(_) = self.terms.tariff
-            && asked > self.due()?
-        {
-            self.purchase.active_ms = active_ms.max(self.terms.tariff.time_covered_by(asked));
         }
         self.purchase.state = ChannelPurchaseState::Stopping { end: Some(end) };
         let mut actions = vec![ReceiveAction::Store];
@@ -570,7 +553,7 @@ impl Receive {
         // Not a voucher for each page: half of what stands ahead is used up first. But never so late that the next reading waits.
         let half = window.as_u64() / 2;
         let low = paid.saturating_sub(due).as_u64() < half;
-        let next_due = self.terms.due(self.purchase.next.saturating_add(1), self.purchase.active_ms).ok();
+        let next_due = self.next_due();
         let waits = paid < due || (!window.is_zero() && next_due.is_none_or(|next_due| paid < next_due));
         let to = if to > paid && (low || waits) { to } else { paid };
         // A voucher that the seller never got is sent again; one that paid ahead, only where readings are still wanted.
@@ -586,7 +569,7 @@ impl Receive {
         Ok(vec![ReceiveAction::Voucher { paid: to, amount }])
     }
 
-    /// What the order paid by its receipt: all that is due, and no more than was signed. A voucher that was paid ahead may have been lost.
+    /// What the order has paid by its receipt: what is due, whatever was paid ahead.
     fn check_receipt(
         &self,
         receipt: &SignedBytes,
@@ -602,25 +585,12 @@ impl Receive {
             ("stream", receipt.stream != self.terms.stream),
             ("first", receipt.first != self.terms.first),
             ("count", receipt.count != count),
-            ("paid", receipt.paid > paid || receipt.paid < self.terms.tariff.due(count, 0)?.min(paid)),
+            ("paid", receipt.paid > paid || receipt.paid != self.due()?),
             ("channel", receipt.channel != self.purchase.channel),
         ];
         match differs.into_iter().find(|(_, differs)| *differs) {
             Some((field, _)) => Err(ReceiveError::Receipt { field }),
             None => Ok(receipt.paid),
-        }
-    }
-}
-
-impl ChannelPurchaseState {
-    /// The state's name in lower case, for people and metrics.
-    #[must_use]
-    pub const fn name(&self) -> &'static str {
-        match self {
-            Self::Running => "running",
-            Self::Stopping { .. } => "stopping",
-            Self::Ended { .. } => "ended",
-            Self::Refused { .. } => "refused",
         }
     }
 }

@@ -6,187 +6,58 @@
 //!    │                 │   ▲                                      ▲
 //!    │ Refusal         │   └── Paid: more readings go out         │ Paid (all that was sent)
 //!    ▼                 │                                          │
-//!  nothing kept        └── Stop ─▶ Stopped ───────────────────────┘
+//!  nothing kept        └── Stop, Closing, ─▶ Stopped ─────────────┘
+//!                          the budget is        │
+//!                          spent                └── Closed ─▶ LeftUnpaid
 //! ```
 //!
 //! Invariant I2: readings go out only for what is *granted*, and what is granted is never more than what is paid and the seller's exposure.
 //! The grant is stored before the first reading for it goes out, so that no crash forgets what a buyer owes.
+//!
+//! By the second a reading's price follows from its time stamp and those before it ([`Meter`]), so the machine asks for the time stamps of what it may
+//! send next ([`SupplyAction::Times`]), at most [`LOOK_AHEAD`] at a time.
 
 #![warn(clippy::arithmetic_side_effects)]
 
+mod record;
+
+use std::collections::VecDeque;
 use std::ops::Range;
 
-use sensora_chain::keys::PublicKey;
 use sensora_chain::{Network, Satoshis};
-use serde::{Deserialize, Serialize};
 
-use crate::id::{ChannelId, OrderId};
 use crate::identity::Identity;
 use crate::market::delivery::frame::{Begin, ToBuyer};
-use crate::market::delivery::terms::{Offered, Terms};
+use crate::market::delivery::meter::Meter;
+use crate::market::delivery::terms::Terms;
 use crate::market::exposure::{Interval, OverLimit, Stakes};
-use crate::market::price::PriceError;
+use crate::market::price::{PriceError, Tariff};
 use crate::market::receipt::ChannelReceipt;
 use crate::market::refusal::Refusal;
 use crate::statement::{Signed, SignedBytes, StatementError};
+use crate::stream::CHUNK_LEN;
 
-/// One order that is paid through a channel, at its seller. This is the durable record; what it has paid is in the channel's account until it ends.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ChannelSale {
-    /// The order's id.
-    pub order: OrderId,
-    /// Who buys.
-    pub buyer: PublicKey,
-    /// The offer that is ordered.
-    pub offer: Offered,
-    /// The buyer's signed order.
-    pub signed_order: SignedBytes,
-    /// The channel that pays.
-    pub channel: ChannelId,
-    /// For how much readings may have gone out.
-    pub granted: Satoshis,
-    /// For how long the stream has run and is charged, in milliseconds.
-    pub active_ms: u64,
-    /// When it was admitted, milliseconds since the Unix epoch.
-    pub admitted_ms: i64,
-    /// How far it has come.
-    pub state: ChannelSaleState,
-}
+pub use record::{ChannelSale, ChannelSaleState, ChannelView, Mark, SupplyAdmission};
 
-/// How far a sale has come.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ChannelSaleState {
-    /// Readings go out as they are paid.
-    Running,
-    /// The buyer wants no more; what was sent is to be paid.
-    Stopped {
-        /// Sequence number after the last reading that was sent.
-        end: u64,
-    },
-    /// All is paid.
-    Ended {
-        /// The seller's signed receipt.
-        receipt: SignedBytes,
-    },
-}
-
-/// What a seller's channel is to an order that wants to be paid through it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ChannelView {
-    /// The channel.
-    pub id: ChannelId,
-    /// Who pays with it.
-    pub buyer: PublicKey,
-    /// What no voucher has paid yet.
-    pub free: Satoshis,
-}
-
-/// What an order is held against.
-pub struct SupplyAdmission<'a> {
-    /// The seller.
-    pub seller: &'a Identity,
-    /// The network.
-    pub network: Network,
-    /// Who sends the request, as the transport knows it.
-    pub peer: &'a PublicKey,
-    /// The channel that is named.
-    pub channel: ChannelView,
-    /// Now, milliseconds since the Unix epoch.
-    pub now_ms: i64,
-}
-
-impl ChannelSale {
-    /// Admits an order that begins: the offer is ours, for this peer and still holds; the order is of it; the channel is the peer's
-    /// and can pay. Answers the sale to store.
-    ///
-    /// # Errors
-    /// A [`Refusal`]; nothing is to be stored then.
-    pub fn admit(begin: &Begin, at: &SupplyAdmission<'_>) -> Result<(Self, Terms), Refusal> {
-        let invalid = |reason: &str| Refusal::InvalidOrder { reason: reason.into() };
-        let foreign = |reason: String| Refusal::ForeignOffer { reason };
-        let order = begin.order_of(at.network, at.peer)?;
-        let terms = begin.offer.terms(at.network, at.seller.public());
-        let terms = terms.map_err(|error| foreign(error.to_string()))?;
-        if order.value().offer != terms.offer {
-            return Err(invalid("it is for another offer"));
-        }
-        if &terms.buyer != at.peer {
-            return Err(foreign("it was made to another buyer".into()));
-        }
-        if terms.expires_ms <= at.now_ms {
-            return Err(Refusal::OfferExpired { expires_ms: terms.expires_ms });
-        }
-        let ChannelView { id: channel, buyer, free } = at.channel;
-        if channel != begin.channel || &buyer != at.peer {
-            return Err(Refusal::UnknownChannel { channel: begin.channel });
-        }
-        let unit = terms.unit().map_err(|error| foreign(error.to_string()))?;
-        let price = terms.total().unwrap_or(unit);
-        if price > free {
-            return Err(Refusal::ChannelTooSmall { channel, price, free });
-        }
-        let sale = Self {
-            order: order.id(at.network),
-            buyer: *at.peer,
-            offer: begin.offer.clone(),
-            signed_order: begin.order.clone(),
-            channel,
-            granted: Satoshis::ZERO,
-            active_ms: 0,
-            admitted_ms: at.now_ms,
-            state: ChannelSaleState::Running,
-        };
-        Ok((sale, terms))
-    }
-
-    /// The receipt, once the order has ended.
-    #[must_use]
-    pub fn receipt(&self, network: Network) -> Option<ChannelReceipt> {
-        let ChannelSaleState::Ended { receipt } = &self.state else { return None };
-        receipt.clone().verify::<ChannelReceipt>(network).ok().map(|signed| signed.value().clone())
-    }
-
-    /// Lets an order go on that was admitted before, by the sale that is stored under [`Begin::order_id`]: it goes on with its buyer and on its
-    /// channel, though the offer may have expired meanwhile and the channel have less left than the order's price.
-    ///
-    /// # Errors
-    /// A [`Refusal`]; nothing is to be delivered then.
-    pub fn go_on(&self, begin: &Begin, network: Network, seller: &Identity) -> Result<Terms, Refusal> {
-        let order = self.order;
-        if begin.order_id(network, &self.buyer)? != order {
-            return Err(Refusal::UnknownOrder { order });
-        }
-        if begin.channel != self.channel {
-            return Err(Refusal::InvalidOrder {
-                reason: format!("it is paid through channel {}", self.channel),
-            });
-        }
-        let terms = self.offer.terms(network, seller.public());
-        terms.map_err(|error| Refusal::ForeignOffer { reason: error.to_string() })
-    }
-
-    /// What may have been delivered and is not paid, given what the order has `paid`.
-    #[must_use]
-    pub fn open(&self, paid: Satoshis) -> Satoshis {
-        match self.state {
-            ChannelSaleState::Ended { .. } => Satoshis::ZERO,
-            _ => self.granted.saturating_sub(paid),
-        }
-    }
-}
+/// Most readings whose time stamps are asked for and held at a time: a chunk, which is what a log opens at once.
+pub const LOOK_AHEAD: u64 = CHUNK_LEN;
 
 /// What has happened outside.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SupplyEvent {
     /// A voucher was verified: with it the order has paid so much in all. The account with it is to be stored together with the sale.
     Paid(Satoshis),
     /// The log has so many readings.
     Size(u64),
+    /// The time stamps that were asked for.
+    Times {
+        /// Sequence number of the first.
+        first: u64,
+        /// Nanoseconds since the Unix epoch, one for each reading without holes: the whole range that was asked for, or its beginning.
+        times: Vec<i64>,
+    },
     /// The readings before this one are on their way.
     Sent(u64),
-    /// The stream has run for so many milliseconds in all, counted on from [`ChannelSale::active_ms`].
-    Active(u64),
     /// Less is open with this buyer than before, in another order: there may be room for this one. Without it, orders that share one
     /// exposure would wait for each other.
     Room,
@@ -196,6 +67,12 @@ pub enum SupplyEvent {
     Resume,
     /// The buyer wants no more readings.
     Stop,
+    /// The orders on the channel come to their end: the newest block is at
+    /// [`ChannelOffer::orders_end_at`](crate::market::channel::offer::ChannelOffer::orders_end_at).
+    Closing,
+    /// No voucher is taken any more:
+    /// [`SellerChannel::leaves_orders`](crate::market::channel::seller::SellerChannel::leaves_orders).
+    Closed,
 }
 
 /// What the driver is to do, in this order.
@@ -203,12 +80,14 @@ pub enum SupplyEvent {
 pub enum SupplyAction {
     /// Make the sale durable, with the channel's account where a voucher has come.
     Store,
+    /// Read the time stamps of these readings, and come back with [`SupplyEvent::Times`]. At most [`LOOK_AHEAD`], all of them in the log.
+    Times(Range<u64>),
     /// Send these readings, and come back with [`SupplyEvent::Sent`].
     Send(Range<u64>),
     /// Send this frame.
     Frame(ToBuyer),
-    /// The order has ended: its lane in the channel's account ends in the same stored step as the sale.
-    End,
+    /// The order has ended, having paid so much: its lane in the channel's account ends with that in the same stored step as the sale.
+    End(Satoshis),
 }
 
 /// Why an event is not followed. The sale is as it was.
@@ -241,21 +120,48 @@ pub struct Supply {
     handed: u64,
     /// Readings there are.
     size: u64,
-    /// For how long the stream has run, whether that is charged or not.
-    ran_ms: u64,
     paused: bool,
+    /// It is to be stopped, when it is known what that comes to.
+    stopping: bool,
+    times: Times,
+}
+
+/// What is known of time stamps, by the second.
+#[derive(Debug, Clone)]
+struct Times {
+    /// What the readings before `counted` are charged for. In the beginning that is behind what has been handed out, and from then on the same.
+    meter: Meter,
+    counted: u64,
+    /// The time stamps from there on.
+    ahead: VecDeque<i64>,
+    /// Those of the readings before this one are here, or asked for.
+    asked: u64,
+}
+
+impl Times {
+    fn known(&self) -> u64 {
+        self.counted.saturating_add(self.ahead.len() as u64)
+    }
+
+    /// Counts the readings before `to`, as far as their time stamps are known.
+    fn count(&mut self, tariff: Tariff, to: u64) {
+        while self.counted < to
+            && let Some(time) = self.ahead.pop_front()
+        {
+            self.meter = self.meter.after(tariff, time);
+            self.counted = self.counted.saturating_add(1);
+        }
+    }
 }
 
 /// The sale is stored before these frames and what follows; where it ends, in the one step in which its lane ends, too: a sale that is stored as
 /// ended with a lane that is not would keep the lane for ever.
 fn stored_first(frames: Vec<SupplyAction>, more: Vec<SupplyAction>) -> Vec<SupplyAction> {
-    let (mut stored, rest) = match more.split_first() {
-        Some((SupplyAction::End, rest)) => (vec![SupplyAction::End], rest),
-        Some((SupplyAction::Store, rest)) => (vec![SupplyAction::Store], rest),
-        _ => (vec![SupplyAction::Store], more.as_slice()),
-    };
+    let mut rest = more;
+    let stores = matches!(rest.first(), Some(SupplyAction::End(_) | SupplyAction::Store));
+    let mut stored = if stores { vec![rest.remove(0)] } else { vec![SupplyAction::Store] };
     stored.extend(frames);
-    stored.extend_from_slice(rest);
+    stored.extend(rest);
     stored
 }
 
@@ -271,10 +177,28 @@ impl Supply {
         begin: &Begin,
         size: u64,
     ) -> Self {
-        let next = begin.next.max(terms.first);
+        // Nobody has readings that are not there, whatever it says.
+        let next = begin.next.min(terms.end.unwrap_or(size)).max(terms.first);
         let budget = begin.budget.max(paid);
-        let ran_ms = sale.active_ms;
-        Self { sale, terms, interval, paid, budget, next, handed: next, size, ran_ms, paused: false }
+        // A buyer that had an old backup may begin before it began the last time.
+        let Mark { next: counted, meter } = match sale.mark.next <= next {
+            true => sale.mark,
+            false => Mark { next: terms.first, meter: Meter::default() },
+        };
+        let times = Times { meter, counted, ahead: VecDeque::new(), asked: counted };
+        Self {
+            sale,
+            terms,
+            interval,
+            paid,
+            budget,
+            next,
+            handed: next,
+            size,
+            paused: false,
+            stopping: false,
+            times,
+        }
     }
 
     /// The durable record.
@@ -298,7 +222,7 @@ impl Supply {
     /// Whether all is done.
     #[must_use]
     pub const fn is_ended(&self) -> bool {
-        matches!(self.sale.state, ChannelSaleState::Ended { .. })
+        self.sale.is_final()
     }
 
     /// What to do first, on a new stream.
@@ -315,10 +239,12 @@ impl Supply {
         if let ChannelSaleState::Ended { receipt } = &self.sale.state {
             return self.start_again(receipt.clone(), seller, network);
         }
+        if let ChannelSaleState::LeftUnpaid { .. } = self.sale.state {
+            return Ok(vec![SupplyAction::Frame(self.closed())]);
+        }
         let begun = ToBuyer::Begun { paid: self.paid, credit: self.interval.now() };
         let mut frames = vec![SupplyAction::Frame(begun)];
-        if let ChannelSaleState::Stopped { end } = self.sale.state {
-            let due = self.terms.due(end, self.sale.active_ms)?;
+        if let ChannelSaleState::Stopped { end, due } = self.sale.state {
             frames.push(SupplyAction::Frame(ToBuyer::Stopped { end, due }));
         }
         let more = self.go_on(stakes, seller, network, now_ms)?;
@@ -361,6 +287,9 @@ impl Supply {
             let ended = SupplyAction::Frame(ToBuyer::Ended { receipt: receipt.clone() });
             return Ok(if again { vec![ended] } else { Vec::new() });
         }
+        if self.is_ended() {
+            return Ok(Vec::new());
+        }
         match event {
             SupplyEvent::Room => {}
             SupplyEvent::Paid(paid) => {
@@ -372,30 +301,50 @@ impl Supply {
                 return Ok(stored_first(Vec::new(), more));
             }
             SupplyEvent::Size(size) => self.size = self.size.max(size),
+            SupplyEvent::Times { first, times } => self.take_times(first, times),
             SupplyEvent::Sent(to) => self.next = to.min(self.handed).max(self.next),
-            SupplyEvent::Active(ran_ms) => self.run(ran_ms, stakes),
             SupplyEvent::Pause => self.paused = true,
             SupplyEvent::Resume => self.paused = false,
-            SupplyEvent::Stop => {
-                if self.sale.state == ChannelSaleState::Running {
-                    // What is paid already and there goes out before the end.
-                    let paid_for = self.terms.covered_by(self.paid, self.sale.active_ms).min(self.there());
-                    let end = self.handed.max(paid_for);
-                    let due = self.terms.due(end, self.sale.active_ms)?;
-                    self.sale.state = ChannelSaleState::Stopped { end };
-                    let stopped = vec![SupplyAction::Frame(ToBuyer::Stopped { end, due })];
-                    let more = self.go_on(stakes, seller, network, now_ms)?;
-                    return Ok(stored_first(stopped, more));
-                }
-            }
+            SupplyEvent::Stop | SupplyEvent::Closing => self.stopping = true,
+            SupplyEvent::Closed => return self.close(stakes, seller, network, now_ms),
         }
         self.go_on(stakes, seller, network, now_ms)
     }
 
-    /// The connection is gone: what was handed out may not have arrived, and trust begins small again.
-    pub const fn interrupted(&mut self) {
-        self.handed = self.next;
-        self.interval.fall_back();
+    fn is_by_second(&self) -> bool {
+        matches!(self.terms.tariff, Tariff::Second { .. })
+    }
+
+    /// Whether it is known what the readings that were handed out are charged for.
+    fn is_counted(&self) -> bool {
+        !self.is_by_second() || self.times.counted >= self.handed
+    }
+
+    /// Time stamps come in order; what was not asked for is not taken.
+    fn take_times(&mut self, first: u64, times: Vec<i64>) {
+        let room = LOOK_AHEAD.saturating_sub(self.times.ahead.len() as u64);
+        if first == self.times.known() {
+            self.times.ahead.extend(times.into_iter().take(usize::try_from(room).unwrap_or(0)));
+        }
+        self.times.asked = self.times.known();
+        if self.is_by_second() && self.times.counted < self.handed {
+            self.times.count(self.terms.tariff, self.handed);
+            if self.is_counted() {
+                self.sale.mark = Mark { next: self.handed, meter: self.times.meter };
+            }
+        }
+    }
+
+    /// Asks for the next time stamps, unless they are asked for already or are not there.
+    fn ask_times(&mut self) -> Vec<SupplyAction> {
+        let known = self.times.known();
+        let room = LOOK_AHEAD.saturating_sub(self.times.ahead.len() as u64);
+        let to = known.saturating_add(room).min(self.size);
+        if self.times.asked > known || to <= known {
+            return Vec::new();
+        }
+        self.times.asked = to;
+        vec![SupplyAction::Times(known..to)]
     }
 
     /// The most for which readings may go out now.
@@ -404,19 +353,84 @@ impl Supply {
         self.paid.checked_add(window).unwrap_or(self.paid).min(self.budget)
     }
 
-    /// The stream has run. Time is charged only as far as it is paid or trusted: beyond that nothing goes out, and the stream does not run. So a
-    /// buyer whose clock is behind, or who was away, owes no more than what stands open.
-    fn run(&mut self, ran_ms: u64, stakes: &Stakes) {
-        let more = ran_ms.saturating_sub(self.ran_ms);
-        self.ran_ms = self.ran_ms.max(ran_ms);
-        let most = self.terms.tariff.time_covered_by(self.allowed(stakes));
-        let charged = self.sale.active_ms.saturating_add(more).min(most);
-        self.sale.active_ms = self.sale.active_ms.max(charged);
-    }
-
     /// Sequence number after the last reading that is ordered and there.
     fn there(&self) -> u64 {
         self.terms.end.map_or(self.size, |end| end.min(self.size))
+    }
+
+    /// How far `amount` reaches beyond what has been handed out, and what is due there; none where it does not. By the second it reaches no further than
+    /// time stamps are known.
+    fn reach(&self, amount: Satoshis) -> Result<Option<(u64, Satoshis)>, PriceError> {
+        let there = self.there();
+        if let Tariff::Reading(price) = self.terms.tariff {
+            let to = self.terms.first.saturating_add(price.covered_by(amount)).min(there);
+            return Ok(if to > self.handed { Some((to, self.terms.due(to, 0)?)) } else { None });
+        }
+        let (mut to, mut meter, mut reached) = (self.times.counted, self.times.meter, None);
+        for time in &self.times.ahead {
+            to = to.saturating_add(1);
+            meter = meter.after(self.terms.tariff, *time);
+            match self.terms.due(to, meter.charged_ms) {
+                Ok(due) if due <= amount && to <= there => reached = Some((to, due)),
+                // More than all money is more than the amount.
+                _ => break,
+            }
+        }
+        Ok(reached)
+    }
+
+    /// No more readings than those that were handed out, and those that are paid already and there. Answers the frame that says so.
+    fn stop(&mut self) -> Result<SupplyAction, PriceError> {
+        let (end, due) = match self.reach(self.paid)? {
+            Some(reached) => reached,
+            None => (self.handed, self.terms.due(self.handed, self.times.meter.charged_ms)?),
+        };
+        self.sale.state = ChannelSaleState::Stopped { end, due };
+        self.stopping = false;
+        Ok(SupplyAction::Frame(ToBuyer::Stopped { end, due }))
+    }
+
+    fn closed(&self) -> ToBuyer {
+        ToBuyer::Refused(Refusal::ChannelClosed { channel: self.sale.channel })
+    }
+
+    /// The channel is closed. What is paid is still delivered and receipted; else the order ends as it is.
+    fn close(
+        &mut self,
+        stakes: &mut Stakes,
+        seller: &Identity,
+        network: Network,
+        now_ms: i64,
+    ) -> Result<Vec<SupplyAction>, SupplyError> {
+        let mut frames = Vec::new();
+        if self.sale.state == ChannelSaleState::Running
+            && self.terms.end.is_none_or(|end| self.handed < end)
+            && self.is_counted()
+        {
+            frames.push(self.stop()?);
+        }
+        let last = self.last()?;
+        if last.is_some_and(|(_, due)| due <= self.paid) {
+            let more = self.go_on(stakes, seller, network, now_ms)?;
+            return Ok(stored_first(frames, more));
+        }
+        if let (ChannelSaleState::Running, Some((end, due))) = (&self.sale.state, last) {
+            self.sale.state = ChannelSaleState::Stopped { end, due };
+        }
+        let paid = self.sale.leave(self.paid).unwrap_or(self.paid);
+        stakes.note(self.sale.order, Satoshis::ZERO);
+        Ok(vec![SupplyAction::End(paid), SupplyAction::Frame(self.closed())])
+    }
+
+    /// Where the order ends, as far as that is settled: after its last reading, and what is due there.
+    fn last(&self) -> Result<Option<(u64, Satoshis)>, PriceError> {
+        Ok(match (&self.sale.state, self.terms.end) {
+            (ChannelSaleState::Stopped { end, due }, _) => Some((*end, *due)),
+            (ChannelSaleState::Running, Some(end)) if self.handed >= end => {
+                Some((end, self.terms.due(end, 0)?))
+            }
+            _ => None,
+        })
     }
 
     /// What follows from the state: an end, or readings for what is paid and trusted.
@@ -427,50 +441,100 @@ impl Supply {
         network: Network,
         now_ms: i64,
     ) -> Result<Vec<SupplyAction>, SupplyError> {
-        let last = match self.sale.state {
-            ChannelSaleState::Stopped { end } => Some(end),
-            ChannelSaleState::Running => self.terms.end,
-            ChannelSaleState::Ended { .. } => return Ok(Vec::new()),
-        };
-        if let Some(end) = last.filter(|end| self.next >= *end) {
-            if self.paid < self.terms.due(end, self.sale.active_ms)? {
-                return Ok(Vec::new());
-            }
-            let receipt = self.receipt(end, seller, network, now_ms)?;
-            self.sale.state = ChannelSaleState::Ended { receipt: receipt.clone() };
-            stakes.note(self.sale.order, Satoshis::ZERO);
-            return Ok(vec![SupplyAction::End, SupplyAction::Frame(ToBuyer::Ended { receipt })]);
-        }
-        let stopped = matches!(self.sale.state, ChannelSaleState::Stopped { .. });
-        if self.handed > self.next || (self.paused && !stopped) {
+        if self.is_ended() {
             return Ok(Vec::new());
         }
+        if self.sale.state == ChannelSaleState::Running && !self.is_counted() {
+            // Whoever says that it has more than was ever granted is counted no further than that, until it has paid.
+            let due = self.terms.due(self.times.counted, self.times.meter.charged_ms)?;
+            let most = self.allowed(stakes).max(self.sale.granted).max(self.paid);
+            return Ok(if due > most { Vec::new() } else { self.ask_times() });
+        }
+        if self.stopping && self.sale.state == ChannelSaleState::Running {
+            let stopped = self.stop()?;
+            let more = self.finish(stakes, seller, network, now_ms)?;
+            return Ok(stored_first(vec![stopped], more));
+        }
+        if self.last()?.is_some() {
+            return self.finish(stakes, seller, network, now_ms);
+        }
+        if self.handed > self.next || self.paused {
+            return Ok(Vec::new());
+        }
+        let Some((to, due)) = self.reach(self.allowed(stakes).max(self.sale.granted))? else {
+            return self.wait(stakes, seller, network, now_ms);
+        };
         let mut actions = Vec::new();
-        let there = last.map_or(self.size, |end| end.min(self.size));
-        let allowed = self.allowed(stakes);
-        // A log may be longer than all money would buy.
-        let wanted = self.terms.due(there, self.sale.active_ms).unwrap_or(allowed);
-        if wanted > self.sale.granted {
-            // Part of a reading's price would send nothing, and take the room from an order beside this one that needs no more.
-            let granted = self.terms.tariff.whole(allowed.min(wanted))?;
-            if granted > self.sale.granted {
-                stakes.set(self.sale.order, granted.saturating_sub(self.paid))?;
-                self.sale.granted = granted;
-                actions.push(SupplyAction::Store);
-            }
+        if due > self.sale.granted {
+            stakes.set(self.sale.order, due.saturating_sub(self.paid))?;
+            self.sale.granted = due;
+            actions.push(SupplyAction::Store);
         }
-        let covered = self.sale.granted.max(self.paid);
-        let to = self.terms.covered_by(covered, self.sale.active_ms).min(there);
-        if to > self.next {
-            self.handed = to;
-            actions.push(SupplyAction::Send(self.next..to));
-        }
+        self.hand_out(to, &mut actions);
         Ok(actions)
+    }
+
+    fn hand_out(&mut self, to: u64, actions: &mut Vec<SupplyAction>) {
+        self.handed = to;
+        if self.is_by_second() {
+            self.times.count(self.terms.tariff, to);
+        }
+        actions.push(SupplyAction::Send(self.next..to));
+    }
+
+    /// Nothing can go out now. By the second that may be because the next time stamps are not known, or because they say that the budget is spent: the buyer
+    /// does not see them, so it is told.
+    fn wait(
+        &mut self,
+        stakes: &mut Stakes,
+        seller: &Identity,
+        network: Network,
+        now_ms: i64,
+    ) -> Result<Vec<SupplyAction>, SupplyError> {
+        if !self.is_by_second() {
+            return Ok(Vec::new());
+        }
+        let Some(time) = self.times.ahead.front() else { return Ok(self.ask_times()) };
+        let meter = self.times.meter.after(self.terms.tariff, *time);
+        let next_due = self.terms.due(self.handed.saturating_add(1), meter.charged_ms);
+        if next_due.is_ok_and(|due| due <= self.budget) {
+            return Ok(Vec::new());
+        }
+        let stopped = self.stop()?;
+        let more = self.finish(stakes, seller, network, now_ms)?;
+        Ok(stored_first(vec![stopped], more))
+    }
+
+    /// The order has a last reading: what is missing before it goes out, for it is granted, and when all is paid the receipt follows.
+    fn finish(
+        &mut self,
+        stakes: &mut Stakes,
+        seller: &Identity,
+        network: Network,
+        now_ms: i64,
+    ) -> Result<Vec<SupplyAction>, SupplyError> {
+        let Some((end, due)) = self.last()? else { return Ok(Vec::new()) };
+        if self.handed > self.next {
+            return Ok(Vec::new());
+        }
+        if self.next < end {
+            let mut actions = Vec::new();
+            self.hand_out(end, &mut actions);
+            return Ok(actions);
+        }
+        if self.paid < due {
+            return Ok(Vec::new());
+        }
+        let receipt = self.receipt(end, due, seller, network, now_ms)?;
+        self.sale.state = ChannelSaleState::Ended { receipt: receipt.clone() };
+        stakes.note(self.sale.order, Satoshis::ZERO);
+        Ok(vec![SupplyAction::End(due), SupplyAction::Frame(ToBuyer::Ended { receipt })])
     }
 
     fn receipt(
         &self,
         end: u64,
+        due: Satoshis,
         seller: &Identity,
         network: Network,
         now_ms: i64,
@@ -481,7 +545,7 @@ impl Supply {
             stream: self.terms.stream,
             first: self.terms.first,
             count: end.saturating_sub(self.terms.first),
-            paid: self.paid,
+            paid: due,
             channel: self.sale.channel,
             issued_ms: now_ms,
         };

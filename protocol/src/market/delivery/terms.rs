@@ -94,19 +94,13 @@ impl Offered {
 }
 
 impl Terms {
-    /// What is due when all readings before `next` are delivered and the stream has run for `active_ms`.
+    /// What is due when all readings before `next` are delivered, which are charged for so many milliseconds: see
+    /// [`Meter`](crate::market::delivery::meter::Meter); by the reading that does not matter.
     ///
     /// # Errors
-    /// [`PriceError::Overflow`].
-    pub fn due(&self, next: u64, active_ms: u64) -> Result<Satoshis, PriceError> {
-        self.tariff.due(next.saturating_sub(self.first), active_ms)
-    }
-
-    /// Sequence number before which all readings may be delivered if `amount` may be due.
-    #[must_use]
-    pub fn covered_by(&self, amount: Satoshis, active_ms: u64) -> u64 {
-        let covered = self.first.saturating_add(self.tariff.covered_by(amount, active_ms));
-        self.end.map_or(covered, |end| covered.min(end))
+    /// [`PriceError::Overflow`], [`PriceError::TimeOverflow`].
+    pub fn due(&self, next: u64, charged_ms: u64) -> Result<Satoshis, PriceError> {
+        self.tariff.due(next.saturating_sub(self.first), charged_ms)
     }
 
     /// What the whole range costs; `None` for a live stream.
@@ -115,11 +109,11 @@ impl Terms {
         self.end.and_then(|end| self.due(end, 0).ok())
     }
 
-    /// The most that one reading or one second costs.
+    /// The most that one reading costs.
     ///
     /// # Errors
     /// [`PriceError::Overflow`].
     pub fn unit(&self) -> Result<Satoshis, PriceError> {
-        self.tariff.price().total(1)
+        self.tariff.unit()
     }
 }

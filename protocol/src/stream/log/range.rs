@@ -25,6 +25,20 @@ pub struct RangeProof {
     pub hashes: Vec<Hash>,
 }
 
+impl RangeProof {
+    /// How many of the hashes are left of a range that begins with leaf `first`: they are the [`Frontier::peaks`] of the log before it.
+    #[must_use]
+    pub const fn left_of(first: u64) -> usize {
+        first.count_ones() as usize
+    }
+
+    /// How many are right of a range that ends before leaf `end`, in a log of `size` leaves.
+    #[must_use]
+    pub fn right_of(end: u64, size: u64) -> usize {
+        if end == 0 { 0 } else { right_of(end, size).count() }
+    }
+}
+
 bounded_hashes!(RangeProof, MAX_RANGE_HASHES);
 
 /// Proof that the `count` leaves from `first` on are in the log's first `size` leaves.
@@ -85,7 +99,7 @@ impl RangeVerifier {
     /// When there is no such range, or the proof does not have its number of hashes.
     pub fn new(first: u64, count: u64, size: u64, proof: &RangeProof) -> Result<Self, ProofError> {
         let end = check_range(first, count, size)?;
-        let left_len = first.count_ones() as usize;
+        let left_len = RangeProof::left_of(first);
         let length = ProofError::Length {
             expected: left_len + right_of(end, size).count(),
             found: proof.hashes.len(),
@@ -102,6 +116,12 @@ impl RangeVerifier {
     #[must_use]
     pub const fn next(&self) -> u64 {
         self.frontier.size()
+    }
+
+    /// The log before that position. It is the real one only if all leaves of the range and the proof [verify](Self::verify) in the end.
+    #[must_use]
+    pub const fn frontier(&self) -> &Frontier {
+        &self.frontier
     }
 
     /// Takes the next leaf.
