@@ -7,6 +7,7 @@ mod demo;
 mod home;
 mod journey;
 mod kill;
+mod kill_channel;
 mod real_node;
 mod support;
 mod wallet;
