@@ -35,13 +35,17 @@ fuzz_target!(|bytes: &[u8]| {
     }
     let msat = u64::from(*price) * 40 + 1;
     let price = Price::from_msat(msat).unwrap();
-    let live = kind % 3 == 1;
-    let goods = match live {
-        true => Goods::Live { first: 3, tariff: Tariff::Reading(price), budget: 200 },
-        false => Goods::Range { first: 3, count: 50 },
+    let goods = match kind % 9 {
+        1 | 4 => Goods::Live { first: 3, tariff: Tariff::Reading(price), budget: 200 },
+        2 | 5 => Goods::Live { first: 3, tariff: Tariff::Second { price, longest_gap_ms: 2_500 }, budget: 200 },
+        _ => Goods::Range { first: 3, count: 50 },
     };
     let (buyer_limit, seller_limit) = (u64::from(buyer_limit % 30), u64::from(seller_limit % 30));
-    let mut pair = Pair::new(Setup { goods, buyer_limit, seller_limit, msat, size: 20, budget: None });
+    let endings = *kind >= 128;
+    let mut pair = Pair::new(Setup { goods, buyer_limit, seller_limit, msat, size: 20, budget: None, endings });
+    actions.iter().for_each(|action| pair.act(*action));
+    pair.come_to_an_end();
+});
     actions.iter().for_each(|action| pair.act(*action));
     if buyer_limit.max(seller_limit) >= price.total(1).unwrap().as_u64() {
         pair.grow(60);

@@ -44,6 +44,15 @@ pub(crate) fn sat(amount: u64) -> Satoshis {
     Satoshis::from_sat(amount)
 }
 
+/// Counts the actions of the models that are driven by bytes, and says now and then how many this process has run.
+pub(crate) fn count_action() {
+    static ACTIONS: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+    let run = 1 + ACTIONS.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    if run.is_multiple_of(10_000) {
+        println!("{run} actions");
+    }
+}
+
 /// A regtest chain, and what its network takes.
 #[derive(Clone)]
 pub(crate) struct Chain {
@@ -131,12 +140,36 @@ pub(crate) fn reading(seq: u64) -> Reading {
     }
 }
 
+/// Steps of a clock that rests, runs, stands still and goes back, in microseconds.
+const UNEVEN_US: [i64; 12] =
+    [1_000_000, 250_000, 400, 400, 7_000_000, 0, -3_000_000, 2_900_000, 600_000, 90_000_000, -1, 1_500_000];
+
 impl Stream {
     pub(crate) fn new(seller: &Identity, name: &str, size: u64) -> Self {
+        Self::of(seller, name, (0..size).map(reading).collect())
+    }
+
+    /// A stream whose time stamps are as bad as they may be.
+    pub(crate) fn uneven(seller: &Identity, name: &str, size: u64) -> Self {
+        let mut time = FIRST_TIME;
+        let readings = (0..size).map(|seq| {
+            time += UNEVEN_US[(seq % 12) as usize] * 1_000;
+            Reading { time, ..reading(seq) }
+        });
+        Self::of(seller, name, readings.collect())
+    }
+
+    /// The log of [`Stream::uneven`], but for readings from `at` on, which are others.
+    pub(crate) fn rewritten(seller: &Identity, name: &str, size: u64, at: u64) -> Self {
+        let mut readings = Self::uneven(seller, name, size).readings;
+        readings.iter_mut().skip(at as usize).for_each(|reading| reading.time += 1);
+        Self::of(seller, name, readings)
+    }
+
+    fn of(seller: &Identity, name: &str, readings: Vec<Reading>) -> Self {
         let schema = schema();
         let id = StreamId::derive(NETWORK, seller.public(), name, &schema).unwrap();
         let secret = StreamSecret::from_bytes([name.len() as u8; 32]);
-        let readings: Vec<Reading> = (0..size).map(reading).collect();
         let log = MemoryLog::from_leaves(chunk::salted_leaves(&readings, &secret));
         Self { id, name: name.into(), schema, secret, readings, log }
     }
@@ -204,6 +237,12 @@ impl World {
         let seller = identity(1);
         let stream = Stream::new(&seller, "roof", size);
         Self { stream, seller, buyer: identity(2), chain: Chain::new(), now_ms: NOW_MS, funded: 0 }
+    }
+
+    /// The same, with time stamps of a bad clock.
+    pub(crate) fn uneven(size: u64) -> Self {
+        let world = Self::new(0);
+        Self { stream: Stream::uneven(&world.seller, "roof", size), ..world }
     }
 
     pub(crate) fn size(&self) -> u64 {

@@ -512,7 +512,7 @@ mod tests {
         for (claimed, highest, unclaimed, paid) in cases {
             let mut again = record.clone();
             let claim = Claim { order: order(1), paid: sat(claimed), due: Satoshis::ZERO };
-            assert_eq!(again.learn(sat(highest), &[claim], Satoshis::MAX), unclaimed.map(sat));
+            assert_eq!(again.learn(sat(highest), sat(highest), &[claim], Satoshis::MAX), unclaimed.map(sat));
             let again = Spending::new(again);
             assert_eq!(again.take_up(order(1)).unwrap().paid(), sat(paid), "{claimed} of {highest}");
         }
@@ -531,7 +531,7 @@ mod tests {
             let mut again = record.clone();
             let claim = |tag: u8, paid| Claim { order: order(tag), paid: sat(paid), due: sat(60) };
             let claims = [claim(1, said[0]), claim(2, said[1])];
-            let unclaimed = again.learn(sat(highest), &claims, sat(exposure)).unwrap();
+            let unclaimed = again.learn(sat(highest), sat(highest), &claims, sat(exposure)).unwrap();
             assert_eq!(again.paid(), Ok(sat(highest)));
             ([1, 2].map(|tag| again.lanes[&order(tag)].paid.as_u64()), unclaimed.as_u64())
         };
@@ -548,12 +548,58 @@ mod tests {
     }
 
     #[test]
+    fn a_lost_voucher_that_another_orders_covers_is_booked_to_no_order() {
+        let spending = Spending::new(SpendingRecord::new(sat(100)));
+        let mut a = spending.reserve(order(1), sat(40), stored).unwrap();
+        let mut b = spending.reserve(order(2), sat(40), stored).unwrap();
+        let record = spending.record();
+        // The voucher of the first is lost, the one of the second covers it; both are forgotten in the crash.
+        assert_eq!((a.pay_to(sat(10)), b.pay_to(sat(5))), (Ok(sat(10)), Ok(sat(15))));
+        std::mem::forget((a, b));
+        let claim = |tag: u8, paid, due| Claim { order: order(tag), paid: sat(paid), due: sat(due) };
+        let learn = |booked, claims: &[Claim]| {
+            let mut again = record.clone();
+            again
+                .learn(sat(15), sat(booked), claims, sat(8))
+                .map(|unclaimed| (unclaimed, again.paid().unwrap()))
+        };
+        let nothing = Satoshis::ZERO;
+        assert_eq!(
+            learn(5, &[claim(1, 0, 0), claim(2, 5, 4)]),
+            Ok((nothing, sat(5))),
+            "the 10 pay for what comes"
+        );
+        assert_eq!(
+            learn(5, &[claim(1, 0, 8), claim(2, 5, 4)]),
+            Ok((nothing, sat(13))),
+            "what is due goes first"
+        );
+        assert_eq!(
+            learn(15, &[claim(1, 0, 0), claim(2, 5, 4)]),
+            Ok((sat(10), sat(15))),
+            "an order that is not known"
+        );
+        let more = Err(SpendingError::Claims { claimed: sat(16), highest: sat(15) });
+        assert_eq!(learn(16, &[claim(1, 0, 0), claim(2, 5, 4)]), more);
+    }
+
+    #[test]
+    fn an_order_that_is_given_up_unasked_has_paid_all_that_it_had_reserved() {
+        let spending = Spending::new(SpendingRecord::new(sat(100)));
+        let mut a = spending.reserve(order(1), sat(40), stored).unwrap();
+        a.pay_to(sat(10)).unwrap();
+        assert_eq!(a.forfeit(), Ok(sat(40)));
+        let record = spending.record();
+        assert_eq!((record.ended, record.lanes.len(), record.free()), (sat(40), 0, Ok(sat(60))));
+    }
+
+    #[test]
     fn an_old_record_never_pays_more_than_there_is() {
         let spending = Spending::new(SpendingRecord::new(sat(100)));
         std::mem::forget(spending.reserve(order(1), sat(60), stored).unwrap());
         let mut record = spending.record();
         // Orders that the record does not know have paid 70.
-        assert_eq!(record.learn(sat(70), &[], Satoshis::ZERO), Ok(sat(70)));
+        assert_eq!(record.learn(sat(70), sat(70), &[], Satoshis::ZERO), Ok(sat(70)));
         let mut a = Spending::new(record).take_up(order(1)).unwrap();
         assert_eq!(a.pay_to(sat(30)), Ok(sat(100)));
         let nothing = SpendingError::Insufficient { asked: sat(1), free: Satoshis::ZERO };

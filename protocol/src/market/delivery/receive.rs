@@ -393,8 +393,12 @@ impl Receive {
         let unexpected = ReceiveError::Unexpected { frame: name, state };
         match frame {
             ToBuyer::Alive => Ok(Vec::new()),
+            // An order that has paid or brought anything is no longer one that was just not taken.
             ToBuyer::Refused(refusal)
-                if self.begun || !reservation.paid().is_zero() || refusal.is_temporary() =>
+                if self.begun
+                    || refusal.is_temporary()
+                    || !reservation.paid().is_zero()
+                    || self.purchase.next > self.terms.first =>
             {
                 Err(ReceiveError::Refused(refusal))
             }

@@ -9,19 +9,25 @@ use sensora_protocol::market::channel::earning::Earning;
 use sensora_protocol::market::channel::spending::{
     Claim, Reservation, Spending, SpendingError, SpendingRecord,
 };
+use sensora_protocol::market::delivery::Page;
 use sensora_protocol::market::delivery::frame::{OrderVoucher, ToBuyer, ToSeller};
+use sensora_protocol::market::delivery::meter::Meter;
 use sensora_protocol::market::delivery::receive::{
     ChannelPurchase, ChannelPurchaseState, Receive, ReceiveAction, ReceiveError, ReceiveEvent,
 };
 use sensora_protocol::market::delivery::supply::{
-    ChannelSale, ChannelSaleState, ChannelView, Supply, SupplyAction, SupplyAdmission, SupplyEvent,
+    ChannelSale, ChannelSaleState, ChannelView, LOOK_AHEAD, Supply, SupplyAction, SupplyAdmission,
+    SupplyEvent,
 };
 use sensora_protocol::market::delivery::terms::{Offered, Terms};
+use sensora_protocol::market::delivery::trail::LivePages;
 use sensora_protocol::market::exposure::{Interval, Stakes};
-use sensora_protocol::market::live::LiveOffer;
+use sensora_protocol::market::live::{LiveOffer, LiveQuestion};
+use sensora_protocol::market::message::LiveFrom;
 use sensora_protocol::market::price::{Price, Tariff};
 use sensora_protocol::market::receipt::ChannelReceipt;
 use sensora_protocol::market::refusal::Refusal;
+use sensora_protocol::stream::checkpoint::Checkpoint;
 use sensora_protocol::{ChannelId, Signed};
 
 use crate::world::{NETWORK, World, sat};
@@ -45,12 +51,22 @@ pub(crate) struct Setup {
     pub(crate) size: u64,
     /// What a range may cost, where that is not its price.
     pub(crate) budget: Option<u64>,
+    /// Whether actions may also close the channel, or give the order up.
+    pub(crate) endings: bool,
 }
 
 impl Default for Setup {
     fn default() -> Self {
         let goods = Goods::Range { first: 0, count: 10 };
-        Self { goods, buyer_limit: 8, seller_limit: 8, msat: 1_500, size: READINGS, budget: None }
+        Self {
+            goods,
+            buyer_limit: 8,
+            seller_limit: 8,
+            msat: 1_500,
+            size: READINGS,
+            budget: None,
+            endings: false,
+        }
     }
 }
 
@@ -84,10 +100,11 @@ pub(crate) struct Pair {
     supply: Option<Supply>,
     seller_stakes: Stakes,
     earning: Earning,
+    /// What the seller has said of a live stream on this connection.
+    pages: LivePages,
     connected: bool,
-    active_ms: u64,
-    /// What the seller has counted beyond that.
-    seller_ahead_ms: u64,
+    /// Whether the channel takes nothing any more, as the seller and the buyer know.
+    closed: (bool, bool),
     /// Whether the seller gives credit.
     trusted: bool,
     pub(crate) to_seller: VecDeque<ToSeller>,
@@ -138,8 +155,14 @@ pub(crate) fn offered(world: &World, goods: Goods, msat: u64, budget: Option<u64
                 expires_ms: world.now_ms + 600_000,
             };
             let signed = Signed::sign(offer, &world.seller, NETWORK).unwrap();
-            LiveOffer::accept(&signed, NETWORK, world.buyer.public(), world.stream.id, None, world.now_ms)
-                .unwrap();
+            let asked = LiveQuestion {
+                stream: world.stream.id,
+                from: LiveFrom::Seq(first),
+                known_size: 0,
+                max_reading: None,
+                max_second: Some(Price::MAX),
+            };
+            LiveOffer::accept(&signed, NETWORK, world.buyer.public(), &asked, None, world.now_ms).unwrap();
             (Offered::Live(signed.into_bytes()), sat(budget))
         }
     }
@@ -147,7 +170,7 @@ pub(crate) fn offered(world: &World, goods: Goods, msat: u64, budget: Option<u64
 
 impl Pair {
     pub(crate) fn new(setup: Setup) -> Self {
-        let world = World::new(READINGS);
+        let world = World::uneven(READINGS);
         let (offer, budget) = offered(&world, setup.goods, setup.msat, setup.budget);
         let (purchase, terms) = ChannelPurchase::agree(
             offer,
@@ -182,9 +205,9 @@ impl Pair {
             supply: None,
             seller_stakes: Stakes::new(sat(setup.seller_limit)),
             earning,
+            pages: LivePages::new(),
             connected: false,
-            active_ms: 0,
-            seller_ahead_ms: 0,
+            closed: (false, false),
             trusted: true,
             to_seller: VecDeque::new(),
             to_buyer: VecDeque::new(),
@@ -222,12 +245,18 @@ impl Pair {
         self.seller_disk.earning.highest
     }
 
-    pub(crate) fn signed(&self) -> Satoshis {
-        self.signed
+    /// What the order has paid at the seller, or had when it ended.
+    pub(crate) fn booked(&self) -> Satoshis {
+        self.seller_disk.earning.paid().unwrap()
     }
 
-    pub(crate) fn due(&self) -> Satoshis {
-        self.receive.due().unwrap()
+    /// What the readings before this one cost.
+    pub(crate) fn price_of(&self, next: u64) -> Satoshis {
+        price_of(&self.world, &self.terms, next)
+    }
+
+    pub(crate) fn signed(&self) -> Satoshis {
+        self.signed
     }
 
     pub(crate) fn is_connected(&self) -> bool {
@@ -247,7 +276,9 @@ impl Pair {
             let mut record = self.buyer_disk.spending.clone();
             let due = self.receive.due().unwrap();
             let claim = Claim { order, paid: self.claim(), due };
-            record.learn(self.earning.highest, &[claim], sat(self.setup.buyer_limit)).unwrap();
+            let booked = self.earning.paid().unwrap();
+            let unclaimed = record.learn(self.earning.highest, booked, &[claim], sat(self.setup.buyer_limit));
+            assert_eq!(unclaimed, Ok(Satoshis::ZERO), "nothing is booked to nobody");
             self.spending = Spending::new(record.clone());
             self.buyer_disk.spending = record;
             self.reservation = self.spending.take_up(order);
@@ -259,12 +290,8 @@ impl Pair {
     /// What the seller says that the order has paid.
     fn claim(&self) -> Satoshis {
         let order = self.receive.purchase().id;
-        match self.seller_disk.sale.as_ref().map(|sale| &sale.state) {
-            Some(ChannelSaleState::Ended { receipt }) => {
-                receipt.clone().verify::<ChannelReceipt>(NETWORK).unwrap().value().paid
-            }
-            _ => self.earning.paid_by(&order),
-        }
+        let finally = self.seller_disk.sale.as_ref().and_then(|sale| sale.finally_paid(NETWORK));
+        finally.unwrap_or_else(|| self.earning.paid_by(&order))
     }
 
     pub(crate) fn disconnect(&mut self) {
@@ -291,7 +318,7 @@ impl Pair {
         true
     }
 
-    fn buyer_event(&mut self, event: ReceiveEvent) {
+    pub(crate) fn buyer_event(&mut self, event: ReceiveEvent) {
         let Some(reservation) = self.reservation.as_mut() else { return };
         match self.receive.handle(event, reservation, &mut self.buyer_stakes, NETWORK) {
             Ok(actions) => self.follow_buyer(actions),
@@ -305,7 +332,18 @@ impl Pair {
     fn follow_buyer(&mut self, actions: Vec<ReceiveAction>) {
         for action in actions {
             match action {
-                ReceiveAction::Keep { page, .. } => {
+                ReceiveAction::Keep { page, checkpoint } => {
+                    // What is kept shows by itself that it is in the log.
+                    let under = checkpoint.map_or_else(
+                        || self.terms.checkpoint.clone().unwrap(),
+                        |signed| signed.verify::<Checkpoint>(NETWORK).unwrap().value().clone(),
+                    );
+                    let whole = Page { runs: page.runs.clone(), proof: page.proof.clone() };
+                    let first = page.readings[0].seq;
+                    assert_eq!(
+                        whole.open(&self.terms.schema, &under, first, under.size).as_ref(),
+                        Ok(&*page)
+                    );
                     assert_eq!(page.readings[0].seq, self.buyer_disk.kept, "no reading is passed over");
                     self.buyer_disk.kept = page.end();
                     self.buyer_disk.purchase = self.receive.purchase().clone();
@@ -351,6 +389,9 @@ impl Pair {
                     channel: view,
                     now_ms: self.world.now_ms,
                 };
+                if self.closed.0 && self.seller_disk.sale.is_none() {
+                    return self.refuse(Refusal::ChannelClosed { channel: channel_id() });
+                }
                 let admitted = match self.seller_disk.sale.clone() {
                     Some(sale) => sale.go_on(&begin, NETWORK, &self.world.seller).map(|terms| (sale, terms)),
                     None => ChannelSale::admit(&begin, &admission),
@@ -367,6 +408,7 @@ impl Pair {
                     if self.trusted { seller_interval(&self.setup, &self.terms) } else { Interval::none() };
                 let supply = Supply::new(sale, self.terms.clone(), interval, paid, &begin, self.size);
                 self.supply = Some(supply);
+                self.pages = LivePages::new();
                 let now = self.world.now_ms;
                 let supply = self.supply.as_mut().unwrap();
                 let actions = supply.start(&mut self.seller_stakes, &self.world.seller, NETWORK, now);
@@ -376,6 +418,9 @@ impl Pair {
                 let Some(order) = self.supply.as_ref().map(|supply| supply.sale().order) else { return };
                 if self.supply.as_ref().is_some_and(Supply::is_ended) {
                     return;
+                }
+                if self.closed.0 {
+                    return self.refuse(Refusal::ChannelClosed { channel: channel_id() });
                 }
                 let signed = Voucher { paid: voucher.amount, signature: voucher.signature };
                 let booked = self.earning.with(&order, voucher.paid, voucher.amount);
@@ -390,15 +435,12 @@ impl Pair {
             }
             ToSeller::Pause => self.seller_event(SupplyEvent::Pause),
             ToSeller::Resume => self.seller_event(SupplyEvent::Resume),
-            ToSeller::Stop => {
-                self.seller_event(SupplyEvent::Active(self.active_ms + self.seller_ahead_ms));
-                self.seller_event(SupplyEvent::Stop);
-            }
+            ToSeller::Stop => self.seller_event(SupplyEvent::Stop),
             ToSeller::Alive => {}
         }
     }
 
-    fn seller_event(&mut self, event: SupplyEvent) {
+    pub(crate) fn seller_event(&mut self, event: SupplyEvent) {
         let Some(supply) = self.supply.as_mut() else { return };
         let now = self.world.now_ms;
         let actions = supply.handle(event, &mut self.seller_stakes, &self.world.seller, NETWORK, now);
@@ -419,17 +461,17 @@ impl Pair {
                     // As much as fits: here three readings in a page.
                     let mut at = readings.start;
                     while at < readings.end {
-                        let to = (at + 3).min(readings.end);
+                        let mut to = (at + 3).min(readings.end);
+                        let stream = &self.world.stream;
                         let frame = match self.terms.end {
-                            Some(_) => ToBuyer::Page(self.world.stream.page(at, to, READINGS)),
-                            None => ToBuyer::Live {
-                                checkpoint: self
-                                    .world
-                                    .stream
-                                    .checkpoint(&self.world.seller, self.size)
-                                    .into_bytes(),
-                                page: self.world.stream.page(at, to, self.size),
-                            },
+                            Some(_) => ToBuyer::Page(stream.page(at, to, READINGS)),
+                            None => {
+                                let newest = || stream.checkpoint(&self.world.seller, self.size);
+                                let checkpoint = self.pages.checkpoint(at).cloned().unwrap_or_else(newest);
+                                to = to.min(checkpoint.value().size);
+                                let page = stream.page(at, to, checkpoint.value().size);
+                                self.pages.frame(&checkpoint, page)
+                            }
                         };
                         self.to_buyer.push_back(frame);
                         at = to;
@@ -437,9 +479,16 @@ impl Pair {
                     self.sent = self.sent.max(readings.end);
                     self.seller_event(SupplyEvent::Sent(readings.end));
                 }
-                SupplyAction::End => {
+                SupplyAction::Times(readings) => {
+                    assert!(readings.end <= self.size && readings.end - readings.start <= LOOK_AHEAD);
+                    let times = self.world.stream.slice(readings.start, readings.end);
+                    // A few at a time, as a store may answer.
+                    let times = times.iter().take(5).map(|reading| reading.time).collect();
+                    self.seller_event(SupplyEvent::Times { first: readings.start, times });
+                }
+                SupplyAction::End(paid) => {
                     let order = self.supply.as_ref().unwrap().sale().order;
-                    self.earning.end(&order).unwrap();
+                    assert_eq!(self.earning.end(&order, paid), Ok(paid));
                     self.store_seller();
                 }
             }
@@ -452,20 +501,6 @@ impl Pair {
         self.check();
     }
 
-    pub(crate) fn run_for(&mut self, ms: u64) {
-        self.active_ms += ms;
-        self.seller_event(SupplyEvent::Active(self.active_ms + self.seller_ahead_ms));
-        self.buyer_event(ReceiveEvent::Active(self.active_ms));
-        self.check();
-    }
-
-    /// The seller alone has counted so much.
-    pub(crate) fn seller_runs_for(&mut self, ms: u64) {
-        self.seller_ahead_ms += ms;
-        self.seller_event(SupplyEvent::Active(self.active_ms + self.seller_ahead_ms));
-        self.check();
-    }
-
     /// The seller gives no credit any more.
     pub(crate) fn no_more_credit(&mut self) {
         self.trusted = false;
@@ -473,6 +508,61 @@ impl Pair {
 
     pub(crate) fn pause(&mut self, paused: bool) {
         self.buyer_event(if paused { ReceiveEvent::Pause } else { ReceiveEvent::Resume });
+    }
+
+    /// The last blocks of the channel's orders have come.
+    pub(crate) fn closing(&mut self) {
+        self.seller_event(SupplyEvent::Closing);
+        self.buyer_event(ReceiveEvent::Closing);
+    }
+
+    /// The seller takes no vouchers any more.
+    pub(crate) fn close_at_seller(&mut self) {
+        self.closed.0 = true;
+        self.seller_event(SupplyEvent::Closed);
+        let served = self.supply.as_ref().is_some_and(|supply| !supply.is_ended());
+        if served {
+            return;
+        }
+        if let Some(sale) = self.seller_disk.sale.as_mut()
+            && let Some(paid) = sale.leave(self.earning.paid_by(&sale.order))
+        {
+            self.earning.end(&sale.order, paid).unwrap();
+            self.seller_stakes.note(sale.order, Satoshis::ZERO);
+            self.seller_disk.earning = self.earning.clone();
+        }
+    }
+
+    /// The channel is spent, as the buyer sees it.
+    pub(crate) fn close_at_buyer(&mut self) {
+        self.closed.1 = true;
+        self.leave(ReceiveEvent::Closed);
+    }
+
+    pub(crate) fn give_up(&mut self) {
+        self.leave(ReceiveEvent::GiveUp);
+    }
+
+    fn leave(&mut self, event: ReceiveEvent) {
+        if self.reservation.is_some() {
+            return self.buyer_event(event);
+        }
+        // Nobody has been asked since the crash.
+        let spending = Spending::new(self.buyer_disk.spending.clone());
+        let purchase = &mut self.buyer_disk.purchase;
+        if purchase.is_final() {
+            return;
+        }
+        let paid = spending.take_up(purchase.id).unwrap().forfeit().unwrap();
+        let left = match event {
+            ReceiveEvent::GiveUp => purchase.give_up(&self.terms, paid),
+            _ => purchase.channel_closed(&self.terms, paid),
+        };
+        assert_eq!(left, Ok(true));
+        self.buyer_disk.spending = spending.record();
+        self.receive = Receive::new(purchase.clone(), self.terms.clone(), Interval::none());
+        self.spending = spending;
+        self.disconnect();
     }
 
     pub(crate) fn stop(&mut self) {
@@ -512,6 +602,25 @@ impl Pair {
         reservation.extend(sat(amount), store).unwrap();
     }
 
+    /// The seller has an old backup, from before the order, and the order's offer is over.
+    pub(crate) fn forget_at_seller(&mut self) {
+        self.disconnect();
+        self.earning = Earning::new(self.channel.capacity());
+        self.seller_disk = SellerDisk { sale: None, earning: self.earning.clone() };
+        self.seller_stakes = Stakes::new(sat(self.setup.seller_limit));
+        self.world.now_ms += 3_600_000;
+        // What it does not remember it cannot be owed.
+        self.sent = self.terms.first;
+    }
+
+    pub(crate) fn stakes(&self) -> (Satoshis, Satoshis) {
+        (self.buyer_stakes.open().amount(), self.seller_stakes.open().amount())
+    }
+
+    pub(crate) fn spending(&self) -> &SpendingRecord {
+        &self.buyer_disk.spending
+    }
+
     /// The receipt was lost on its way.
     pub(crate) fn forget_the_end(&mut self) {
         self.buyer_disk.purchase.state = ChannelPurchaseState::Running;
@@ -531,6 +640,7 @@ impl Pair {
 
     /// One action, chosen by a byte.
     pub(crate) fn act(&mut self, byte: u8) {
+        crate::world::count_action();
         match byte % 16 {
             0..=4 => drop(self.deliver_to_seller()),
             5..=9 => drop(self.deliver_to_buyer()),
@@ -555,6 +665,11 @@ impl Pair {
                     self.seller_stakes.note(sale.order, sale.open(self.earning.paid_by(&sale.order)));
                 }
             }
+            _ if self.setup.endings && byte == 0xff => self.closing(),
+            _ if self.setup.endings && byte == 0xef => self.close_at_seller(),
+            // A channel is spent when its seller has closed it, or could not any more.
+            _ if self.setup.endings && byte == 0xdf && self.closed.0 => self.close_at_buyer(),
+            _ if self.setup.endings && byte == 0xcf => self.give_up(),
             _ => self.grow(self.size + 1),
         }
         self.check();
@@ -574,19 +689,18 @@ impl Pair {
 
     /// The invariants.
     pub(crate) fn check(&self) {
-        let ms = self.active_ms;
         // I1: signed for what is verified, and the exposure.
-        let verified = self.terms.due(self.receive.purchase().next, ms).unwrap();
+        let verified = self.price_of(self.receive.purchase().next);
+        assert_eq!(self.receive.due(), Ok(verified));
         let most = verified.checked_add(sat(self.setup.buyer_limit)).unwrap();
         assert!(self.signed <= most, "signed {}, verified {verified}", self.signed);
         // I2: delivered for what is paid, and the exposure. Vouchers that are booked are all that is paid.
         let order = self.receive.purchase().id;
         let paid = self.seller_disk.earning.paid_by(&order).max(self.seller_disk.earning.ended);
-        let delivered = self.terms.tariff.due(self.sent - self.terms.first, 0);
-        if let (Tariff::Reading(_), Ok(delivered)) = (self.terms.tariff, delivered) {
-            let most = paid.checked_add(sat(self.setup.seller_limit)).unwrap();
-            assert!(delivered <= most, "delivered {delivered}, paid {paid}");
-        }
+        let delivered = self.price_of(self.sent);
+        let most = paid.checked_add(sat(self.setup.seller_limit)).unwrap();
+        assert!(delivered <= most, "delivered {delivered}, paid {paid}");
+        assert!(self.buyer_stakes.open().amount() <= sat(self.setup.buyer_limit));
         // I4, and that nobody has a voucher for more than there is.
         assert!(self.earning.highest <= self.channel.capacity());
         assert!(self.earning.paid().unwrap() <= self.earning.highest);
@@ -602,17 +716,84 @@ impl Pair {
         let receipt =
             receipt.clone().verify_by::<ChannelReceipt>(NETWORK, self.world.seller.public()).unwrap();
         assert_eq!((receipt.value().count, self.kept()), (count, count));
-        // I8: the order's ledger and the channel agree on both sides.
+        // I8: the order's ledger and the channel agree on both sides, and the order was charged once and exactly, whatever was paid ahead.
         let (spending, earning) = (&self.buyer_disk.spending, &self.seller_disk.earning);
-        assert_eq!(receipt.value().paid, earning.ended);
-        assert_eq!((spending.ended, earning.highest), (earning.ended, earning.ended));
-        assert_eq!(spending.reserved(), Ok(Satoshis::ZERO));
-        if let (Tariff::Reading(price), Some(_)) = (self.terms.tariff, self.terms.end) {
-            assert_eq!(earning.ended, price.due(count).unwrap(), "charged once, and exactly");
-        }
+        let price = self.price_of(self.terms.first + count);
+        assert_eq!((receipt.value().paid, earning.ended, spending.ended), (price, price, price));
+        assert!(earning.lanes.is_empty() && spending.lanes.is_empty());
+        assert!(earning.highest >= price && earning.highest <= self.signed);
         assert_eq!(self.seller_stakes.open().amount(), Satoshis::ZERO);
         assert_eq!(self.buyer_stakes.open().amount(), Satoshis::ZERO);
     }
+}
+
+impl Pair {
+    /// Whether either side trusts the other with one reading.
+    pub(crate) fn can_begin(&self) -> bool {
+        let unit = self.terms.unit().unwrap().as_u64();
+        self.setup.buyer_limit.max(self.setup.seller_limit) >= unit
+    }
+
+    /// From here on everything works. Where nothing was closed or given up the order ends with a receipt; else it does when the channel has closed.
+    pub(crate) fn come_to_an_end(&mut self) {
+        if self.can_begin() {
+            self.grow(60);
+            self.stop_if_live();
+            self.settle();
+        }
+        if self.setup.endings {
+            self.close_at_seller();
+            self.settle();
+            self.close_at_seller();
+            self.close_at_buyer();
+            self.check();
+            self.check_over();
+        } else if self.can_begin() {
+            self.check_ended(self.kept());
+        }
+    }
+
+    /// The order has ended on both sides, with a receipt or without: nothing is open with either, and the books say what is true.
+    pub(crate) fn check_over(&self) {
+        let (purchase, spending) = (&self.buyer_disk.purchase, &self.buyer_disk.spending);
+        let due = self.price_of(purchase.next);
+        match purchase.state {
+            ChannelPurchaseState::Ended { .. } => return self.check_ended(self.kept()),
+            ChannelPurchaseState::Refused { .. } => {
+                assert_eq!((spending.ended, due), (Satoshis::ZERO, Satoshis::ZERO))
+            }
+            ChannelPurchaseState::LeftUnpaid { paid, due: said }
+            | ChannelPurchaseState::GivenUp { paid, due: said } => {
+                assert_eq!((spending.ended, said), (paid, due));
+                assert!(paid >= self.signed.min(paid) && self.earning.ended <= paid, "{paid}");
+            }
+            ref open => panic!("{open:?}: {:?} {:?}", self.errors, self.refusals),
+        }
+        assert!(spending.lanes.is_empty());
+        assert_eq!(self.buyer_stakes.open().amount(), Satoshis::ZERO);
+        let Some(sale) = &self.seller_disk.sale else { return };
+        match sale.state {
+            ChannelSaleState::Ended { .. } => {
+                assert_eq!(sale.finally_paid(NETWORK), Some(self.earning.ended));
+            }
+            ChannelSaleState::LeftUnpaid { paid, unpaid } => {
+                assert_eq!(paid, self.earning.ended);
+                assert!(unpaid <= sat(self.setup.seller_limit), "{unpaid}");
+                let delivered = self.price_of(self.sent);
+                assert!(delivered <= paid.checked_add(unpaid).unwrap(), "{delivered}: {paid} and {unpaid}");
+            }
+            ref open => panic!("{open:?}"),
+        }
+        assert!(self.earning.lanes.is_empty());
+        assert_eq!(self.seller_stakes.open().amount(), Satoshis::ZERO);
+    }
+}
+
+/// What the readings of an order before this one cost, counted anew.
+pub(crate) fn price_of(world: &World, terms: &Terms, next: u64) -> Satoshis {
+    let times = world.stream.slice(terms.first, next.max(terms.first)).iter().map(|reading| reading.time);
+    let meter = times.fold(Meter::default(), |meter, time| meter.after(terms.tariff, time));
+    terms.due(next, meter.charged_ms).unwrap()
 }
 
 fn buyer_interval(setup: &Setup, terms: &Terms) -> Interval {

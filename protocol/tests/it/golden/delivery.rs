@@ -11,6 +11,7 @@ use sensora_protocol::market::channel::offer::{
 use sensora_protocol::market::channel::seller::SellerChannel;
 use sensora_protocol::market::delivery::frame::{Begin, OrderVoucher, ToBuyer, ToSeller};
 use sensora_protocol::market::delivery::terms::Offered;
+use sensora_protocol::market::delivery::trail::LivePages;
 use sensora_protocol::market::live::LiveOffer;
 use sensora_protocol::market::price::{Price, Tariff};
 use sensora_protocol::market::receipt::ChannelReceipt;
@@ -90,9 +91,10 @@ fn messages() -> (OpenChannel, CloseChannel, ChannelReport) {
     let mut admitted = SellerChannel::admit(open.clone(), &world.admission()).unwrap();
     assert_eq!(admitted.outpoint, outpoint);
     admitted.earning.highest = sat(5);
+    admitted.earning.ended = sat(4);
     admitted.signature = Some(voucher.signature);
     let close = CloseChannel { channel: id, paid: sat(5), signature: voucher.signature };
-    let report = admitted.report(ChannelStanding::Open, vec![sat(5)]);
+    let report = admitted.report(ChannelStanding::Open, vec![sat(4)]);
     (open, close, report)
 }
 
@@ -104,7 +106,7 @@ pub(super) fn vectors() -> Vec<Vector> {
     let locking = channel.value().locking(&keys);
     let price = Price::from_msat(1500).unwrap();
     let live = live_offer(&world, Tariff::Reading(price));
-    let by_second = live_offer(&world, Tariff::Second(price));
+    let by_second = live_offer(&world, Tariff::Second { price, longest_gap_ms: 60_000 });
     let offer = world.sign(world.offer(1, 3));
     let order = world.order(&offer, 4);
     let receipt = ChannelReceipt {
@@ -147,10 +149,13 @@ pub(super) fn vectors() -> Vec<Vector> {
     let nothing = ChannelReport {
         standing: ChannelStanding::WaitsForBlock,
         highest: Satoshis::ZERO,
+        booked: Satoshis::ZERO,
         signature: None,
         paid: Vec::new(),
     };
     all.push(message("channel report of nothing", "channel-report", "nothing is paid", &nothing));
+    let ending = ChannelReport { standing: ChannelStanding::Ending, ..nothing };
+    all.push(message("channel report ending", "channel-report", "no order begins any more", &ending));
     all.extend(frames(&world, offer, live, order, receipt, close.signature, id));
     all
 }
@@ -162,7 +167,7 @@ fn message<T: Serialize>(name: &str, kind: &str, about: &str, value: &T) -> Vect
 fn frames(
     world: &World,
     offer: Signed<sensora_protocol::market::offer::Offer>,
-    live: Signed<LiveOffer>,
+    live_offer: Signed<LiveOffer>,
     order: Signed<sensora_protocol::market::order::Order>,
     receipt: Signed<ChannelReceipt>,
     signature: sensora_chain::keys::Signature,
@@ -174,18 +179,22 @@ fn frames(
     };
     let to_seller = [
         ("begin", begin(Offered::Range(offer.into_bytes()), sat(5))),
-        ("begin live", begin(Offered::Live(live.into_bytes()), sat(500))),
+        ("begin live", begin(Offered::Live(live_offer.into_bytes()), sat(500))),
         ("voucher", ToSeller::Voucher(OrderVoucher { paid: sat(5), amount: sat(5), signature })),
         ("pause", ToSeller::Pause),
         ("resume", ToSeller::Resume),
         ("stop", ToSeller::Stop),
         ("alive", ToSeller::Alive),
     ];
-    let checkpoint = world.stream.checkpoint(&world.seller, 5).into_bytes();
+    let checkpoint = world.stream.checkpoint(&world.seller, 5);
+    let mut live_pages = LivePages::new();
+    let live = live_pages.frame(&checkpoint, world.stream.page(3, 4, 5));
+    let live_again = live_pages.frame(&checkpoint, world.stream.page(4, 5, 5));
     let to_buyer = [
         ("begun", ToBuyer::Begun { paid: Satoshis::ZERO, credit: sat(2) }),
         ("page", ToBuyer::Page(world.stream.page(1, 4, 5))),
-        ("live", ToBuyer::Live { checkpoint, page: world.stream.page(3, 5, 5) }),
+        ("live", live),
+        ("live, the next page", live_again),
         ("stopped", ToBuyer::Stopped { end: 4, due: sat(5) }),
         ("ended", ToBuyer::Ended { receipt: receipt.into_bytes() }),
         ("refused", ToBuyer::Refused(Refusal::UnknownChannel { channel })),
