@@ -8,21 +8,27 @@ use sensora_protocol::market::price::{Price, Tariff};
 use super::{Gate, Outcome, Side};
 use crate::channel::chain::Chain;
 use crate::delivery::pair::{Goods, Pair, READINGS, Setup, funded};
-use crate::world::{World, sat};
+use crate::world::World;
 
 /// Thousandths of a satoshi for a reading.
 const MSAT: u64 = 1_500;
 
 /// Every kind of order, with the exposures of 8 that both sides have, and with those of one side alone.
-pub(super) fn cases() -> [(&'static str, Setup); 4] {
+pub(super) fn cases() -> [(&'static str, Setup); 5] {
     let range = Setup { goods: Goods::Range { first: 5, count: 40 }, msat: MSAT, ..Setup::default() };
-    let tariff = Tariff::Reading(Price::from_msat(MSAT).unwrap());
+    let price = Price::from_msat(MSAT).unwrap();
+    let tariff = Tariff::Reading(price);
+    let second = Tariff::Second { price, longest_gap_ms: 2_000 };
     let live = Setup { goods: Goods::Live { first: 5, tariff, budget: 45 }, size: 10, ..range };
     [
         ("a range through a channel", range),
-        ("the same, only the buyer trusts", Setup { seller_limit: 0, ..range }),
-        ("the same, only the seller trusts", Setup { buyer_limit: 0, ..range }),
+        ("a range, and only the buyer trusts", Setup { seller_limit: 0, ..range }),
+        ("a range, and only the seller trusts", Setup { buyer_limit: 0, ..range }),
         ("a live stream by the reading", live),
+        (
+            "a live stream by the second",
+            Setup { goods: Goods::Live { first: 5, tariff: second, budget: 45 }, ..live },
+        ),
     ]
 }
 
@@ -51,7 +57,8 @@ pub(super) fn run(gate: &mut Gate, setup: Setup) -> Outcome {
     let terms = contract.close_terms();
     let paid = chain.balance(&Script::p2pkh(&terms.seller_hash));
     let back = chain.balance(&Script::p2pkh(&terms.buyer_hash));
-    let worth = |count| Price::from_msat(MSAT).unwrap().due(count).unwrap();
+    let (Goods::Range { first, .. } | Goods::Live { first, .. }) = setup.goods;
+    let worth = |count| pair.price_of(first + count);
     let fees =
         if highest.is_some() { contract.output().value.as_u64() - paid.as_u64() - back.as_u64() } else { 0 };
     Outcome {
