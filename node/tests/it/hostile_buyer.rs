@@ -11,6 +11,7 @@ use sensora_node::net::{DeliveryReceiver, DeliverySender};
 use sensora_node::store::channels;
 use sensora_protocol::ad::PaymentMode;
 use sensora_protocol::market::channel::buyer::BuyerChannel;
+use sensora_protocol::market::channel::message::OpenChannel;
 use sensora_protocol::market::channel::offer::{ChannelLimits, signing_invoice};
 use sensora_protocol::market::delivery::frame::{Begin, OrderVoucher, ToBuyer, ToSeller};
 use sensora_protocol::market::delivery::terms::Offered;
@@ -315,6 +316,63 @@ async fn an_order_that_cannot_begin_is_told_why_and_nothing_is_kept_of_it() {
     assert_eq!(paid, Satoshis::ZERO);
     stream.say(&ToSeller::Voucher(hostile.voucher(2 * READINGS, 2 * READINGS))).await;
     until_ended(&mut stream).await;
+    stranger.shutdown().await;
+    world.shutdown().await;
+}
+
+/// Whoever sends the offer of a channel again, with the same funding or another, gets the answer of the first time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_offer_of_a_channel_opens_one_however_often_it_is_sent() {
+    let world = World::new(200).await;
+    world.stream().await;
+    let (first, second) = (Hostile::open(&world).await, Hostile::open(&world).await);
+    let seller = *world.agent.identity().public();
+    let ask = async |request: OpenChannel| {
+        world.buyer.buyer().ask(&seller, &Request::OpenChannel(request)).await.unwrap()
+    };
+    let stored = || -> Vec<_> {
+        let all = world.agent.store().read(channels::all_seller).unwrap();
+        all.into_iter().map(|channel| (channel.id, channel.outpoint, channel.funding, channel.earning)).collect()
+    };
+    let before = stored();
+    assert_eq!(before.len(), 2);
+    let good = OpenChannel { offer: first.record.offer.clone(), funding: first.record.funding.beef.clone() };
+    let again: Vec<_> = (0..16).map(|_| ask(good.clone())).collect();
+    for answer in again {
+        let Response::Ok(Answer::Channel(report)) = answer.await else { panic!("refused") };
+        assert_eq!(report.highest, Satoshis::ZERO);
+    }
+    // With the funding of another channel, and with none: the first one's is what counts.
+    for funding in [second.record.funding.beef.clone(), vec![1, 2, 3]] {
+        let answer = ask(OpenChannel { funding, ..good.clone() }).await;
+        assert!(matches!(answer, Response::Ok(Answer::Channel(_))), "{}", answer.name());
+    }
+    // A new offer is not funded with what funds another, or with nothing.
+    let question = Request::QuoteChannel { value: sat(VALUE), blocks: 500 };
+    let offer = match world.buyer.buyer().ask(&seller, &question).await.unwrap() {
+        Response::Ok(Answer::ChannelOffer(offer)) => offer,
+        other => panic!("{}", other.name()),
+    };
+    for funding in [second.record.funding.beef.clone(), vec![1, 2, 3], vec![]] {
+        let answer = ask(OpenChannel { funding, offer: offer.clone() }).await;
+        let Response::Refused(refusal) = answer else { panic!("taken: {}", answer.name()) };
+        let fits =
+            matches!(refusal, Refusal::PaymentInvalid { .. } | Refusal::PaymentToWrongKey { .. });
+        assert!(fits, "{refusal:?}");
+    }
+    // Somebody else's channel is nobody's but its buyer's.
+    let mut config = options(7, &Place::Memory);
+    config.bootstrap.clone_from(&world.addresses);
+    let stranger = sensora_node::supervisor::Node::start(config).await.unwrap();
+    let refusal = until("an answer to the stranger", || async {
+        match stranger.buyer().ask(&seller, &Request::OpenChannel(good.clone())).await.ok()? {
+            Response::Refused(refusal) => Some(refusal),
+            other => panic!("{}", other.name()),
+        }
+    })
+    .await;
+    assert!(matches!(refusal, Refusal::ForeignOffer { .. } | Refusal::ChannelClosed { .. }), "{refusal:?}");
+    assert_eq!(stored(), before, "nothing has changed");
     stranger.shutdown().await;
     world.shutdown().await;
 }
