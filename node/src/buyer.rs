@@ -9,15 +9,19 @@ mod channels;
 mod choose;
 mod drive;
 mod error;
+mod live;
 mod order;
 mod proof;
 mod receive;
+mod through;
+mod turns;
 
 pub use channels::ChannelSummary;
 pub use choose::Plan;
 pub use error::{BuyError, ProofFailure};
-pub use order::{Bought, BuyRequest, OrderSummary, Progress};
-pub use proof::AnchorDue;
+pub use live::{LiveBatch, LiveEvent, LiveStatus, SubscribeRequest, Subscription};
+pub use order::{Bought, BuyRequest, OrderReceipt, OrderState, OrderSummary, PaidBy, Progress};
+pub use proof::{AnchorDue, Part};
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,13 +32,14 @@ use sensora_chain::{Network, Satoshis, TxOut};
 use sensora_protocol::ad::{PaymentMode, StreamAd};
 use sensora_protocol::identity::peer_id;
 use sensora_protocol::market::budget::Budgets;
+use sensora_protocol::market::delivery::receive::{ChannelPurchase, ChannelPurchaseState};
+use sensora_protocol::market::delivery::terms::Offered;
 use sensora_protocol::market::message::{Answer, Request, Response};
 use sensora_protocol::market::offer::{BuyerLimits, Offer, OfferError, Range};
 use sensora_protocol::market::payment;
 use sensora_protocol::market::purchase::{
     Purchase, PurchaseError, PurchaseEvent, PurchaseState, SignedPayment,
 };
-use sensora_protocol::market::receipt::Receipt;
 use sensora_protocol::market::refusal::Refusal;
 use sensora_protocol::stream::checkpoint::Checkpoint;
 use sensora_protocol::stream::{Reading, Schema};
@@ -44,10 +49,12 @@ use crate::chain_access::ChainAccess;
 use crate::clock::Clock;
 use crate::discovery::Discovery;
 use crate::net::{Net, Offence, Protocol, RequestError, peer_id_from_public_key};
+use crate::stakes::AllStakes;
 use crate::store::bought::{self, BoughtStream};
 use crate::store::{Store, channels as records, orders};
 use crate::stripes::Stripes;
 use crate::wallet::{WalletHandle, WalletHandleError};
+use turns::Turns;
 
 /// How long one answer of a seller may take.
 const ASK_TIMEOUT: Duration = Duration::from_secs(20);
@@ -55,6 +62,7 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(20);
 const ATTEMPTS: u32 = 5;
 /// Pause before the first repetition; it doubles.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
+
 /// Buys for one node. Cheap to clone.
 ///
 /// An order is worked on by one task at a time, whoever asks for it, and what to order of a stream is decided by one at a time: so
@@ -62,10 +70,11 @@ const FIRST_PAUSE: Duration = Duration::from_millis(200);
 #[derive(Clone)]
 pub struct Buyer {
     inner: Arc<BuyerParts>,
-    orders: Arc<Stripes>,
+    turns: Arc<Turns>,
     streams: Arc<Stripes>,
     channels: Arc<channels::Channels>,
-    stakes: Arc<receive::OpenStakes>,
+    /// What is open with each seller, over all orders however they are paid.
+    stakes: Arc<AllStakes>,
 }
 
 /// What a buyer works with.
@@ -96,10 +105,25 @@ impl Buyer {
     pub fn new(parts: BuyerParts) -> Self {
         Self {
             inner: Arc::new(parts),
-            orders: Arc::default(),
+            turns: Arc::default(),
             streams: Arc::default(),
             channels: Arc::default(),
             stakes: Arc::default(),
+        }
+    }
+
+    /// Works on the blocking pool, to the end also where the caller is dropped.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Self) -> Result<T, BuyError> + Send + 'static,
+    ) -> Result<T, BuyError> {
+        let buyer = self.clone();
+        match tokio::task::spawn_blocking(move || work(&buyer)).await {
+            Ok(done) => done,
+            Err(error) => {
+                tracing::error!(%error, "a step of a purchase was not done to its end");
+                Err(BuyError::Stopping)
+            }
         }
     }
 
@@ -174,7 +198,7 @@ impl Buyer {
     /// [`BuyError`].
     pub async fn quote(&self, request: &BuyRequest) -> Result<Signed<Offer>, BuyError> {
         let BuyRequest { seller, stream, range, limits, ad } = request;
-        let offer = self.offer(seller, *stream, *range).await?;
+        let offer = self.offer(seller, *stream, *range, PaymentMode::Direct).await?;
         self.accept(&offer, *stream, *range, ad.as_ref(), *limits)?;
         Ok(offer)
     }
@@ -184,8 +208,9 @@ impl Buyer {
         seller: &PublicKey,
         stream: StreamId,
         range: Range,
+        mode: PaymentMode,
     ) -> Result<Signed<Offer>, BuyError> {
-        let question = Request::Quote { stream, range, mode: PaymentMode::Direct };
+        let question = Request::Quote { stream, range, mode };
         match self.ask(seller, &question).await? {
             Response::Ok(Answer::Offer(offer)) => {
                 Ok(offer.verify_by::<Offer>(self.inner.network, seller).map_err(OfferError::from)?)
@@ -207,8 +232,8 @@ impl Buyer {
             .map(|_| ())
     }
 
-    /// Buys what of a range is not here yet, verifies it and keeps it. An order for a part of it that is under way, from before a
-    /// crash or by another task, is gone on with and not made again.
+    /// Buys what of a range is not here yet with a transaction for each order, verifies it and keeps it. An order for a part of it that is under
+    /// way, from before a crash or by another task, is gone on with and not made again.
     ///
     /// # Errors
     /// [`BuyError`]. Orders that have been paid go on with [`Buyer::resume`].
@@ -216,6 +241,27 @@ impl Buyer {
         &self,
         request: &BuyRequest,
         mut progress: impl FnMut(Progress),
+    ) -> Result<Bought, BuyError> {
+        self.buy_by(PaymentMode::Direct, request, &mut progress).await
+    }
+
+    /// As [`Buyer::buy`], paid through an open channel with the seller while it comes.
+    ///
+    /// # Errors
+    /// [`BuyError::NoChannel`] where no channel with the seller has enough left; the others as for [`Buyer::buy`].
+    pub async fn buy_through_channel(
+        &self,
+        request: &BuyRequest,
+        mut progress: impl FnMut(Progress),
+    ) -> Result<Bought, BuyError> {
+        self.buy_by(PaymentMode::Channel, request, &mut progress).await
+    }
+
+    async fn buy_by(
+        &self,
+        mode: PaymentMode,
+        request: &BuyRequest,
+        progress: &mut impl FnMut(Progress),
     ) -> Result<Bought, BuyError> {
         let BuyRequest { seller, stream, range, limits, ad } = request;
         let (first, end, mut quoted) = match *range {
@@ -225,7 +271,7 @@ impl Buyer {
             }
             _ => {
                 // What is here already does not have to be within the limits: they are checked for what is paid.
-                let offer = self.offer(seller, *stream, *range).await?;
+                let offer = self.offer(seller, *stream, *range, mode).await?;
                 let terms = offer.value();
                 let (first, count) = (terms.first, terms.count);
                 let end = first.checked_add(count).filter(|_| count > 0);
@@ -240,38 +286,62 @@ impl Buyer {
             let deciding = self.streams.lock(stream).await;
             if let Some(open) = self.open_order(stream, first, end)? {
                 drop(deciding);
-                self.go_on_with(&open, limits.exposure, &mut progress).await?;
+                self.go_on_with(&open, progress).await?;
                 continue;
             }
             let missing = self.inner.store.read(|tx| bought::missing(tx, stream, first, end))?;
             let wanted: u64 = missing.iter().map(|(from, to)| to.saturating_sub(*from)).sum();
             kept.get_or_insert(count.saturating_sub(wanted));
             let Some((from, to)) = missing.first().copied() else { break };
+            self.not_live(stream, from, to)?;
             let seq = Range::Seq { first: from, count: to.saturating_sub(from) };
             let (offer, asked) = match quoted.take() {
                 Some(offer) if (from, to) == (first, end) => (offer, *range),
-                _ => (self.offer(seller, *stream, seq).await?, seq),
+                _ => (self.offer(seller, *stream, seq, mode).await?, seq),
             };
             let left = limits.max_price.checked_sub(paid).unwrap_or(Satoshis::ZERO);
             self.accept(&offer, *stream, asked, ad.as_ref(), BuyerLimits { max_price: left, ..*limits })?;
             let terms = offer.value();
             progress(Progress::Quoted { count: terms.count, total: terms.total });
             let total = terms.total;
-            let purchase = self.order_within(&offer, Some(limits.exposure))?;
+            let id = match mode {
+                PaymentMode::Channel => self.order_range_through_channel(&offer, limits.exposure).await?,
+                _ => {
+                    let (exposure, signed) = (limits.exposure, offer.clone());
+                    let purchase =
+                        self.blocking(move |buyer| buyer.order_within(&signed, Some(exposure))).await?;
+                    if let Some(payment) = &purchase.payment {
+                        progress(Progress::Paying { order: purchase.id, txid: payment.txid });
+                    }
+                    purchase.id
+                }
+            };
             drop(deciding);
-            let id = purchase.id;
-            if let Some(payment) = &purchase.payment {
-                progress(Progress::Paying { order: id, txid: payment.txid });
-            }
             paid = paid.checked_add(total).unwrap_or(paid);
-            self.drive(&id, &mut progress).await?;
+            self.go_on_with(&id, progress).await?;
             orders.push(id);
         }
         let kept = kept.unwrap_or(count);
         Ok(Bought { stream: *stream, first, count, orders, kept, paid })
     }
 
-    /// The order under way that is to bring readings of `[first, end)`, if there is one.
+    /// Goes on with an order, whichever way it is paid.
+    async fn go_on_with(&self, id: &OrderId, progress: &mut impl FnMut(Progress)) -> Result<(), BuyError> {
+        if self.inner.store.read(|tx| records::purchase(tx, id))?.is_some() {
+            return self.receive(id, false, &mut through::Showing(progress)).await.map(|_| ());
+        }
+        match self.drive(id, progress).await {
+            // It was refused before, and the coins are back: ordering anew is not ordering twice.
+            Ok(_)
+            | Err(
+                BuyError::PaymentRefused { taken_back: true, .. }
+                | BuyError::GivenUp { taken_back: true, .. },
+            ) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The order under way that is to bring readings of `[first, end)`, if there is one. Live streams are not asked: nobody knows when they bring what.
     fn open_order(&self, stream: &StreamId, first: u64, end: u64) -> Result<Option<OrderId>, BuyError> {
         for purchase in self.inner.store.read(orders::open_purchases)? {
             let offer = purchase.terms(self.inner.network)?;
@@ -284,7 +354,8 @@ impl Buyer {
         for purchase in self.inner.store.read(records::open_purchases)? {
             let terms = purchase.offer.terms(self.inner.network, &purchase.seller)?;
             // Also where all readings are here: the last of them may not be paid yet, and its receipt is missing.
-            let wanted = terms.first.max(first)..terms.end.unwrap_or(u64::MAX).min(end);
+            let Some(last) = terms.end else { continue };
+            let wanted = terms.first.max(first)..last.min(end);
             if &terms.stream == stream && !wanted.is_empty() {
                 return Ok(Some(purchase.id));
             }
@@ -292,16 +363,16 @@ impl Buyer {
         Ok(None)
     }
 
-    /// What is paid to a seller, or may be taken by it, and not delivered yet.
-    fn open_exposure(&self, seller: &PublicKey) -> Result<Satoshis, BuyError> {
-        let mut open = Satoshis::ZERO;
-        for purchase in self.inner.store.read(orders::open_purchases)? {
-            if &purchase.seller == seller {
-                let at_risk = purchase.at_risk(self.inner.network)?;
-                open = open.checked_add(at_risk).map_err(|error| WalletHandleError::Wallet(error.into()))?;
+    /// No live stream is to bring readings of `[first, end)`.
+    fn not_live(&self, stream: &StreamId, first: u64, end: u64) -> Result<(), BuyError> {
+        for purchase in self.inner.store.read(records::open_purchases)? {
+            let terms = purchase.offer.terms(self.inner.network, &purchase.seller)?;
+            if terms.end.is_none() && &terms.stream == stream && purchase.next < end {
+                let last = end.saturating_sub(1);
+                return Err(BuyError::AlreadyOrdered { first, last, order: Some(purchase.id) });
             }
         }
-        Ok(open)
+        Ok(())
     }
 
     /// Orders and pays: order, payment and the wallet's reservation are on disk when this returns, and nothing has been sent yet.
@@ -332,20 +403,15 @@ impl Buyer {
             licence: terms.licence.clone(),
         };
         let (first, end) = (terms.first, terms.first.saturating_add(terms.count));
-        wallet.update(|wallet, tx| {
+        let staked = exposure.map(|exposure| self.stake(offer.key(), purchase.id, terms.total, exposure));
+        let staked = staked.transpose()?;
+        let stored = wallet.update(|wallet, tx| {
             // Nobody else changes anything meanwhile, so what is stored now is what there is.
             let open = self.open_order(&terms.stream, first, end)?;
             let missing = self.inner.store.read(|tx| bought::missing(tx, &terms.stream, first, end))?;
             if open.is_some() || missing != [(first, end)] {
                 let last = end.saturating_sub(1);
                 return Err(BuyError::AlreadyOrdered { first, last, order: open });
-            }
-            if let Some(exposure) = exposure {
-                let open = self.open_exposure(offer.key())?;
-                let total = terms.total;
-                if total.checked_add(open).map_or(true, |sum| sum > exposure) {
-                    return Err(OfferError::OpenExposure { total, open, exposure }.into());
-                }
             }
             self.commit(tx, &purchase.id, offer.key(), terms.total)?;
             let built = wallet.build(identity.key(), spec, now_ms).map_err(WalletHandleError::from)?;
@@ -356,11 +422,17 @@ impl Buyer {
             bought::put_stream(tx, &stream)?;
             orders::put_purchase(tx, &purchase)?;
             Ok::<_, BuyError>(())
-        })?;
+        });
+        if let (Err(_), Some(stakes)) = (&stored, staked) {
+            stakes.change(|stakes| stakes.note(purchase.id, Satoshis::ZERO));
+        }
+        stored?;
+        self.note_direct(&purchase)?;
         Ok(purchase)
     }
 
-    /// Goes on with every order that is not finished. Returns what became of each.
+    /// Goes on with every order that is not finished, whichever way it is paid, but for those that another task works on. A live stream that
+    /// nobody listens to any more is ended: what came of it is paid, and its receipt fetched. Returns what became of each.
     ///
     /// # Errors
     /// [`BuyError`].
@@ -372,15 +444,21 @@ impl Buyer {
         for purchase in self.inner.store.read(orders::open_purchases)? {
             let id = purchase.id;
             if purchase.payment.is_none() {
-                self.inner.store.write(|tx| orders::remove_purchase(tx, &id))?;
+                self.inner.store.commit(move |tx| orders::remove_purchase(tx, &id)).await?;
                 continue;
             }
             outcomes.push((id, self.drive(&id, &mut progress).await.map(|_| ())));
         }
+        for purchase in self.inner.store.read(records::open_purchases)? {
+            let id = purchase.id;
+            if self.turns.try_take(&id).is_some() {
+                outcomes.push((id, self.resume_order(&id, &mut progress).await));
+            }
+        }
         Ok(outcomes)
     }
 
-    /// Goes on with one order.
+    /// Goes on with one order, as [`Buyer::resume`] does.
     ///
     /// # Errors
     /// [`BuyError`].
@@ -389,7 +467,11 @@ impl Buyer {
         id: &OrderId,
         mut progress: impl FnMut(Progress),
     ) -> Result<(), BuyError> {
-        self.drive(id, &mut progress).await.map(|_| ())
+        let Some(purchase) = self.inner.store.read(|tx| records::purchase(tx, id))? else {
+            return self.drive(id, &mut progress).await.map(|_| ());
+        };
+        let is_live = matches!(purchase.offer, Offered::Live(_));
+        self.receive(id, is_live, &mut through::Showing(&mut progress)).await.map(|_| ())
     }
 
     /// Waits no longer for the seller's word on a payment: takes the coins back, so that it can never be taken.
@@ -397,17 +479,20 @@ impl Buyer {
     /// # Errors
     /// [`BuyError::GivenUp`] with how far that has come, which is the good end; the others where the seller has the money all the same.
     pub async fn give_up(&self, id: &OrderId) -> Result<(), BuyError> {
+        if self.inner.store.read(|tx| records::purchase(tx, id))?.is_some() {
+            return self.give_up_on_channel(id).await;
+        }
         {
-            let _one_at_a_time = self.orders.lock(id).await;
+            let _one_at_a_time = self.turns.take(id).await;
             let mut purchase = self.purchase(id)?;
             let given_up = purchase.handle(PurchaseEvent::GiveUp, self.inner.network);
             given_up.map_err(|source| BuyError::Purchase { order: *id, source: Box::new(source) })?;
-            self.inner.store.write(|tx| orders::put_purchase(tx, &purchase))?;
+            self.inner.store.commit(move |tx| orders::put_purchase(tx, &purchase)).await?;
         }
         self.drive(id, &mut |_| {}).await.map(|_| ())
     }
 
-    /// The stored purchase.
+    /// The stored purchase of an order that is paid with a transaction of its own.
     ///
     /// # Errors
     /// [`BuyError::UnknownOrder`].
@@ -415,14 +500,18 @@ impl Buyer {
         self.inner.store.read(|tx| orders::purchase(tx, id))?.ok_or(BuyError::UnknownOrder(*id))
     }
 
-    /// All orders, oldest first.
+    /// All orders, whichever way they are paid, oldest first.
     ///
     /// # Errors
     /// [`BuyError`].
     pub fn orders(&self) -> Result<Vec<OrderSummary>, BuyError> {
+        let network = self.inner.network;
         let mut summaries = Vec::new();
         for purchase in self.inner.store.read(orders::purchases)? {
-            summaries.push(self.summary(&purchase)?);
+            summaries.push(OrderSummary::of_direct(&purchase, network)?);
+        }
+        for purchase in self.inner.store.read(records::purchases)? {
+            summaries.push(self.summary_on_channel(&purchase)?);
         }
         summaries.sort_by_key(|summary| summary.agreed_ms);
         Ok(summaries)
@@ -431,50 +520,69 @@ impl Buyer {
     /// One order, for people.
     ///
     /// # Errors
-    /// [`BuyError`].
-    pub fn summary(&self, purchase: &Purchase) -> Result<OrderSummary, BuyError> {
-        let offer = purchase.terms(self.inner.network)?;
-        let terms = offer.value();
-        Ok(OrderSummary {
-            order: purchase.id,
-            seller: peer_id(&purchase.seller),
-            stream: terms.stream,
-            name: terms.name.clone(),
-            first: terms.first,
-            count: terms.count,
-            received: purchase.next.saturating_sub(terms.first),
-            total: terms.total,
-            txid: purchase.payment.as_ref().map(|payment| payment.txid),
-            state: purchase.state.clone(),
-            agreed_ms: purchase.agreed_ms,
-        })
+    /// [`BuyError::UnknownOrder`].
+    pub fn summary(&self, id: &OrderId) -> Result<OrderSummary, BuyError> {
+        match self.inner.store.read(|tx| records::purchase(tx, id))? {
+            Some(purchase) => self.summary_on_channel(&purchase),
+            None => OrderSummary::of_direct(&self.purchase(id)?, self.inner.network),
+        }
+    }
+
+    fn summary_on_channel(&self, purchase: &ChannelPurchase) -> Result<OrderSummary, BuyError> {
+        let lane = match self.channel(&purchase.channel) {
+            Ok(open) => open.spending().record().lanes.get(&purchase.id).copied(),
+            // It is settled.
+            Err(_) => self
+                .inner
+                .store
+                .read(|tx| records::buyer(tx, &purchase.channel))?
+                .and_then(|channel| channel.spending.lanes.get(&purchase.id).copied()),
+        };
+        let wants = self.inner.store.read(|tx| records::wants(tx, &purchase.id))?;
+        OrderSummary::of_channel(purchase, lane.unwrap_or_default(), wants, self.inner.network)
     }
 
     /// Asks the seller for its receipt of a paid order again; it must be the same.
     ///
     /// # Errors
     /// [`BuyError`].
-    pub async fn receipt(&self, id: &OrderId) -> Result<Signed<Receipt>, BuyError> {
-        let purchase = self.purchase(id)?;
-        let request = Request::Receipt { order: *id };
-        match self.ask(&purchase.seller, &request).await? {
-            Response::Ok(Answer::Receipt(receipt)) => {
-                let source = match &purchase.state {
-                    PurchaseState::Delivering { receipt: stored }
-                    | PurchaseState::Complete { receipt: stored }
-                        if *stored != receipt =>
-                    {
-                        PurchaseError::Receipt { field: "signed text" }
+    pub async fn receipt(&self, id: &OrderId) -> Result<OrderReceipt, BuyError> {
+        let network = self.inner.network;
+        let on_channel = self.inner.store.read(|tx| records::purchase(tx, id))?;
+        let (seller, stored) = match &on_channel {
+            Some(purchase) => match &purchase.state {
+                ChannelPurchaseState::Ended { receipt } => (purchase.seller, Some(receipt.clone())),
+                state => return Err(BuyError::NotComplete { order: *id, state: state.name() }),
+            },
+            None => {
+                let purchase = self.purchase(id)?;
+                let stored = match purchase.state {
+                    PurchaseState::Delivering { receipt } | PurchaseState::Complete { receipt } => {
+                        Some(receipt)
                     }
-                    _ => match receipt.verify_by(self.inner.network, &purchase.seller) {
-                        Ok(receipt) => return Ok(receipt),
-                        Err(error) => PurchaseError::Statement(error),
-                    },
+                    _ => None,
                 };
-                Err(BuyError::Purchase { order: *id, source: Box::new(source) })
+                (purchase.seller, stored)
             }
-            other => Err(unexpected(&request, other)),
+        };
+        let request = Request::Receipt { order: *id };
+        let receipt = match self.ask(&seller, &request).await? {
+            Response::Ok(Answer::Receipt(receipt)) => receipt,
+            other => return Err(unexpected(&request, other)),
+        };
+        let wrong = |source| BuyError::Purchase { order: *id, source: Box::new(source) };
+        if stored.is_some_and(|stored| stored != receipt) {
+            return Err(wrong(PurchaseError::Receipt { field: "signed text" }));
         }
+        let verified = match on_channel {
+            Some(_) => {
+                receipt.verify_by(network, &seller).map(|receipt| OrderReceipt::Channel(Box::new(receipt)))
+            }
+            None => {
+                receipt.verify_by(network, &seller).map(|receipt| OrderReceipt::Direct(Box::new(receipt)))
+            }
+        };
+        verified.map_err(|error| wrong(PurchaseError::Statement(error)))
     }
 
     /// Streams of which readings are here.
@@ -499,9 +607,16 @@ impl Buyer {
     ) -> Result<Vec<Reading>, BuyError> {
         let runs = self.inner.store.read(|tx| bought::runs(tx, stream, first, end, limit))?;
         let mut readings = Vec::new();
+        let mut at = first;
         for bought in runs {
             let open = bought.run.open(schema).map_err(ProofFailure::Chunk)?;
-            readings.extend(open.readings.into_iter().filter(|reading| (first..end).contains(&reading.seq)));
+            // Two orders may have brought the same readings.
+            let more = open.readings.into_iter().filter(|reading| (at..end).contains(&reading.seq));
+            let before = readings.len();
+            readings.extend(more);
+            if let Some(last) = readings.get(before..).and_then(<[Reading]>::last) {
+                at = last.seq.saturating_add(1);
+            }
         }
         Ok(readings)
     }

@@ -22,3 +22,4 @@ mod stripes;
 pub mod supervisor;
 pub mod wallet;
 pub mod watch_only;
+mod watching;

@@ -16,6 +16,7 @@ pub mod bought;
 pub mod budget;
 pub mod channels;
 pub mod fees;
+mod group;
 pub mod headers;
 pub mod kinds;
 pub mod orders;
@@ -120,6 +121,12 @@ pub enum StoreError {
         /// What is wrong with it.
         source: CodecError,
     },
+    /// Nobody works on the store any more: the node is stopping.
+    #[error("a change of {path} was not made: the node is stopping")]
+    Stopped {
+        /// The file.
+        path: PathBuf,
+    },
     /// Records that contradict each other.
     #[error("the store is damaged: {0}")]
     Damaged(String),
@@ -160,6 +167,7 @@ struct Inner {
     /// `None` while it could not be opened again after a failure. Replaced only by who holds `writer`.
     db: RwLock<Option<Database>>,
     writer: Mutex<Writer>,
+    group: group::Group,
 }
 
 /// What is known of the changes so far. Whoever holds it is the one that changes something.
@@ -225,8 +233,9 @@ impl Store {
     fn start(path: &Path, open: Opener, network: Network, key: &PublicKey) -> Result<Self, StoreError> {
         let health = Health::default();
         let db = open(health.clone()).map_err(|source| open_error(path, source))?;
-        let (db, writer) = (RwLock::new(Some(db)), Mutex::default());
-        let store = Self { inner: Arc::new(Inner { path: path.to_owned(), open, health, db, writer }) };
+        let (db, writer, group) = (RwLock::new(Some(db)), Mutex::default(), group::Group::default());
+        let path_of = path.to_owned();
+        let store = Self { inner: Arc::new(Inner { path: path_of, open, health, db, writer, group }) };
         store.bind(path, network, key)?;
         Ok(store)
     }

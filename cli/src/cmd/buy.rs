@@ -16,7 +16,6 @@ use sensora_protocol::evidence::Evidence;
 use sensora_protocol::identity::peer_id;
 use sensora_protocol::market::choice::{Choice, Mode};
 use sensora_protocol::market::offer::{BuyerLimits, Range};
-use sensora_protocol::market::purchase::PurchaseState;
 use tokio::time::Instant;
 
 use super::find;
@@ -191,7 +190,7 @@ fn covering_orders(session: &Session, bought: &Bought) -> Outcome<Vec<OrderSumma
     let end = bought.first.saturating_add(bought.count);
     let mut orders = session.node.buyer().orders()?;
     orders.retain(|order| {
-        let is_here = matches!(order.state, PurchaseState::Complete { .. }) && order.stream == bought.stream;
+        let is_here = order.state.is_complete() && order.stream == bought.stream;
         is_here && order.first < end && order.first.saturating_add(order.count) > bought.first
     });
     orders.sort_by_key(|order| order.first);

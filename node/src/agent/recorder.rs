@@ -25,6 +25,7 @@ use sensora_protocol::stream::{
     CHUNK_LEN, ChunkError, Reading, ReadingError, Run, Salts, Schema, SealedChunk, StreamSecret,
 };
 use sensora_protocol::{Hash, Identity, Signed, StreamId};
+use tokio::sync::watch;
 use zeroize::Zeroizing;
 
 use super::source::RawReading;
@@ -117,6 +118,8 @@ struct Inner {
     clock: Clock,
     /// Who answers a buyer reads a stream together with others; who records waits for those that read now and for nobody else.
     streams: RwLock<BTreeMap<StreamId, Arc<RwLock<Recorded>>>>,
+    /// Counts the batches that were recorded.
+    grown: watch::Sender<u64>,
 }
 
 /// What is known of a stream without opening a chunk.
@@ -183,7 +186,8 @@ impl Recorder {
         for record in store.read(streams::all)? {
             found.insert(record.id, Arc::new(RwLock::new(Recorded::open(&store, record)?)));
         }
-        Ok(Self { inner: Arc::new(Inner { store, identity, network, clock, streams: RwLock::new(found) }) })
+        let (streams, grown) = (RwLock::new(found), watch::Sender::new(0));
+        Ok(Self { inner: Arc::new(Inner { store, identity, network, clock, streams, grown }) })
     }
 
     /// Begins the stream `name` with this schema, or goes on with it where it was begun before.
@@ -277,7 +281,15 @@ impl Recorder {
         for (stream, append) in guards.iter_mut().zip(prepared) {
             stream.apply(append);
         }
+        drop(guards);
+        self.inner.grown.send_modify(|batches| *batches = batches.wrapping_add(1));
         Ok(())
+    }
+
+    /// Hears of each batch that is recorded from here on, whichever its stream: for those that sell readings as they come.
+    #[must_use]
+    pub fn grown(&self) -> watch::Receiver<u64> {
+        self.inner.grown.subscribe()
     }
 
     /// Signs the state of a stream's log; `None` while it is empty.

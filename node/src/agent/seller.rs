@@ -17,6 +17,7 @@ use sensora_chain::beef::{Beef, BeefLimits};
 use sensora_chain::keys::PublicKey;
 use sensora_chain::wallet::{KeySource, OwnedOutput, Purpose, Received};
 use sensora_protocol::ad::{Ad, PaymentMode, StreamAd};
+use sensora_protocol::market::channel::message::{ChannelReport, OpenChannel};
 use sensora_protocol::market::live::LiveOffer;
 use sensora_protocol::market::message::{AnchoredProof, Answer, LiveFrom, Request, Response, Sample};
 use sensora_protocol::market::offer::{DEFAULT_LIFETIME_MS, Offer, Range};
@@ -180,9 +181,7 @@ impl Seller {
         let name = request.name();
         let answer = match request {
             Request::Purchase(request) => self.purchase(peer, request).await.map(Answer::Receipt),
-            Request::OpenChannel(request) => {
-                self.inner.parts.channels.open_channel(peer, request).await.map(Answer::Channel)
-            }
+            Request::OpenChannel(request) => self.open_channel(peer, request).await.map(Answer::Channel),
             Request::CloseChannel(request) => {
                 self.inner.parts.channels.close_channel(peer, request).await.map(Answer::Channel)
             }
@@ -197,6 +196,20 @@ impl Seller {
                 tracing::debug!(request = name, code = refusal.code(), %refusal, "refused");
                 Response::Refused(refusal)
             }
+        }
+    }
+
+    async fn open_channel(&self, peer: &PublicKey, request: OpenChannel) -> Result<ChannelReport, Refusal> {
+        let SellerParts { channels, chain, .. } = &self.inner.parts;
+        match channels.open_channel(peer, request.clone()).await {
+            // Our headers are what is behind, not the buyer: look, and judge again.
+            Err(Refusal::HeadersBehind { .. }) if self.may_look() => {
+                if let Err(error) = chain.refresh().await {
+                    tracing::debug!(%error, "the headers could not be brought up to date");
+                }
+                channels.open_channel(peer, request).await
+            }
+            opened => opened,
         }
     }
 
@@ -521,7 +534,7 @@ impl Seller {
         // What was delivered and not paid before a restart still counts.
         for sale in store.read(records::open_sales)? {
             let live = channels.get(&sale.buyer, &sale.channel);
-            let paid = live.map(|live| channels::paid(&live, &sale.order)).unwrap_or_default();
+            let paid = live.map(|live| live.paid_by(&sale.order)).unwrap_or_default();
             self.inner.supplies.note(&sale, paid);
         }
         Ok(())
@@ -533,6 +546,9 @@ impl Seller {
         loop {
             if cancel.run_until_cancelled(self.settle_admitted()).await.is_none() {
                 return;
+            }
+            if let Err(error) = self.leave_orders().await {
+                tracing::error!(%error, "orders on closed channels could not be ended");
             }
             if let Err(error) = self.forget_old() {
                 tracing::error!(%error, "orders whose time is over could not be forgotten");

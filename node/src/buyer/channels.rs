@@ -3,12 +3,13 @@
 //! What a channel may do is decided by [`sensora_protocol::market::channel::buyer`]; this room stores each change before anything follows
 //! from it. What each order may pay out of a channel is in its [`Spending`], which all orders on it share.
 
+mod chain;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use sensora_chain::beef::{Beef, BeefLimits};
-use sensora_chain::contract::channel::Channel;
+use sensora_chain::contract::channel::{Channel, Voucher};
 use sensora_chain::header::HeaderView as _;
 use sensora_chain::keys::PublicKey;
 use sensora_chain::merkle_path::MerklePath;
@@ -23,39 +24,84 @@ use sensora_protocol::market::channel::spending::{Reservation, Spending, Spendin
 use sensora_protocol::market::message::{Answer, Request, Response};
 use sensora_protocol::market::offer::OfferError;
 use sensora_protocol::market::purchase::SignedPayment;
-use sensora_protocol::{ChannelId, OrderId, Signed};
-use tokio_util::sync::CancellationToken;
+use sensora_protocol::{ChannelId, Identity, OrderId, Signed};
+use tokio::sync::watch;
 
 use super::{BuyError, Buyer, BuyerParts, unexpected};
-use crate::chain_access::{BroadcastError, SpentBy, TxStanding};
-use crate::store::channels as records;
+use crate::chain_access::BroadcastError;
+use crate::store::channels::{self as records, Of};
 use crate::wallet::{Fate, WalletHandleError};
-
-/// How long a channel is watched after its end is in a block: deeper reorganisations than this change nothing any more.
-const BURIED: u32 = 12;
-/// How often the chain is asked about channels when no new block is announced.
-const LOOK_EVERY: Duration = Duration::from_secs(30);
-/// Outpoints asked for at a time.
-const ASK_AT_ONCE: usize = 32;
+use crate::watching::{BURIED, block_of};
 
 /// One channel in use.
 pub(super) struct Open {
-    pub(super) record: Mutex<BuyerChannel>,
-    pub(super) contract: Channel,
-    pub(super) offer: ChannelOffer,
+    record: Mutex<BuyerChannel>,
+    contract: Channel,
+    offer: ChannelOffer,
     /// What orders have been promised and have paid. The one in `record` is what is on disk.
-    pub(super) spending: Mutex<Spending>,
+    spending: Mutex<Spending>,
     /// Whether the seller has said, since the start, what has been paid. Before that nothing is paid.
     learned: tokio::sync::Mutex<bool>,
+    /// Held by whoever changes what is on disk, from reading it to having stored it.
+    turn: Arc<tokio::sync::Mutex<()>>,
+    /// Counts how often it has come further.
+    changed: watch::Sender<u64>,
+}
+
+/// What a channel is to the orders that run on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ToOrders {
+    /// They run.
+    Open,
+    /// They come to their end.
+    Closing,
+    /// No receipt will come.
+    Closed,
+}
+
+impl Open {
+    /// The account that all orders on the channel share.
+    pub(super) fn spending(&self) -> Spending {
+        lock(&self.spending).clone()
+    }
+
+    /// Whether the seller has said, since the start, what has been paid.
+    pub(super) fn is_learned(&self) -> bool {
+        // Whoever asks just now does not know it yet.
+        self.learned.try_lock().is_ok_and(|learned| *learned)
+    }
+
+    /// What it is to the orders on it when the newest block is at `tip`.
+    pub(super) fn to_orders(&self, tip: u32) -> ToOrders {
+        let record = lock(&self.record);
+        if record.leaves_orders() {
+            ToOrders::Closed
+        } else if record.is_open() && tip < self.offer.orders_end_at() {
+            ToOrders::Open
+        } else {
+            ToOrders::Closing
+        }
+    }
+
+    /// Hears of each time that it has come further.
+    pub(super) fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// The channel's id.
+    pub(super) fn id(&self) -> ChannelId {
+        lock(&self.record).id
+    }
+
+    /// Signs the voucher for `amount`.
+    pub(super) fn sign(&self, amount: Satoshis, buyer: &Identity) -> Result<Voucher, BuyError> {
+        let record = lock(&self.record);
+        record.sign(&self.contract, amount, buyer).map_err(|error| BuyError::Channel(Box::new(error.into())))
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// The channel's id.
-pub(super) fn id_of(open: &Open) -> ChannelId {
-    lock(&open.record).id
 }
 
 /// The channels of one buyer, as they are in use.
@@ -107,7 +153,8 @@ impl Buyer {
         let (offer, contract) = record.contract(&self.inner.identity, self.inner.network)?;
         let spending = Mutex::new(Spending::new(record.spending.clone()));
         let (id, learned) = (record.id, tokio::sync::Mutex::new(learned));
-        let open = Arc::new(Open { record: Mutex::new(record), contract, offer, spending, learned });
+        let (record, turn, changed) = (Mutex::new(record), Arc::default(), watch::Sender::new(0));
+        let open = Arc::new(Open { record, contract, offer, spending, learned, turn, changed });
         lock(&self.channels.open).insert(id, open.clone());
         Ok(open)
     }
@@ -125,7 +172,10 @@ impl Buyer {
         for record in self.inner.store.read(records::all_buyer)? {
             let in_use = lock(&self.channels.open).get(&record.id).cloned();
             let (state, spending) = match in_use {
-                Some(open) => (lock(&open.record).state.clone(), lock(&open.spending).record()),
+                Some(open) => {
+                    let spending = open.spending().record();
+                    (lock(&open.record).state.clone(), spending)
+                }
                 None => (record.state.clone(), record.spending.clone()),
             };
             let (offer, _) = record.contract(&self.inner.identity, self.inner.network)?;
@@ -148,8 +198,9 @@ impl Buyer {
         let tip = self.inner.chain.headers().tip_height();
         let all: Vec<_> = lock(&self.channels.open).values().cloned().collect();
         let usable = |open: &Arc<Open>| {
+            // Not under the lock of the record: whoever reserves takes the two the other way round.
+            let free = open.spending().record().free();
             let record = lock(&open.record);
-            let free = lock(&open.spending).record().free();
             record.takes_orders(&open.offer, tip)
                 && &record.seller == seller
                 && free.is_ok_and(|free| free >= amount)
@@ -208,7 +259,7 @@ impl Buyer {
     pub async fn close_channel(&self, id: &ChannelId) -> Result<(), BuyError> {
         let open = self.channel(id)?;
         self.learn(&open, Satoshis::ZERO).await?;
-        let running = lock(&open.spending).record().reserved()?;
+        let running = open.spending().record().reserved()?;
         if !running.is_zero() {
             return Err(BuyError::ChannelInUse { channel: *id, reserved: running });
         }
@@ -242,6 +293,10 @@ impl Buyer {
             let record = lock(&open.record);
             (record.seller, record.question())
         };
+        let mut exposure = exposure;
+        for order in &question.orders {
+            exposure = exposure.max(self.inner.store.read(|tx| records::wants(tx, order))?.exposure);
+        }
         let request = Request::AskChannel(question.clone());
         let report: ChannelReport = match self.ask(&seller, &request).await? {
             Response::Ok(Answer::Channel(report)) => report,
@@ -258,20 +313,38 @@ impl Buyer {
             };
             asked.push((order, due));
         }
-        let mut record = lock(&open.record);
-        let mut next = record.clone();
-        let unclaimed = next.learn(&asked, &report, exposure, &open.contract)?;
-        if !unclaimed.is_zero() {
-            tracing::warn!(channel = %record.id, %unclaimed, "was paid by orders that this home does not know: it was restored from an old backup");
-        }
-        self.inner.store.write(|tx| records::put_buyer(tx, &next, false))?;
-        *lock(&open.spending) = Spending::new(next.spending.clone());
-        *record = next;
+        let of = open.clone();
+        self.in_turn(open, move |buyer| {
+            let mut next = lock(&of.record).clone();
+            let unclaimed = next.learn(&asked, &report, exposure, &of.contract)?;
+            if !unclaimed.is_zero() {
+                tracing::warn!(channel = %next.id, %unclaimed, "was paid by orders that this home does not know: it was restored from an old backup");
+            }
+            buyer.inner.store.write(|tx| records::put_buyer(tx, &next, false))?;
+            *lock(&of.spending) = Spending::new(next.spending.clone());
+            *lock(&of.record) = next;
+            Ok(())
+        })
+        .await?;
         *learned = true;
         Ok(())
     }
 
-    /// Reserves what an order may cost; on disk, with whatever `f` stores, before the reservation exists.
+    /// Works on a channel's records on the blocking pool, one at a time, to the end also where the caller is dropped.
+    pub(super) async fn in_turn<T: Send + 'static>(
+        &self,
+        open: &Arc<Open>,
+        work: impl FnOnce(&Self) -> Result<T, BuyError> + Send + 'static,
+    ) -> Result<T, BuyError> {
+        let turn = open.turn.clone().lock_owned().await;
+        self.blocking(move |buyer| {
+            let _turn = turn;
+            work(buyer)
+        })
+        .await
+    }
+
+    /// Reserves what an order may cost; on disk, with whatever `f` stores, before the reservation exists. In turn.
     pub(super) fn reserve(
         &self,
         open: &Open,
@@ -279,26 +352,24 @@ impl Buyer {
         amount: Satoshis,
         f: impl FnOnce(&redb::WriteTransaction) -> Result<(), BuyError>,
     ) -> Result<Reservation, BuyError> {
-        let spending = lock(&open.spending).clone();
-        spending.reserve(order, amount, |next| self.store_spending(open, next, f))
+        open.spending().reserve(order, amount, |next| self.store_spending(open, next, f))
     }
 
-    /// Stores what orders have been promised and have paid, with whatever `f` stores.
+    /// Stores what orders have been promised and have paid, with whatever `f` stores. In turn.
     pub(super) fn store_spending(
         &self,
         open: &Open,
         spending: &SpendingRecord,
         f: impl FnOnce(&redb::WriteTransaction) -> Result<(), BuyError>,
     ) -> Result<(), BuyError> {
-        let mut record = lock(&open.record);
-        let mut next = record.clone();
+        let mut next = lock(&open.record).clone();
         next.spending = spending.clone();
         self.inner.store.write(|tx| {
             f(tx)?;
             records::put_buyer(tx, &next, false)?;
             Ok::<_, BuyError>(())
         })?;
-        *record = next;
+        *lock(&open.record) = next;
         Ok(())
     }
 
@@ -306,28 +377,29 @@ impl Buyer {
         &self,
         open: &Arc<Open>,
         event: BuyerChannelEvent,
-        path: Option<MerklePath>,
+        path: Option<(Of, MerklePath)>,
     ) -> Result<(), BuyError> {
-        let next = self.take_channel_event(open, event, path)?;
+        let of = open.clone();
+        let next = self.in_turn(open, move |buyer| buyer.take_channel_event(&of, event, path)).await?;
         self.carry_out(open, next).await
     }
 
-    /// Gives an event to a channel and stores what it makes of it.
+    /// Gives an event to a channel and stores what it makes of it. In turn.
     fn take_channel_event(
         &self,
         open: &Arc<Open>,
         event: BuyerChannelEvent,
-        path: Option<MerklePath>,
+        path: Option<(Of, MerklePath)>,
     ) -> Result<Vec<Next>, BuyError> {
         let BuyerParts { wallet, identity, network, clock, .. } = &*self.inner;
-        let mut record = lock(&open.record);
-        let mut next = record.clone();
-        next.spending = lock(&open.spending).record();
+        let mut next = lock(&open.record).clone();
+        let before = next.state.clone();
+        next.spending = open.spending().record();
         let actions = next.handle(event, identity, *network)?;
         let settled = self.is_settled(&next);
         let mut steps = Vec::new();
         // At most ticks of the chain nothing changes, and then nothing is written.
-        if actions.is_empty() && next.state == record.state && !settled {
+        if actions.is_empty() && next.state == before && !settled {
             return Ok(steps);
         }
         let (id, seller) = (next.id, next.seller);
@@ -350,7 +422,7 @@ impl Buyer {
                             tx: (**transaction).clone(),
                             outputs: vec![OwnedOutput { vout, key, purpose: Purpose::Reclaimed }],
                             ancestors: None,
-                            path: path.clone(),
+                            path: path.as_ref().map(|(_, path)| path.clone()),
                             broadcast: true,
                             label,
                             now_ms: clock.now_ms(),
@@ -360,11 +432,14 @@ impl Buyer {
                     _ => {}
                 }
             }
+            if let Some((of, path)) = &path {
+                records::put_block(tx, &id, *of, &block_of(path))?;
+            }
             records::put_buyer(tx, &next, settled)?;
             Ok::<_, BuyError>(())
         })?;
-        *record = next;
-        drop(record);
+        *lock(&open.record) = next;
+        open.changed.send_modify(|times| *times = times.wrapping_add(1));
         if settled {
             lock(&self.channels.open).remove(&id);
         }
@@ -464,75 +539,5 @@ impl Buyer {
             },
         };
         Box::pin(self.channel_event(open, event, None)).await
-    }
-
-    /// Until cancelled: follows the chain for all channels, and takes back what is due.
-    pub async fn run_channels(self, cancel: CancellationToken) {
-        let mut tips = self.inner.chain.tip_watch();
-        loop {
-            if cancel.run_until_cancelled(self.look_at_channels()).await.is_none() {
-                return;
-            }
-            tokio::select! {
-                () = cancel.cancelled() => return,
-                changed = tips.changed() => if changed.is_err() { return },
-                () = tokio::time::sleep(LOOK_EVERY) => {}
-            }
-        }
-    }
-
-    /// Asks the chain about all channels once.
-    pub async fn look_at_channels(&self) {
-        let all: Vec<_> = lock(&self.channels.open).values().cloned().collect();
-        for some in all.chunks(ASK_AT_ONCE) {
-            let outpoints: Vec<_> = some.iter().map(|open| open.contract.outpoint()).collect();
-            let spent = match self.inner.chain.spent(&outpoints).await {
-                Ok(spent) => spent,
-                Err(error) => {
-                    tracing::debug!(%error, "the chain could not be asked about channels");
-                    continue;
-                }
-            };
-            for open in some {
-                let spent = spent.iter().find(|(of, _)| *of == open.contract.outpoint()).map(|(_, by)| by);
-                if let Err(error) = self.look_at_channel(open, spent).await {
-                    tracing::debug!(channel = %lock(&open.record).id, %error, "a channel waits");
-                }
-            }
-        }
-    }
-
-    async fn look_at_channel(&self, open: &Arc<Open>, spent: Option<&SpentBy>) -> Result<(), BuyError> {
-        let chain = &self.inner.chain;
-        let state = lock(&open.record).state.clone();
-        let spender = match spent {
-            Some(SpentBy::Transaction { tx, mined: Some(path) }) => Some((tx.clone(), path.clone())),
-            _ => None,
-        };
-        match state {
-            BuyerChannelState::Ended { txid, .. }
-                if spender.as_ref().is_none_or(|(tx, _)| tx.txid() != txid) =>
-            {
-                let found = chain.proofs(&[txid]).await.map_err(WalletHandleError::from)?;
-                if !found.iter().any(|(_, standing)| matches!(standing, TxStanding::Mined(_))) {
-                    self.channel_event(open, BuyerChannelEvent::Unspent, None).await?;
-                }
-            }
-            BuyerChannelState::Refused { .. } | BuyerChannelState::TakenBack { .. } => {
-                let txid = open.contract.outpoint().txid;
-                let found = chain.proofs(&[txid]).await.map_err(WalletHandleError::from)?;
-                if found.iter().any(|(_, standing)| matches!(standing, TxStanding::Mined(_))) {
-                    self.channel_event(open, BuyerChannelEvent::Mined, None).await?;
-                }
-            }
-            _ => {}
-        }
-        if let Some((tx, path)) = spender {
-            let height = path.block_height();
-            let event = BuyerChannelEvent::Spent { transaction: Box::new(tx), height };
-            self.channel_event(open, event, Some(path)).await?;
-        }
-        let (height, rate) = (chain.headers().tip_height(), self.inner.wallet.fees().rate);
-        self.channel_event(open, BuyerChannelEvent::Tip { height, rate }, None).await
     }
 }

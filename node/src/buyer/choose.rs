@@ -47,7 +47,7 @@ impl Buyer {
         channel: ChannelLimits,
     ) -> Result<Plan, BuyError> {
         let BuyRequest { seller, stream, range, limits, ad } = request;
-        let offer = self.offer(seller, *stream, *range).await?;
+        let offer = self.offer(seller, *stream, *range, PaymentMode::Direct).await?;
         let terms = offer.value();
         let (first, count) = (terms.first, terms.count);
         let end = first.checked_add(count).filter(|_| count > 0).ok_or(BuyError::Range { first, count })?;
@@ -134,7 +134,7 @@ impl Buyer {
         waiting: impl FnMut(&str),
     ) -> Result<ChannelId, BuyError> {
         if let Some(open) = self.channel_with(seller, total) {
-            return Ok(super::channels::id_of(&open));
+            return Ok(open.id());
         }
         let under_way = self.channels()?.into_iter().find(|channel| {
             let waits = matches!(channel.state, BuyerChannelState::Funding);

@@ -28,7 +28,7 @@ impl Buyer {
         progress: &mut impl FnMut(Progress),
     ) -> Result<Purchase, BuyError> {
         let order = *order;
-        let _one_at_a_time = self.orders.lock(&order).await;
+        let _one_at_a_time = self.turns.take(&order).await;
         let mut purchase = self.purchase(&order)?;
         let mut waits = 0;
         let mut bad_deliveries = 0;
@@ -125,6 +125,7 @@ impl Buyer {
                 Ok::<_, BuyError>(())
             })?;
             *purchase = next;
+            self.note_direct(purchase)?;
         }
         Ok(actions)
     }
@@ -176,6 +177,7 @@ impl Buyer {
             Ok::<_, BuyError>(())
         })?;
         *purchase = next;
+        self.note_direct(purchase)?;
         match &purchase.state {
             PurchaseState::Paying => Ok(()),
             PurchaseState::Withheld { refusal } => {

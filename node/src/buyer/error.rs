@@ -197,6 +197,31 @@ pub enum BuyError {
         /// Why.
         source: Box<crate::net::DeliveryError>,
     },
+    /// Nobody listens to a live stream any more.
+    #[error(
+        "order {order}: nobody listens to it any more. It is kept: subscribing again goes on with it, `sensora orders --resume` ends it"
+    )]
+    Left {
+        /// The order.
+        order: OrderId,
+    },
+    /// The order has ended without a receipt.
+    #[error("order {order} is over: {state}. What has come of it is here; the rest can be ordered anew")]
+    Over {
+        /// The order.
+        order: OrderId,
+        /// Its state.
+        state: &'static str,
+    },
+    /// Another task works on the order.
+    #[error("order {order} is worked on already: wait for it, or end it there")]
+    Busy {
+        /// The order.
+        order: OrderId,
+    },
+    /// The node is stopping.
+    #[error("the node is stopping; the order is kept as it is on disk")]
+    Stopping,
     /// The system gives no randomness.
     #[error("the system gives no randomness: {0}")]
     Randomness(String),

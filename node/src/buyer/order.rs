@@ -1,11 +1,21 @@
 //! What is asked for, how far it has come, and what came of it.
 
 use sensora_chain::keys::PublicKey;
-use sensora_chain::{Satoshis, Txid};
+use sensora_chain::{Network, Satoshis, Txid};
 use sensora_protocol::ad::StreamAd;
-use sensora_protocol::market::offer::{BuyerLimits, Range};
-use sensora_protocol::market::purchase::PurchaseState;
-use sensora_protocol::{OrderId, StreamId};
+use sensora_protocol::identity::peer_id;
+use sensora_protocol::market::channel::spending::Lane;
+use sensora_protocol::market::delivery::receive::{ChannelPurchase, ChannelPurchaseState};
+use sensora_protocol::market::delivery::terms::Offered;
+use sensora_protocol::market::live::LiveOffer;
+use sensora_protocol::market::offer::{BuyerLimits, Offer, OfferError, Range};
+use sensora_protocol::market::purchase::{Purchase, PurchaseState};
+use sensora_protocol::market::receipt::{ChannelReceipt, Receipt};
+use sensora_protocol::market::refusal::Refusal;
+use sensora_protocol::{ChannelId, OrderId, Signed, SignedBytes, StreamId};
+
+use super::BuyError;
+use crate::store::channels::Wants;
 
 /// What to buy.
 #[derive(Debug, Clone, PartialEq)]
@@ -70,6 +80,104 @@ pub struct Bought {
     pub paid: Satoshis,
 }
 
+/// How an order is paid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PaidBy {
+    /// With a transaction of its own.
+    Transaction {
+        /// The payment, once signed.
+        txid: Option<Txid>,
+    },
+    /// By vouchers of a channel.
+    Channel {
+        /// The channel.
+        channel: ChannelId,
+    },
+}
+
+/// How far an order has come.
+#[derive(Debug, Clone, PartialEq)]
+pub enum OrderState {
+    /// One that is paid with a transaction of its own.
+    Direct(PurchaseState),
+    /// One that is paid through a channel.
+    Channel(ChannelPurchaseState),
+}
+
+impl OrderState {
+    /// Whether nothing more is to be done.
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        match self {
+            Self::Direct(state) => state.is_final(),
+            Self::Channel(state) => {
+                !matches!(state, ChannelPurchaseState::Running | ChannelPurchaseState::Stopping { .. })
+            }
+        }
+    }
+
+    /// Whether all that was ordered is here and paid, with the seller's receipt.
+    #[must_use]
+    pub const fn is_complete(&self) -> bool {
+        match self {
+            Self::Direct(state) => matches!(state, PurchaseState::Complete { .. }),
+            Self::Channel(state) => matches!(state, ChannelPurchaseState::Ended { .. }),
+        }
+    }
+
+    /// The state's name in lower case, for people and metrics.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Direct(state) => state.name(),
+            Self::Channel(state) => state.name(),
+        }
+    }
+
+    /// What the seller said where it refused.
+    #[must_use]
+    pub const fn refusal(&self) -> Option<&Refusal> {
+        match self {
+            Self::Direct(
+                PurchaseState::Refused { refusal }
+                | PurchaseState::TakenBack { refusal }
+                | PurchaseState::Withheld { refusal },
+            )
+            | Self::Channel(ChannelPurchaseState::Refused { refusal }) => Some(refusal),
+            _ => None,
+        }
+    }
+}
+
+/// A seller's receipt, as it was signed.
+#[derive(Debug, Clone, PartialEq)]
+pub enum OrderReceipt {
+    /// Of an order that was paid with a transaction of its own.
+    Direct(Box<Signed<Receipt>>),
+    /// Of one that was paid through a channel.
+    Channel(Box<Signed<ChannelReceipt>>),
+}
+
+impl OrderReceipt {
+    /// The signed bytes.
+    #[must_use]
+    pub fn bytes(&self) -> &SignedBytes {
+        match self {
+            Self::Direct(receipt) => receipt.bytes(),
+            Self::Channel(receipt) => receipt.bytes(),
+        }
+    }
+
+    /// What was paid.
+    #[must_use]
+    pub fn paid(&self) -> Satoshis {
+        match self {
+            Self::Direct(receipt) => receipt.value().paid,
+            Self::Channel(receipt) => receipt.value().paid,
+        }
+    }
+}
+
 /// An order, for people.
 #[derive(Debug, Clone, PartialEq)]
 pub struct OrderSummary {
@@ -83,16 +191,142 @@ pub struct OrderSummary {
     pub name: String,
     /// First sequence number.
     pub first: u64,
-    /// Number of readings.
+    /// Number of readings; of a live stream, those that have come.
     pub count: u64,
+    /// Whether it is a live stream.
+    pub is_live: bool,
     /// Readings that are here.
     pub received: u64,
-    /// Price of all.
+    /// Price of all; of a live stream, of what has come.
     pub total: Satoshis,
-    /// The payment, once signed.
-    pub txid: Option<Txid>,
+    /// The most that it may cost.
+    pub budget: Satoshis,
+    /// What the seller has, as far as is known here.
+    pub paid: Satoshis,
+    /// How it is paid.
+    pub by: PaidBy,
+    /// Most that may be paid ahead; none for an order of before this was stored.
+    pub exposure: Option<Satoshis>,
     /// State of the purchase.
-    pub state: PurchaseState,
+    pub state: OrderState,
+    /// Why it is not paid, or not complete.
+    pub why: Option<String>,
     /// When it was made, milliseconds since the Unix epoch.
     pub agreed_ms: i64,
+}
+
+impl OrderSummary {
+    /// The payment, where it is a transaction of its own and signed.
+    #[must_use]
+    pub const fn txid(&self) -> Option<Txid> {
+        match self.by {
+            PaidBy::Transaction { txid } => txid,
+            PaidBy::Channel { .. } => None,
+        }
+    }
+
+    pub(super) fn of_direct(purchase: &Purchase, network: Network) -> Result<Self, BuyError> {
+        let offer = purchase.terms(network)?;
+        let terms = offer.value();
+        let is_paid = matches!(
+            purchase.state,
+            PurchaseState::Delivering { .. }
+                | PurchaseState::Complete { .. }
+                | PurchaseState::Withheld { .. }
+        );
+        let why = match &purchase.state {
+            PurchaseState::Agreed => Some("no payment is signed".to_owned()),
+            PurchaseState::Paying => Some("the seller has not answered the payment".to_owned()),
+            PurchaseState::Delivering { .. } => Some("readings are still to come".to_owned()),
+            PurchaseState::Complete { .. } => None,
+            PurchaseState::Refused { refusal } => {
+                Some(format!("refused, and the coins are still being taken back: {refusal}"))
+            }
+            PurchaseState::TakenBack { refusal } => {
+                Some(format!("refused, and the coins are back: {refusal}"))
+            }
+            PurchaseState::GivingUp => Some("given up; the coins are still being taken back".to_owned()),
+            PurchaseState::GivenUp => Some("given up; the coins are back".to_owned()),
+            PurchaseState::Withheld { refusal } => {
+                Some(format!("the seller has the money and does not deliver: {refusal}"))
+            }
+        };
+        Ok(Self {
+            order: purchase.id,
+            seller: peer_id(&purchase.seller),
+            stream: terms.stream,
+            name: terms.name.clone(),
+            first: terms.first,
+            count: terms.count,
+            is_live: false,
+            received: purchase.next.saturating_sub(terms.first),
+            total: terms.total,
+            budget: terms.total,
+            paid: if is_paid { terms.total } else { Satoshis::ZERO },
+            by: PaidBy::Transaction { txid: purchase.payment.as_ref().map(|payment| payment.txid) },
+            exposure: None,
+            state: OrderState::Direct(purchase.state.clone()),
+            why,
+            agreed_ms: purchase.agreed_ms,
+        })
+    }
+
+    pub(super) fn of_channel(
+        purchase: &ChannelPurchase,
+        lane: Lane,
+        wants: Wants,
+        network: Network,
+    ) -> Result<Self, BuyError> {
+        let terms = purchase.offer.terms(network, &purchase.seller)?;
+        let (name, is_live) = match &purchase.offer {
+            Offered::Range(offer) => {
+                (offer.clone().verify_by::<Offer>(network, &purchase.seller)?.value().name.clone(), false)
+            }
+            Offered::Live(offer) => {
+                (offer.clone().verify_by::<LiveOffer>(network, &purchase.seller)?.value().name.clone(), true)
+            }
+        };
+        let received = purchase.next.saturating_sub(terms.first);
+        let due = purchase.due(&terms).map_err(OfferError::from)?;
+        let (paid, why) = match &purchase.state {
+            ChannelPurchaseState::Ended { receipt } => {
+                let receipt = receipt.clone().verify_by::<ChannelReceipt>(network, &purchase.seller)?;
+                (receipt.value().paid, None)
+            }
+            ChannelPurchaseState::LeftUnpaid { paid, due } => {
+                (*paid, Some(format!("its channel was closed before it had ended; {due} was due")))
+            }
+            ChannelPurchaseState::GivenUp { paid, due } => {
+                (*paid, Some(format!("given up; {due} was due for what is here")))
+            }
+            ChannelPurchaseState::Refused { refusal } => {
+                (Satoshis::ZERO, Some(format!("refused before anything was paid: {refusal}")))
+            }
+            ChannelPurchaseState::Running if lane.paid < due => {
+                (lane.paid, Some(format!("{} is due for what is here and not paid yet", due)))
+            }
+            ChannelPurchaseState::Running => (lane.paid, Some("readings are still to come".to_owned())),
+            ChannelPurchaseState::Stopping { .. } => {
+                (lane.paid, Some("it is stopped, and the receipt is still to come".to_owned()))
+            }
+        };
+        Ok(Self {
+            order: purchase.id,
+            seller: peer_id(&purchase.seller),
+            stream: terms.stream,
+            name,
+            first: terms.first,
+            count: terms.end.map_or(received, |end| end.saturating_sub(terms.first)),
+            is_live,
+            received,
+            total: terms.total().unwrap_or(due),
+            budget: purchase.budget,
+            paid,
+            by: PaidBy::Channel { channel: purchase.channel },
+            exposure: Some(wants.exposure),
+            state: OrderState::Channel(purchase.state.clone()),
+            why,
+            agreed_ms: purchase.agreed_ms,
+        })
+    }
 }

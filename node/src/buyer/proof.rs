@@ -2,23 +2,27 @@
 
 use sensora_chain::header::HeaderView as _;
 use sensora_chain::keys::PublicKey;
+use sensora_protocol::Hash;
 use sensora_protocol::anchor::Standing;
 use sensora_protocol::evidence::{
     self, Evidence, EvidenceAnchor, EvidenceCheckpoint, EvidenceReading, EvidenceStream,
 };
-use sensora_protocol::market::delivery::receive::ChannelPurchaseState;
+use sensora_protocol::market::delivery::receive::{ChannelPurchase, ChannelPurchaseState};
 use sensora_protocol::market::delivery::salts_of;
 use sensora_protocol::market::delivery::terms::Offered;
+use sensora_protocol::market::live::LiveOffer;
 use sensora_protocol::market::message::{AnchoredProof, Answer, Request, Response};
 use sensora_protocol::market::offer::Offer;
 use sensora_protocol::market::purchase::PurchaseState;
 use sensora_protocol::market::refusal::Refusal;
 use sensora_protocol::stream::checkpoint::Checkpoint;
-use sensora_protocol::stream::log::{RangeProof, verify_consistency, verify_range};
-use sensora_protocol::{OrderId, Signed};
+use sensora_protocol::stream::leaf::Salt;
+use sensora_protocol::stream::log::{ProofError, RangeProof, verify_consistency, verify_range};
+use sensora_protocol::stream::{Frontier, Reading, Schema};
+use sensora_protocol::{OrderId, Signed, SignedBytes, StreamId};
 
 use super::{BuyError, Buyer, BuyerParts, ProofFailure, unexpected};
-use crate::store::{bought, channels};
+use crate::store::{StoreError, bought, channels};
 
 /// How far a seller's anchors are behind what was bought, in its word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,10 +33,35 @@ pub struct AnchorDue {
     pub due_ms: u64,
 }
 
-/// What proves an order's readings stands under.
-struct Complete {
+/// Some readings of an order, and how firmly they stand.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Part {
+    /// First sequence number.
+    pub first: u64,
+    /// Sequence number after the last one.
+    pub end: u64,
+    /// How firmly.
+    pub standing: Standing,
+}
+
+/// The readings of an order that are here, and the checkpoint that all of them are proven under.
+struct Held {
+    order: OrderId,
     seller: PublicKey,
-    offer: Signed<Offer>,
+    stream: StreamId,
+    name: String,
+    schema: Schema,
+    first: u64,
+    end: u64,
+    checkpoint: Signed<Checkpoint>,
+    /// Whether more may come, and anchors cover what has come bit by bit.
+    is_live: bool,
+}
+
+impl Held {
+    const fn count_to(&self, end: u64) -> u64 {
+        end.saturating_sub(self.first)
+    }
 }
 
 impl Buyer {
@@ -44,150 +73,321 @@ impl Buyer {
         Ok(self.upgrade_or_due(id).await?.0)
     }
 
-    /// As [`Buyer::upgrade`]; where the seller has not anchored the readings yet, with what it says of how far it is behind.
+    /// As [`Buyer::upgrade`]; where the seller has not anchored all of the readings yet, with what it says of how far it is behind. Of a live
+    /// stream, what is anchored of it is kept, see [`Buyer::parts`].
     ///
     /// # Errors
     /// [`BuyError`].
     pub async fn upgrade_or_due(&self, id: &OrderId) -> Result<(Standing, Option<AnchorDue>), BuyError> {
-        let BuyerParts { network, store, chain, .. } = &*self.inner;
-        let purchase = self.complete(id)?;
-        let terms = purchase.offer.value();
-        let checkpoint = terms.checkpoint.clone().verify_by::<Checkpoint>(*network, &purchase.seller)?;
-        let (stream, first, count) = (terms.stream, terms.first, terms.count);
-        let request = Request::Proof { stream, first, count, size: checkpoint.value().size };
-        let proof = match self.ask(&purchase.seller, &request).await? {
-            Response::Ok(Answer::Proof(proof)) => proof,
-            Response::Refused(Refusal::NotAnchored { size, due_ms }) => {
-                let behind = checkpoint.value().size.saturating_sub(size);
-                return Ok((self.standing(id)?, Some(AnchorDue { behind, due_ms })));
+        let held = self.held(id)?;
+        // A live stream is always ahead of its anchors: it is enough that its own readings are under one.
+        let size = if held.is_live { held.end } else { held.checkpoint.value().size };
+        let (proof, due) = match self.ask_proof(&held, held.end, size).await? {
+            Ok(proof) => (Some((held.end, proof)), None),
+            Err(due) => {
+                let anchored = size.saturating_sub(due.behind).min(held.end);
+                let proof = match held.is_live && anchored > held.first {
+                    true => self.ask_proof(&held, anchored, anchored).await?.ok(),
+                    false => None,
+                };
+                (proof.map(|proof| (anchored, proof)), Some(due))
             }
-            other => return Err(unexpected(&request, other)),
         };
-        let mut checked = self.check_proof(&purchase, terms, &checkpoint, &proof);
-        if checked.as_ref().is_err_and(BuyError::is_ahead_of_headers) {
-            // The seller has seen a block that we have not: look before calling it false.
-            if let Err(error) = chain.refresh().await {
-                tracing::debug!(%error, "the headers could not be brought up to date");
-            }
-            checked = self.check_proof(&purchase, terms, &checkpoint, &proof);
+        if let Some((end, proof)) = proof {
+            self.keep_proof(held, end, proof).await?;
         }
-        let standing = checked?;
-        store.write(|tx| bought::put_anchored(tx, id, &proof))?;
-        Ok((standing, None))
+        Ok((self.standing(id)?, due))
     }
 
-    /// How firmly an order's readings stand by what is kept, checked anew.
+    /// The proof of an order's readings before `end` under an anchor; or how far the seller's anchors are behind.
+    async fn ask_proof(
+        &self,
+        held: &Held,
+        end: u64,
+        size: u64,
+    ) -> Result<Result<AnchoredProof, AnchorDue>, BuyError> {
+        let (stream, first, count) = (held.stream, held.first, held.count_to(end));
+        let request = Request::Proof { stream, first, count, size };
+        match self.ask(&held.seller, &request).await? {
+            Response::Ok(Answer::Proof(proof)) => Ok(Ok(*proof)),
+            Response::Refused(Refusal::NotAnchored { size: anchored, due_ms }) => {
+                Ok(Err(AnchorDue { behind: size.saturating_sub(anchored), due_ms }))
+            }
+            other => Err(unexpected(&request, other)),
+        }
+    }
+
+    /// Checks a proof and keeps it.
+    async fn keep_proof(&self, held: Held, end: u64, proof: AnchoredProof) -> Result<(), BuyError> {
+        let mut checked = self.check_proof(&held, end, &proof);
+        if checked.as_ref().is_err_and(BuyError::is_ahead_of_headers) {
+            // The seller has seen a block that we have not: look before calling it false.
+            if let Err(error) = self.inner.chain.refresh().await {
+                tracing::debug!(%error, "the headers could not be brought up to date");
+            }
+            checked = self.check_proof(&held, end, &proof);
+        }
+        checked?;
+        let (order, is_live) = (held.order, held.is_live);
+        let stored = self.inner.store.commit(move |tx| {
+            bought::put_anchored(tx, &order, &proof)?;
+            if is_live { channels::put_anchored_to(tx, &order, end) } else { Ok(()) }
+        });
+        Ok(stored.await?)
+    }
+
+    /// How firmly all of an order's readings stand by what is kept, checked anew.
     ///
     /// # Errors
     /// [`BuyError`].
     pub fn standing(&self, id: &OrderId) -> Result<Standing, BuyError> {
-        let BuyerParts { network, store, .. } = &*self.inner;
-        let purchase = self.complete(id)?;
-        let terms = purchase.offer.value();
-        let checkpoint = terms.checkpoint.clone().verify_by::<Checkpoint>(*network, &purchase.seller)?;
-        match store.read(|tx| bought::anchored(tx, id))? {
-            Some(proof) => self.check_proof(&purchase, terms, &checkpoint, &proof),
-            None => {
-                let proof = store.read(|tx| bought::proof(tx, id))?.whole();
-                self.check_range(terms, &proof, checkpoint.value())?;
-                Ok(Standing::Signed)
-            }
+        let parts = self.parts(id)?;
+        match parts.as_slice() {
+            [all] => Ok(all.standing.clone()),
+            // Some of them are under no anchor.
+            _ => Ok(Standing::Signed),
         }
     }
 
-    /// An order whose readings are all here, whichever way it was paid.
-    fn complete(&self, id: &OrderId) -> Result<Complete, BuyError> {
+    /// How firmly an order's readings stand by what is kept, checked anew: those of a live stream that are anchored, and those that are not yet.
+    ///
+    /// # Errors
+    /// [`BuyError`].
+    pub fn parts(&self, id: &OrderId) -> Result<Vec<Part>, BuyError> {
+        let held = self.held(id)?;
+        let (first, end) = (held.first, held.end);
+        let anchored = self.anchored_part(&held)?;
+        if let Some((to, standing, _)) = &anchored
+            && *to >= end
+        {
+            return Ok(vec![Part { first, end, standing: standing.clone() }]);
+        }
+        let proof = self.inner.store.read(|tx| bought::proof(tx, id))?.whole();
+        self.check_range(&held, end, &proof, held.checkpoint.value())?;
+        let signed = |first| Part { first, end, standing: Standing::Signed };
+        Ok(match anchored {
+            Some((to, standing, _)) => vec![Part { first, end: to, standing }, signed(to)],
+            None => vec![signed(first)],
+        })
+    }
+
+    /// Up to where the readings of a live order stand under an anchor, and how firmly.
+    pub(super) fn standing_to(&self, id: &OrderId) -> Result<Option<(u64, Standing)>, BuyError> {
+        let held = self.held(id)?;
+        Ok(self.anchored_part(&held)?.map(|(end, standing, _)| (end, standing)))
+    }
+
+    /// What of an order is under an anchor, checked anew.
+    fn anchored_part(&self, held: &Held) -> Result<Option<(u64, Standing, AnchoredProof)>, BuyError> {
+        let store = &self.inner.store;
+        let Some(proof) = store.read(|tx| bought::anchored(tx, &held.order))? else { return Ok(None) };
+        let end = match held.is_live {
+            true => store.read(|tx| channels::live_proof(tx, &held.order))?.and_then(|live| live.anchored),
+            false => Some(held.end),
+        };
+        let Some(end) = end else { return Ok(None) };
+        let standing = self.check_proof(held, end, &proof)?;
+        Ok(Some((end, standing, proof)))
+    }
+
+    /// The readings of an order, whichever way it was paid: of a range when all are here, of a live stream those that are.
+    fn held(&self, id: &OrderId) -> Result<Held, BuyError> {
         let BuyerParts { store, network, .. } = &*self.inner;
+        let not = |state| BuyError::NotComplete { order: *id, state };
         if let Some(purchase) = store.read(|tx| channels::purchase(tx, id))? {
-            let not = |state| BuyError::NotComplete { order: *id, state };
             return match (&purchase.state, &purchase.offer) {
                 (ChannelPurchaseState::Ended { .. }, Offered::Range(offer)) => {
                     let offer = offer.clone().verify_by::<Offer>(*network, &purchase.seller)?;
-                    Ok(Complete { seller: purchase.seller, offer })
+                    self.held_range(id, &offer)
                 }
-                (ChannelPurchaseState::Ended { .. }, Offered::Live(_)) => Err(not("a live stream")),
+                (_, Offered::Live(offer)) => self.held_live(&purchase, offer),
                 (state, _) => Err(not(state.name())),
             };
         }
         let purchase = self.purchase(id)?;
         match &purchase.state {
-            PurchaseState::Complete { .. } => {
-                Ok(Complete { seller: purchase.seller, offer: purchase.terms(*network)? })
-            }
-            state => Err(BuyError::NotComplete { order: *id, state: state.name() }),
+            PurchaseState::Complete { .. } => self.held_range(id, &purchase.terms(*network)?),
+            state => Err(not(state.name())),
         }
+    }
+
+    fn held_range(&self, id: &OrderId, offer: &Signed<Offer>) -> Result<Held, BuyError> {
+        let terms = offer.value();
+        let checkpoint = terms.checkpoint.clone().verify_by::<Checkpoint>(self.inner.network, offer.key())?;
+        Ok(Held {
+            order: *id,
+            seller: *offer.key(),
+            stream: terms.stream,
+            name: terms.name.clone(),
+            schema: terms.schema.clone(),
+            first: terms.first,
+            end: terms.first.saturating_add(terms.count),
+            checkpoint,
+            is_live: false,
+        })
+    }
+
+    fn held_live(&self, purchase: &ChannelPurchase, offer: &SignedBytes) -> Result<Held, BuyError> {
+        let BuyerParts { store, network, .. } = &*self.inner;
+        let (id, seller) = (purchase.id, purchase.seller);
+        let offer = offer.clone().verify_by::<LiveOffer>(*network, &seller)?;
+        let terms = offer.value();
+        let proof = store.read(|tx| channels::live_proof(tx, &id))?;
+        let proof = proof.filter(|_| purchase.next > terms.first);
+        let proof = proof.ok_or(BuyError::NotComplete { order: id, state: "still without readings" })?;
+        Ok(Held {
+            order: id,
+            seller,
+            stream: terms.stream,
+            name: terms.name.clone(),
+            schema: terms.schema.clone(),
+            first: terms.first,
+            end: purchase.next,
+            checkpoint: proof.checkpoint.verify_by::<Checkpoint>(*network, &seller)?,
+            is_live: true,
+        })
+    }
+
+    /// Calls `f` with each reading `[first, end)` of an order that is here, in order, with its salt and its leaf.
+    fn each(
+        &self,
+        held: &Held,
+        first: u64,
+        end: u64,
+        mut f: impl FnMut(Reading, &Salt, Hash),
+    ) -> Result<(), BuyError> {
+        let runs = self.inner.store.read(|tx| bought::runs(tx, &held.stream, first, end, usize::MAX - 1))?;
+        // Two orders may have brought the same readings.
+        let mut at = first;
+        for bought in runs {
+            let open = bought.run.open(&held.schema).map_err(ProofFailure::Chunk)?;
+            let salts = salts_of(&bought.run, open.readings.len());
+            for ((reading, salt), leaf) in open.readings.into_iter().zip(&salts).zip(open.leaves) {
+                if reading.seq == at && at < end {
+                    at = at.saturating_add(1);
+                    f(reading, salt, leaf);
+                }
+            }
+        }
+        if at < end {
+            let missing = format!("reading {at} of order {} is missing", held.order);
+            return Err(StoreError::Damaged(missing).into());
+        }
+        Ok(())
+    }
+
+    fn leaves(&self, held: &Held, end: u64) -> Result<Vec<Hash>, BuyError> {
+        let mut leaves = Vec::new();
+        self.each(held, held.first, end, |_, _, leaf| leaves.push(leaf))?;
+        Ok(leaves)
     }
 
     fn check_range(
         &self,
-        terms: &Offer,
+        held: &Held,
+        end: u64,
         proof: &RangeProof,
         checkpoint: &Checkpoint,
     ) -> Result<(), BuyError> {
-        let end = terms.first.saturating_add(terms.count);
-        let runs =
-            self.inner.store.read(|tx| bought::runs(tx, &terms.stream, terms.first, end, usize::MAX - 1))?;
-        let mut leaves = Vec::new();
-        for bought in runs {
-            let open = bought.run.open(&terms.schema).map_err(ProofFailure::Chunk)?;
-            let inside = open.readings.iter().zip(open.leaves);
-            leaves.extend(inside.filter(|(r, _)| (terms.first..end).contains(&r.seq)).map(|(_, leaf)| leaf));
-        }
-        verify_range(&leaves, terms.first, checkpoint.size, proof, &checkpoint.root)
+        let leaves = self.leaves(held, end)?;
+        verify_range(&leaves, held.first, checkpoint.size, proof, &checkpoint.root)
             .map_err(ProofFailure::Range)?;
         Ok(())
     }
 
-    fn check_proof(
-        &self,
-        purchase: &Complete,
-        terms: &Offer,
-        bought: &Signed<Checkpoint>,
-        proof: &AnchoredProof,
-    ) -> Result<Standing, BuyError> {
-        let BuyerParts { network, chain, .. } = &*self.inner;
-        let anchored = proof.checkpoint.clone().verify_by::<Checkpoint>(*network, &purchase.seller);
+    /// Checks that an order's readings before `end` are in a log that continues the one they were sold from, and that is anchored.
+    fn check_proof(&self, held: &Held, end: u64, proof: &AnchoredProof) -> Result<Standing, BuyError> {
+        let BuyerParts { network, chain, store, .. } = &*self.inner;
+        let anchored = proof.checkpoint.clone().verify_by::<Checkpoint>(*network, &held.seller);
         let anchored = anchored.map_err(ProofFailure::from)?;
-        let (old, new) = (bought.value(), anchored.value());
-        if new.stream != terms.stream {
+        let (old, new) = (held.checkpoint.value(), anchored.value());
+        if new.stream != held.stream {
             return Err(ProofFailure::OtherStream(new.stream).into());
         }
-        if new.size < old.size {
-            return Err(ProofFailure::TooSmall { bought: old.size, anchored: new.size }.into());
+        let needed = if held.is_live { end } else { old.size };
+        if new.size < needed {
+            return Err(ProofFailure::TooSmall { bought: needed, anchored: new.size }.into());
         }
-        verify_consistency(old.size, &old.root, new.size, &new.root, &proof.consistency)
-            .map_err(|source| ProofFailure::Inconsistent { bought: old.size, anchored: new.size, source })?;
-        self.check_range(terms, &proof.range, new)?;
+        if held.is_live {
+            // The log before `end` is the same in both, or one of the hashes beside the readings differs: the seller signed both.
+            let kept = store.read(|tx| bought::proof(tx, &held.order))?;
+            if !proof.range.hashes.starts_with(&kept.left) {
+                let source = ProofError::WrongRoot { root: new.root };
+                return Err(ProofFailure::Inconsistent { bought: end, anchored: new.size, source }.into());
+            }
+        } else {
+            verify_consistency(old.size, &old.root, new.size, &new.root, &proof.consistency).map_err(
+                |source| ProofFailure::Inconsistent { bought: old.size, anchored: new.size, source },
+            )?;
+        }
+        self.check_range(held, end, &proof.range, new)?;
         Ok(proof.anchor.verify(&anchored, *network, &chain.headers()).map_err(ProofFailure::Anchor)?)
     }
 
-    /// Everything that proves an order's readings, in one portable value.
+    /// Everything that proves an order's readings, in one portable value. Where only some of a live stream are anchored yet, all of them are shown
+    /// under the seller's signature alone: [`Buyer::evidence_parts`] shows what is anchored.
     ///
     /// # Errors
     /// [`BuyError`].
     pub fn evidence(&self, id: &OrderId) -> Result<Evidence, BuyError> {
-        let BuyerParts { network, store, chain, .. } = &*self.inner;
-        let purchase = self.complete(id)?;
-        let terms = purchase.offer.value();
-        let end = terms.first.saturating_add(terms.count);
-        let standing = self.standing(id)?;
-        let anchored = store.read(|tx| bought::anchored(tx, id))?;
-        let (range_proof, signed, anchor) = match anchored {
-            Some(AnchoredProof { checkpoint, range, anchor, .. }) => (range, checkpoint, Some(anchor)),
-            None => (store.read(|tx| bought::proof(tx, id))?.whole(), terms.checkpoint.clone(), None),
+        let held = self.held(id)?;
+        let (first, end) = (held.first, held.end);
+        match self.anchored_part(&held)? {
+            Some((to, standing, proof)) if to >= end => {
+                self.evidence_of(&held, first, end, proof.range.clone(), Some((standing, proof)))
+            }
+            _ => {
+                let proof = self.inner.store.read(|tx| bought::proof(tx, id))?.whole();
+                self.check_range(&held, end, &proof, held.checkpoint.value())?;
+                self.evidence_of(&held, first, end, proof, None)
+            }
+        }
+    }
+
+    /// The evidence of each of an order's [parts](Buyer::parts).
+    ///
+    /// # Errors
+    /// [`BuyError`].
+    pub fn evidence_parts(&self, id: &OrderId) -> Result<Vec<Evidence>, BuyError> {
+        let held = self.held(id)?;
+        let (first, end) = (held.first, held.end);
+        let Some((to, standing, proof)) = self.anchored_part(&held)? else {
+            return Ok(vec![self.evidence(id)?]);
         };
-        let checkpoint = signed.clone().verify_by::<Checkpoint>(*network, &purchase.seller)?;
+        let mut parts =
+            vec![self.evidence_of(&held, first, to, proof.range.clone(), Some((standing, proof)))?];
+        if to < end {
+            // The hashes left of the second part follow from those left of the first and from its readings.
+            let kept = self.inner.store.read(|tx| bought::proof(tx, id))?;
+            let damaged = |error: &dyn std::fmt::Display| StoreError::Damaged(format!("order {id}: {error}"));
+            let mut before =
+                Frontier::from_peaks(first, kept.left.clone()).map_err(|error| damaged(&error))?;
+            self.leaves(&held, to)?.into_iter().for_each(|leaf| before.push_leaf(leaf));
+            let proof = RangeProof { hashes: [before.peaks(), &kept.right].concat() };
+            parts.push(self.evidence_of(&held, to, end, proof, None)?);
+        }
+        Ok(parts)
+    }
+
+    fn evidence_of(
+        &self,
+        held: &Held,
+        first: u64,
+        end: u64,
+        range_proof: RangeProof,
+        anchored: Option<(Standing, AnchoredProof)>,
+    ) -> Result<Evidence, BuyError> {
+        let BuyerParts { network, chain, .. } = &*self.inner;
+        let signed = match &anchored {
+            Some((_, proof)) => proof.checkpoint.clone(),
+            None => held.checkpoint.bytes().clone(),
+        };
+        let checkpoint = signed.clone().verify_by::<Checkpoint>(*network, &held.seller)?;
         let checkpoint = checkpoint.value();
         let mut readings = Vec::new();
-        for bought in store.read(|tx| bought::runs(tx, &terms.stream, terms.first, end, usize::MAX - 1))? {
-            let open = bought.run.open(&terms.schema).map_err(ProofFailure::Chunk)?;
-            let salts = salts_of(&bought.run, open.readings.len());
-            let inside =
-                open.readings.iter().zip(&salts).filter(|(r, _)| (terms.first..end).contains(&r.seq));
-            readings.extend(inside.map(|(reading, salt)| EvidenceReading::new(reading, salt)));
-        }
+        self.each(held, first, end, |reading, salt, _| readings.push(EvidenceReading::new(&reading, salt)))?;
         let headers = chain.headers();
-        let anchor = anchor.and_then(|proof| {
+        let anchor = anchored.and_then(|(standing, proof)| {
             let (txid, height) = match standing {
                 Standing::Mined { txid, height } => (txid, Some(height)),
                 Standing::Broadcast { txid } => (txid, None),
@@ -195,18 +395,14 @@ impl Buyer {
             };
             let header =
                 height.and_then(|height| headers.header_at(height)).map(|header| hex::encode(header.0));
-            Some(EvidenceAnchor { txid, height, header, proof })
+            Some(EvidenceAnchor { txid, height, header, proof: proof.anchor })
         });
         Ok(Evidence {
             format: evidence::FORMAT.to_owned(),
             version: evidence::VERSION,
             network: *network,
-            seller: purchase.seller,
-            stream: EvidenceStream {
-                id: terms.stream,
-                name: terms.name.clone(),
-                schema: terms.schema.clone(),
-            },
+            seller: held.seller,
+            stream: EvidenceStream { id: held.stream, name: held.name.clone(), schema: held.schema.clone() },
             readings,
             range_proof,
             checkpoint: EvidenceCheckpoint { size: checkpoint.size, root: checkpoint.root, signed },

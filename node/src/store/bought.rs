@@ -17,6 +17,11 @@ const RUNS: Records = Records { name: "bought_runs" };
 const PROOFS: Records = Records { name: "bought_proofs" };
 const ANCHORED: Records = Records { name: "bought_anchored" };
 
+/// Most readings in a run: one chunk.
+const MAX_RUN: u64 = sensora_protocol::stream::CHUNK_LEN;
+/// Runs that are read from the table at a time.
+const SCAN_AT_ONCE: usize = 256;
+
 /// A stream we have readings of.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct BoughtStream {
@@ -102,15 +107,20 @@ pub fn streams(tx: &ReadTransaction) -> Result<Vec<BoughtStream>, StoreError> {
     STREAMS.all(tx)
 }
 
-/// Keeps a run.
+/// Keeps a run. One that is here and begins at the same reading stays if it is longer: a live stream may bring the beginning of it again.
 ///
 /// # Errors
 /// [`StoreError`].
 pub fn put_run(tx: &WriteTransaction, stream: &StreamId, run: &BoughtRun) -> Result<(), StoreError> {
-    RUNS.put(tx, &key(stream, run.run.first), run)
+    let key = key(stream, run.run.first);
+    if RUNS.get_in::<BoughtRun>(tx, &key)?.is_some_and(|known| known.count > run.count) {
+        return Ok(());
+    }
+    RUNS.put(tx, &key, run)
 }
 
-/// The runs of a stream that hold readings of `[first, end)`, in order, at most `limit`.
+/// The runs of a stream that hold readings of `[first, end)`, in the order of their first readings, at most `limit`. Runs of different orders may
+/// have readings in common.
 ///
 /// # Errors
 /// [`StoreError`].
@@ -121,20 +131,26 @@ pub fn runs(
     end: u64,
     limit: usize,
 ) -> Result<Vec<BoughtRun>, StoreError> {
-    // The run that `first` lies in may begin before it.
-    let from = RUNS.last_up_to(tx, stream.as_bytes(), &key(stream, first))?;
-    let from = from.map_or_else(|| key(stream, first).to_vec(), |(at, _)| at);
+    // The runs that `first` lies in begin before it, but never by more than their length.
+    let mut at = first.saturating_sub(MAX_RUN.saturating_sub(1));
     let mut found = Vec::new();
-    for (_, bytes) in RUNS.scan(tx, stream.as_bytes(), &from, limit.saturating_add(1))? {
-        let run: BoughtRun = from_record("bought_runs", &bytes)?;
-        if run.run.first >= end {
-            break;
+    loop {
+        let some = RUNS.scan(tx, stream.as_bytes(), &key(stream, at), SCAN_AT_ONCE)?;
+        let is_last = some.len() < SCAN_AT_ONCE;
+        for (_, bytes) in some {
+            let run: BoughtRun = from_record("bought_runs", &bytes)?;
+            if run.run.first >= end || found.len() >= limit {
+                return Ok(found);
+            }
+            at = run.run.first.saturating_add(1);
+            if run.run.first.saturating_add(run.count) > first {
+                found.push(run);
+            }
         }
-        if run.run.first.saturating_add(run.count) > first && found.len() < limit {
-            found.push(run);
+        if is_last {
+            return Ok(found);
         }
     }
-    Ok(found)
 }
 
 /// Which readings of `[first, end)` we do not have, as ranges in order.
@@ -159,6 +175,19 @@ pub fn missing(
         missing.push((at, end));
     }
     Ok(missing)
+}
+
+/// Sequence number after the last reading we have of a stream before `seq`, of the run that begins last; none where there is no such run.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn last_before(tx: &ReadTransaction, stream: &StreamId, seq: u64) -> Result<Option<u64>, StoreError> {
+    let Some(before) = seq.checked_sub(1) else { return Ok(None) };
+    let Some((_, bytes)) = RUNS.last_up_to(tx, stream.as_bytes(), &key(stream, before))? else {
+        return Ok(None);
+    };
+    let run: BoughtRun = from_record("bought_runs", &bytes)?;
+    Ok(Some(run.run.first.saturating_add(run.count).min(seq)))
 }
 
 /// The proof hashes of an order, as this change sees them.

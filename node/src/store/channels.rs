@@ -1,11 +1,14 @@
 //! Channels and the orders on them, on both sides. The record is written before the message that it is about.
 
 use redb::{ReadTransaction, WriteTransaction};
+use sensora_chain::Satoshis;
 use sensora_protocol::market::channel::buyer::BuyerChannel;
 use sensora_protocol::market::channel::seller::SellerChannel;
 use sensora_protocol::market::delivery::receive::ChannelPurchase;
 use sensora_protocol::market::delivery::supply::ChannelSale;
-use sensora_protocol::{ChannelId, OrderId};
+use sensora_protocol::market::delivery::trail::Fork;
+use sensora_protocol::{ChannelId, OrderId, SignedBytes};
+use serde::{Deserialize, Serialize};
 
 use super::StoreError;
 use super::kinds::Records;
@@ -20,11 +23,161 @@ const SALES: Records = Records { name: "channel_sales" };
 const SALES_OPEN: Records = Records { name: "channel_sales_open" };
 const PURCHASES: Records = Records { name: "channel_purchases" };
 const PURCHASES_OPEN: Records = Records { name: "channel_purchases_open" };
+/// What the buyer of an order wants beside what the order says, under the order's id.
+const WANTS: Records = Records { name: "channel_wants" };
+/// What a live order's readings stand under, under the order's id.
+const LIVE: Records = Records { name: "channel_live" };
+/// Signed checkpoints that convict a seller, under the order that they came with.
+const FORKS: Records = Records { name: "channel_forks" };
+/// In which block a channel's funding or its end was proven to be: `channel ‖ 0` or `channel ‖ 1`.
+const MINED_IN: Records = Records { name: "channel_blocks" };
 
 pub(super) fn create(tx: &WriteTransaction) -> Result<(), StoreError> {
-    let tables =
-        [SOLD_ON, SOLD_ON_OPEN, BOUGHT_ON, BOUGHT_ON_OPEN, SALES, SALES_OPEN, PURCHASES, PURCHASES_OPEN];
+    let tables = [
+        SOLD_ON,
+        SOLD_ON_OPEN,
+        BOUGHT_ON,
+        BOUGHT_ON_OPEN,
+        SALES,
+        SALES_OPEN,
+        PURCHASES,
+        PURCHASES_OPEN,
+        WANTS,
+        LIVE,
+        FORKS,
+        MINED_IN,
+    ];
     tables.iter().try_for_each(|table| table.create(tx))
+}
+
+/// What a buyer wants of an order beside what the order says. It is stored with the order, so that whoever goes on with it needs to ask nobody.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wants {
+    /// Most that may be paid ahead, over all orders with the seller.
+    pub exposure: Satoshis,
+    /// A live stream ends when so many readings are here.
+    pub readings: Option<u64>,
+    /// A live stream ends at this time, milliseconds since the Unix epoch.
+    pub until_ms: Option<i64>,
+}
+
+/// What the readings of a live order stand under.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LiveProof {
+    /// The seller's signed checkpoint that came with the last readings: all readings of the order are proven under it.
+    pub checkpoint: SignedBytes,
+    /// Sequence number after the last reading that is proven under an anchor, where one is.
+    pub anchored: Option<u64>,
+}
+
+/// The block in which a transaction was proven to be. As long as our best chain has a block with this root at this height, it is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MinedIn {
+    /// Its height.
+    pub height: u32,
+    /// The root of its transactions, in internal order.
+    pub root: [u8; 32],
+}
+
+/// Which transaction of a channel is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Of {
+    /// The one that pays into it.
+    Funding,
+    /// The one that ends it.
+    End,
+}
+
+fn block_key(channel: &ChannelId, of: Of) -> Vec<u8> {
+    let of = match of {
+        Of::Funding => 0,
+        Of::End => 1,
+    };
+    [channel.as_bytes().as_slice(), &[of]].concat()
+}
+
+/// Notes in which block a channel's funding or its end is.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn put_block(
+    tx: &WriteTransaction,
+    channel: &ChannelId,
+    of: Of,
+    block: &MinedIn,
+) -> Result<(), StoreError> {
+    MINED_IN.put(tx, &block_key(channel, of), block)
+}
+
+/// In which block a channel's funding or its end was seen last.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn block(tx: &ReadTransaction, channel: &ChannelId, of: Of) -> Result<Option<MinedIn>, StoreError> {
+    MINED_IN.get(tx, &block_key(channel, of))
+}
+
+/// Stores what the buyer of an order wants.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn put_wants(tx: &WriteTransaction, order: &OrderId, wants: &Wants) -> Result<(), StoreError> {
+    WANTS.put(tx, order.as_bytes(), wants)
+}
+
+/// What the buyer of an order wants; without trust where nothing is stored.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn wants(tx: &ReadTransaction, order: &OrderId) -> Result<Wants, StoreError> {
+    Ok(WANTS.get(tx, order.as_bytes())?.unwrap_or_default())
+}
+
+/// Notes the checkpoint that came with the newest readings of a live order.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn put_checkpoint(
+    tx: &WriteTransaction,
+    order: &OrderId,
+    checkpoint: &SignedBytes,
+) -> Result<(), StoreError> {
+    let anchored = LIVE.get_in::<LiveProof>(tx, order.as_bytes())?.and_then(|known| known.anchored);
+    LIVE.put(tx, order.as_bytes(), &LiveProof { checkpoint: checkpoint.clone(), anchored })
+}
+
+/// Keeps the evidence that a seller has rewritten a stream's history.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn put_fork(tx: &WriteTransaction, order: &OrderId, fork: &Fork) -> Result<(), StoreError> {
+    FORKS.put(tx, order.as_bytes(), fork)
+}
+
+/// The evidence that the seller of an order has rewritten its stream's history.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn fork(tx: &ReadTransaction, order: &OrderId) -> Result<Option<Fork>, StoreError> {
+    FORKS.get(tx, order.as_bytes())
+}
+
+/// Notes up to where a live order's readings stand under an anchor.
+///
+/// # Errors
+/// [`StoreError`]; [`StoreError::Damaged`] for an order without readings.
+pub fn put_anchored_to(tx: &WriteTransaction, order: &OrderId, end: u64) -> Result<(), StoreError> {
+    let known: Option<LiveProof> = LIVE.get_in(tx, order.as_bytes())?;
+    let known = known.ok_or_else(|| StoreError::Damaged(format!("order {order} has no checkpoint")))?;
+    LIVE.put(tx, order.as_bytes(), &LiveProof { anchored: Some(end), ..known })
+}
+
+/// What the readings of a live order stand under; none before the first have come.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn live_proof(tx: &ReadTransaction, order: &OrderId) -> Result<Option<LiveProof>, StoreError> {
+    LIVE.get(tx, order.as_bytes())
 }
 
 /// Notes under an id that something is still before it, or no longer.
@@ -132,6 +285,14 @@ pub fn put_sale(tx: &WriteTransaction, sale: &ChannelSale) -> Result<(), StoreEr
 /// [`StoreError`].
 pub fn sale(tx: &ReadTransaction, id: &OrderId) -> Result<Option<ChannelSale>, StoreError> {
     SALES.get(tx, id.as_bytes())
+}
+
+/// All orders that are or were paid to us through a channel.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn sales(tx: &ReadTransaction) -> Result<Vec<ChannelSale>, StoreError> {
+    SALES.all(tx)
 }
 
 /// The orders that are paid to us through a channel and not to the end.

@@ -13,6 +13,7 @@ mod disk;
 mod double;
 mod hostile_buyer;
 mod keystore;
+mod live;
 mod market;
 mod money;
 mod net;

@@ -9,7 +9,7 @@ use sensora_chain::sources::dev::{OnReorg, TxStatus};
 use sensora_chain::wallet::{Status, WalletError};
 use sensora_chain::{Satoshis, Script, TxOut, Txid};
 use sensora_node::agent::source::RawReading;
-use sensora_node::buyer::{BuyError, BuyRequest};
+use sensora_node::buyer::{BuyError, BuyRequest, OrderState};
 use sensora_node::clock::Clock;
 use sensora_node::store::orders;
 use sensora_node::supervisor::{ChainRole, Node};
@@ -53,7 +53,8 @@ fn total(node: &Node) -> u64 {
 }
 
 fn state(node: &Node, index: usize) -> PurchaseState {
-    node.buyer().orders().unwrap()[index].state.clone()
+    let OrderState::Direct(state) = node.buyer().orders().unwrap()[index].state.clone() else { panic!() };
+    state
 }
 
 fn seq(first: u64, count: u64) -> Range {
@@ -203,7 +204,7 @@ async fn one_offer_ordered_twice_and_one_range_ordered_by_many_are_paid_once() {
     assert_eq!(paid, 90);
     let orders = buyer.buyer().orders().unwrap();
     assert_eq!(orders.iter().map(|order| order.count).sum::<u64>(), 95);
-    assert!(orders.iter().all(|order| matches!(order.state, PurchaseState::Complete { .. })));
+    assert!(orders.iter().all(|order| order.state.is_complete()));
     let earned: i64 = double.wallet.history().unwrap().iter().map(|line| line.delta_sat).sum();
     assert_eq!(earned, 190);
     assert!(matches!(buyer.buyer().order(&offer), Err(BuyError::AlreadyOrdered { order: None, .. })));

@@ -99,7 +99,7 @@ impl Report {
             first: order.first,
             count: order.count,
             price_sat: order.total,
-            txid: order.txid,
+            txid: order.txid(),
             new: bought.orders.contains(&order.order),
         };
         Self {

@@ -146,7 +146,7 @@ impl<'a> Orders<'a> {
         let [order] = bought.orders.as_slice() else {
             return Err(Failure::other(format!("{} orders were made instead of one", bought.orders.len())));
         };
-        let summary = buyer.summary(&buyer.purchase(order)?)?;
+        let summary = buyer.summary(order)?;
         let end = bought.first.saturating_add(bought.count);
         let schema = &stream.ad.schema;
         let mut readings: Vec<Reading> = Vec::new();
@@ -163,7 +163,7 @@ impl<'a> Orders<'a> {
             && bought.kept == 0
             && summary.count == count
             && bought.paid == summary.total;
-        let txid = summary.txid.filter(|_| is_whole);
+        let txid = summary.txid().filter(|_| is_whole);
         let txid =
             txid.ok_or_else(|| Failure::new(Exit::Unverified, "what was bought is not what was ordered"))?;
         self.check_equal(stream, &readings)?;

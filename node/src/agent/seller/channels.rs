@@ -1,13 +1,15 @@
 //! The channels that buyers pay with: offered, opened, booked on, watched and closed.
 //!
 //! What a channel may do is decided by [`sensora_protocol::market::channel::seller`]; this room stores each change before anything follows
-//! from it, asks the chain, and gives the close to the network. Every change of one channel is made under its lock.
+//! from it, asks the chain, and gives the close to the network. Every change of one channel is made in turn, and its record in memory is never ahead of
+//! the one on disk. Vouchers of orders beside each other that wait for the disk go to it together.
+
+mod chain;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use redb::WriteTransaction;
 use sensora_chain::beef::{Beef, BeefLimits};
 use sensora_chain::contract::RefundHeight;
 use sensora_chain::contract::channel::{Channel, CloseTerms};
@@ -15,32 +17,33 @@ use sensora_chain::header::HeaderView as _;
 use sensora_chain::keys::PublicKey;
 use sensora_chain::merkle_path::MerklePath;
 use sensora_chain::wallet::{OwnedOutput, Purpose, Received};
-use sensora_chain::{Network, OutPoint, Satoshis, Transaction};
-use sensora_protocol::market::channel::message::{AskChannel, ChannelReport, CloseChannel, OpenChannel};
+use sensora_chain::{Network, Satoshis, Transaction};
+use sensora_protocol::market::channel::message::{
+    AskChannel, ChannelReport, ChannelStanding, CloseChannel, OpenChannel,
+};
 use sensora_protocol::market::channel::offer::{ChannelKeys, ChannelOffer, MIN_MARGIN};
 use sensora_protocol::market::channel::seller::{
     SellerChannel, SellerChannelAction, SellerChannelEvent, SellerChannelState,
 };
 use sensora_protocol::market::channel::spending::MAX_LANES;
+use sensora_protocol::market::delivery::frame::OrderVoucher;
+use sensora_protocol::market::delivery::supply::{ChannelSale, ChannelView};
 use sensora_protocol::market::offer::DEFAULT_LIFETIME_MS;
 use sensora_protocol::market::refusal::Refusal;
 use sensora_protocol::market::sale::Admission;
+use sensora_protocol::statement::StatementError;
 use sensora_protocol::{ChannelId, Identity, OrderId, Signed};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::{oneshot, watch};
 
-use crate::chain_access::{BroadcastError, ChainAccess, SpentBy, TxStanding};
+use crate::chain_access::{BroadcastError, ChainAccess};
 use crate::clock::Clock;
-use crate::store::{Store, StoreError, channels};
+use crate::store::channels::{self, Of};
+use crate::store::{Store, StoreError};
 use crate::wallet::{WalletHandle, WalletHandleError};
+use crate::watching::{BURIED, block_of};
 
-/// How long a channel is watched after its end is in a block: deeper reorganisations than this change nothing any more.
-pub const BURIED: u32 = 12;
-/// How often the chain is asked about channels when no new block is announced.
-const LOOK_EVERY: Duration = Duration::from_secs(30);
 /// Most channels that are offered, opened or watched at a time. Each is a few KiB and one question for each block.
 const MAX_CHANNELS: usize = 10_000;
-/// Outpoints and transactions asked for at a time.
-const ASK_AT_ONCE: usize = 32;
 
 /// Which channels are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +58,10 @@ pub struct ChannelPolicy {
     pub max_blocks: u32,
     /// How many blocks before the refund height it is closed.
     pub margin: u32,
+    /// When the vouchers of a channel come to so much, it is closed, and the money is in the wallet: what a lost disk could cost.
+    pub settle_at: Option<Satoshis>,
+    /// When a channel on which something was paid is so old, it is closed.
+    pub settle_after: Option<Duration>,
 }
 
 impl ChannelPolicy {
@@ -67,6 +74,8 @@ impl ChannelPolicy {
             unmined_up_to: Satoshis::ZERO,
             max_blocks: 0,
             margin: MIN_MARGIN,
+            settle_at: None,
+            settle_after: None,
         }
     }
 
@@ -86,6 +95,8 @@ impl Default for ChannelPolicy {
             unmined_up_to: Satoshis::from_sat(50_000),
             max_blocks: 30 * 144,
             margin: MIN_MARGIN,
+            settle_at: None,
+            settle_after: None,
         }
     }
 }
@@ -109,13 +120,100 @@ pub struct ChannelsParts {
 }
 
 /// One channel in use: its record, and what follows from it.
-pub struct Live {
+pub(super) struct Live {
     /// The record, as it is on disk.
-    pub record: SellerChannel,
+    record: Mutex<SellerChannel>,
     /// Its offer.
-    pub offer: ChannelOffer,
+    offer: ChannelOffer,
     /// What the chain knows of it.
-    pub contract: Channel,
+    contract: Channel,
+    /// Held by whoever changes the record, from reading it to having stored it.
+    turn: Arc<tokio::sync::Mutex<()>>,
+    /// Vouchers and sales that wait for their turn: all that wait go to the disk together.
+    waiting: Mutex<Vec<Waiting>>,
+    /// Counts the changes that are no bookings.
+    changed: watch::Sender<u64>,
+    /// The tip at which it was decided that it is to be closed for what it has earned: its orders come to their end first.
+    settles_from: Mutex<Option<u32>>,
+}
+
+/// What a channel is to the orders that run on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ToOrders {
+    /// They run.
+    Open,
+    /// They come to their end.
+    Closing,
+    /// No voucher is taken any more.
+    Closed,
+}
+
+impl Live {
+    /// The record, as it is on disk.
+    pub(super) fn record(&self) -> SellerChannel {
+        lock(&self.record).clone()
+    }
+
+    /// What an order that wants to be paid through it is held against.
+    pub(super) fn view(&self, tip: u32) -> Result<ChannelView, Refusal> {
+        let record = lock(&self.record);
+        if lock(&self.settles_from).is_some() {
+            return Err(Refusal::ChannelClosed { channel: record.id });
+        }
+        record.view(record.standing(&self.offer, tip))
+    }
+
+    /// What it is to the orders that run on it.
+    ///
+    /// # Errors
+    /// [`Refusal::ChannelNotMined`] where nothing is delivered until its funding is in a block.
+    pub(super) fn to_orders(&self, tip: u32) -> Result<ToOrders, Refusal> {
+        let record = lock(&self.record);
+        let standing = record.standing(&self.offer, tip);
+        if record.leaves_orders() {
+            return Ok(ToOrders::Closed);
+        }
+        match standing {
+            ChannelStanding::Open if lock(&self.settles_from).is_none() => Ok(ToOrders::Open),
+            ChannelStanding::WaitsForBlock => Err(Refusal::ChannelNotMined { channel: record.id }),
+            _ => Ok(ToOrders::Closing),
+        }
+    }
+
+    /// Whether a voucher for an order that runs is taken.
+    ///
+    /// # Errors
+    /// A [`Refusal`].
+    pub(super) fn takes_vouchers(&self, tip: u32) -> Result<(), Refusal> {
+        let record = lock(&self.record);
+        record.takes_vouchers(record.standing(&self.offer, tip))
+    }
+
+    /// What an order that runs on it has paid.
+    pub(super) fn paid_by(&self, order: &OrderId) -> Satoshis {
+        lock(&self.record).earning.paid_by(order)
+    }
+
+    /// Hears of changes that are no bookings.
+    pub(super) fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+}
+
+/// What an order changes on its channel, together with itself.
+#[derive(Debug, Clone)]
+pub(super) struct Entry {
+    /// The sale to store.
+    pub(super) sale: ChannelSale,
+    /// The voucher that pays for it.
+    pub(super) voucher: Option<OrderVoucher>,
+    /// With what it has paid the order ends, where it does.
+    pub(super) ends: Option<Satoshis>,
+}
+
+struct Waiting {
+    entry: Entry,
+    done: oneshot::Sender<Result<(), Refusal>>,
 }
 
 /// The seller's channels. Cheap to clone.
@@ -126,7 +224,7 @@ pub struct Channels {
 
 struct Inner {
     parts: ChannelsParts,
-    live: Mutex<BTreeMap<ChannelId, Arc<Mutex<Live>>>>,
+    live: Mutex<BTreeMap<ChannelId, Arc<Live>>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -136,11 +234,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 fn failed(error: &dyn std::error::Error) -> Refusal {
     tracing::error!(%error, "a channel could not be stored or read");
     Refusal::StorageUnavailable
-}
-
-/// What an order that runs on a channel has paid.
-pub(super) fn paid(live: &Mutex<Live>, order: &OrderId) -> Satoshis {
-    lock(live).record.earning.paid_by(order)
 }
 
 /// What follows a stored change.
@@ -163,12 +256,20 @@ impl Channels {
         Ok(channels)
     }
 
-    fn take_in(&self, record: SellerChannel) -> Result<Arc<Mutex<Live>>, StoreError> {
+    fn take_in(&self, record: SellerChannel) -> Result<Arc<Live>, StoreError> {
         let ChannelsParts { identity, network, .. } = &self.inner.parts;
         let (offer, contract) =
             record.contract(identity, *network).map_err(|error| StoreError::Damaged(error.to_string()))?;
         let id = record.id;
-        let live = Arc::new(Mutex::new(Live { record, offer, contract }));
+        let live = Arc::new(Live {
+            record: Mutex::new(record),
+            offer,
+            contract,
+            turn: Arc::default(),
+            waiting: Mutex::default(),
+            changed: watch::Sender::new(0),
+            settles_from: Mutex::default(),
+        });
         lock(&self.inner.live).insert(id, live.clone());
         Ok(live)
     }
@@ -177,9 +278,9 @@ impl Channels {
     ///
     /// # Errors
     /// [`Refusal::UnknownChannel`].
-    pub fn get(&self, buyer: &PublicKey, id: &ChannelId) -> Result<Arc<Mutex<Live>>, Refusal> {
+    pub(super) fn get(&self, buyer: &PublicKey, id: &ChannelId) -> Result<Arc<Live>, Refusal> {
         let live = lock(&self.inner.live).get(id).cloned();
-        let live = live.filter(|live| &lock(live).record.buyer == buyer);
+        let live = live.filter(|live| &lock(&live.record).buyer == buyer);
         live.ok_or(Refusal::UnknownChannel { channel: *id })
     }
 
@@ -266,18 +367,14 @@ impl Channels {
                 let at =
                     Admission { seller: identity, network: *network, peer: buyer, headers: &headers, now_ms };
                 let record = SellerChannel::admit(request, &at)?;
-                store
-                    .write(|tx| channels::put_seller(tx, &record, false))
-                    .map_err(|error: StoreError| failed(&error))?;
+                let stored = record.clone();
+                let stored = store.commit(move |tx| channels::put_seller(tx, &stored, false)).await;
+                stored.map_err(|error| failed(&error))?;
                 self.take_in(record).map_err(|error| failed(&error))?
             }
         };
-        let next = {
-            let mut live = lock(&live);
-            let actions = live.record.resume(identity, *network).map_err(|error| failed(&error))?;
-            self.follow(&mut live, actions, None).map_err(|error| failed(&error))?.0
-        };
-        if let Some(refusal) = self.carry_out(&live, next).await {
+        let resumed = self.change(&live, |record, seller, network| record.resume(seller, network), None);
+        if let Some(refusal) = resumed.await {
             return Err(refusal);
         }
         Ok(self.report(&live, Vec::new()))
@@ -315,11 +412,11 @@ impl Channels {
     }
 
     /// What an order has paid: in its lane while it runs, by its receipt afterwards.
-    fn paid_by(&self, live: &Mutex<Live>, order: &OrderId) -> Result<Satoshis, StoreError> {
+    fn paid_by(&self, live: &Live, order: &OrderId) -> Result<Satoshis, StoreError> {
         let ChannelsParts { store, network, .. } = &self.inner.parts;
         let (running, id) = {
-            let live = lock(live);
-            (live.record.earning.lanes.get(order).copied(), live.record.id)
+            let record = lock(&live.record);
+            (record.earning.lanes.get(order).copied(), record.id)
         };
         match running {
             Some(paid) => Ok(paid),
@@ -331,71 +428,108 @@ impl Channels {
         }
     }
 
-    fn report(&self, live: &Mutex<Live>, paid: Vec<Satoshis>) -> ChannelReport {
-        let live = lock(live);
-        live.record.report(live.record.standing(&live.offer, self.tip()), paid)
+    fn report(&self, live: &Live, paid: Vec<Satoshis>) -> ChannelReport {
+        let tip = self.tip();
+        let record = lock(&live.record);
+        record.report(record.standing(&live.offer, tip), paid)
     }
 
-    /// Changes a channel's record, stored together with whatever the caller stores, or not at all.
+    /// Books what an order changes on its channel: on disk when this returns, with all that waits for the same channel.
     ///
     /// # Errors
-    /// The closure's; [`StoreError`].
-    pub fn change<T, E: From<StoreError>>(
-        &self,
-        live: &mut Live,
-        f: impl FnOnce(&mut SellerChannel, &Channel, &WriteTransaction) -> Result<T, E>,
-    ) -> Result<T, E> {
-        let mut next = live.record.clone();
-        let value = self.inner.parts.store.write(|tx| {
-            let value = f(&mut next, &live.contract, tx)?;
-            channels::put_seller(tx, &next, false)?;
-            Ok::<_, E>(value)
-        })?;
-        live.record = next;
-        Ok(value)
+    /// A [`Refusal`]; nothing has changed then.
+    pub(super) async fn book(&self, live: &Arc<Live>, entry: Entry) -> Result<(), Refusal> {
+        let (done, outcome) = oneshot::channel();
+        lock(&live.waiting).push(Waiting { entry, done });
+        let turn = live.turn.clone().lock_owned().await;
+        let some = std::mem::take(&mut *lock(&live.waiting));
+        if !some.is_empty() {
+            let (channels, live) = (self.clone(), live.clone());
+            // To its end, also where whoever has come first is dropped.
+            tokio::spawn(async move {
+                channels.book_all(&live, some).await;
+                drop(turn);
+            });
+        }
+        outcome.await.unwrap_or(Err(Refusal::StorageUnavailable))
+    }
+
+    /// Books one after the other, in turn, and stores all at once.
+    async fn book_all(&self, live: &Live, mut some: Vec<Waiting>) {
+        // The highest voucher first: its signature covers the others.
+        some.sort_by_key(|waiting| std::cmp::Reverse(waiting.entry.voucher.map(|voucher| voucher.amount)));
+        let mut next = live.record();
+        let mut good = Vec::with_capacity(some.len());
+        for waiting in some {
+            match enter(&mut next, &live.contract, &waiting.entry) {
+                Ok(()) => good.push(waiting),
+                Err(refusal) => drop(waiting.done.send(Err(refusal))),
+            }
+        }
+        if good.is_empty() {
+            return;
+        }
+        let sales: Vec<_> = good.iter().map(|waiting| waiting.entry.sale.clone()).collect();
+        let record = next.clone();
+        let stored = self.inner.parts.store.commit(move |tx| {
+            channels::put_seller(tx, &record, false)?;
+            sales.iter().try_for_each(|sale| channels::put_sale(tx, sale))
+        });
+        let stored = stored.await.map_err(|error| failed(&error));
+        if stored.is_ok() {
+            *lock(&live.record) = next;
+        }
+        for waiting in good {
+            drop(waiting.done.send(stored.clone()));
+        }
     }
 
     /// Gives an event to a channel, stores what it makes of it, and does what follows. A refusal is for whoever asked.
     async fn take(
         &self,
-        live: &Arc<Mutex<Live>>,
+        live: &Arc<Live>,
         event: SellerChannelEvent,
-        path: Option<MerklePath>,
+        path: Option<(Of, MerklePath)>,
     ) -> Option<Refusal> {
-        let ChannelsParts { identity, network, .. } = &self.inner.parts;
-        let next = {
-            let mut live = lock(live);
-            let before = live.record.clone();
-            let actions = match live.record.handle(event, identity, *network) {
-                Ok(actions) => actions,
-                Err(error) => return Some(failed(&error)),
-            };
-            // At most ticks of the chain nothing changes, and then nothing is written.
-            if actions.is_empty() && live.record == before && !self.is_settled(&before) {
-                return None;
-            }
-            match self.follow(&mut live, actions, path) {
-                Ok((next, refusal)) => {
-                    if refusal.is_some() {
-                        return refusal;
-                    }
-                    next
-                }
-                Err(error) => {
-                    live.record = before;
-                    return Some(failed(&error));
-                }
-            }
-        };
-        self.carry_out(live, next).await
+        self.change(live, |record, seller, network| record.handle(event, seller, network), path).await
     }
 
-    /// Stores the record with all that belongs to the same step, and returns what comes after it.
+    async fn change(
+        &self,
+        live: &Arc<Live>,
+        f: impl FnOnce(&mut SellerChannel, &Identity, Network) -> Result<Vec<SellerChannelAction>, StatementError>
+        + Send
+        + 'static,
+        path: Option<(Of, MerklePath)>,
+    ) -> Option<Refusal> {
+        let turn = live.turn.clone().lock_owned().await;
+        let (channels, of) = (self.clone(), live.clone());
+        let changed = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            let ChannelsParts { identity, network, .. } = &channels.inner.parts;
+            let before = of.record();
+            let mut next = before.clone();
+            let actions = f(&mut next, identity, *network).map_err(|error| failed(&error))?;
+            // At most ticks of the chain nothing changes, and then nothing is written.
+            if actions.is_empty() && next == before && !channels.is_settled(&before) {
+                return Ok((Vec::new(), None));
+            }
+            channels.follow(&of, next, actions, path).map_err(|error| failed(&error))
+        });
+        let next = match changed.await.unwrap_or_else(|error| Err(failed(&error))) {
+            Ok((next, None)) => next,
+            Ok((_, Some(refusal))) | Err(refusal) => return Some(refusal),
+        };
+        Box::pin(self.carry_out(live, next)).await
+    }
+
+    /// Stores a channel that has changed, with what becomes of the money, and says what follows.
     fn follow(
         &self,
-        live: &mut Live,
+        live: &Live,
+        record: SellerChannel,
         actions: Vec<SellerChannelAction>,
-        path: Option<MerklePath>,
+        path: Option<(Of, MerklePath)>,
     ) -> Result<(Vec<Next>, Option<Refusal>), WalletHandleError> {
         let ChannelsParts { wallet, identity, clock, .. } = &self.inner.parts;
         let (mut next, mut refusal, mut forget) = (Vec::new(), None, false);
@@ -408,18 +542,21 @@ impl Channels {
                 SellerChannelAction::Forget => forget = true,
                 SellerChannelAction::Credit { transaction, .. } => credits.push(*transaction),
                 SellerChannelAction::Alarm(loss) => {
-                    tracing::error!(channel = %live.record.id, paid = %live.record.earning.highest, "a channel is lost: {loss}");
+                    tracing::error!(channel = %record.id, paid = %record.earning.highest, "a channel is lost: {loss}");
                 }
                 // The wallet follows reorganisations by itself.
                 SellerChannelAction::Report | SellerChannelAction::Uncredit(_) => {}
             }
         }
-        let (id, buyer, settled) = (live.record.id, live.record.buyer, self.is_settled(&live.record));
+        let (id, buyer, settled) = (record.id, record.buyer, self.is_settled(&record));
         wallet.update(|wallet, tx| {
             if forget {
                 channels::remove_seller(tx, &id)?;
             } else {
-                channels::put_seller(tx, &live.record, settled)?;
+                channels::put_seller(tx, &record, settled)?;
+            }
+            if let Some((of, path)) = &path {
+                channels::put_block(tx, &id, *of, &block_of(path))?;
             }
             for close in credits {
                 let label = format!("channel {id}");
@@ -435,7 +572,7 @@ impl Channels {
                     tx: close,
                     outputs: vec![OwnedOutput { vout, key, purpose }],
                     ancestors: None,
-                    path: path.clone(),
+                    path: path.as_ref().map(|(_, path)| path.clone()),
                     broadcast: true,
                     label,
                     now_ms: clock.now_ms(),
@@ -444,9 +581,11 @@ impl Channels {
             }
             Ok::<_, WalletHandleError>(())
         })?;
+        *lock(&live.record) = record;
         if forget || settled {
             lock(&self.inner.live).remove(&id);
         }
+        live.changed.send_modify(|times| *times = times.wrapping_add(1));
         Ok((next, refusal))
     }
 
@@ -458,23 +597,23 @@ impl Channels {
         }
     }
 
-    async fn carry_out(&self, live: &Arc<Mutex<Live>>, next: Vec<Next>) -> Option<Refusal> {
+    async fn carry_out(&self, live: &Arc<Live>, next: Vec<Next>) -> Option<Refusal> {
         let ChannelsParts { chain, .. } = &self.inner.parts;
         for step in next {
             match step {
                 Next::Funding => {
-                    let funding = lock(live).record.funding.clone();
+                    let funding = lock(&live.record).funding.clone();
                     let event = match chain.broadcast(&funding).await {
                         Ok(()) => SellerChannelEvent::Accepted,
                         Err(BroadcastError::Rejected { double_spent, reason, .. }) => {
                             SellerChannelEvent::Rejected { double_spent, reason }
                         }
                         Err(error) => {
-                            tracing::warn!(channel = %lock(live).record.id, %error, "a channel's funding could not be broadcast yet");
+                            tracing::warn!(channel = %lock(&live.record).id, %error, "a channel's funding could not be broadcast yet");
                             SellerChannelEvent::Unavailable
                         }
                     };
-                    let refusal = Box::pin(self.take(live, event, None)).await;
+                    let refusal = self.take(live, event, None).await;
                     if refusal.is_some() {
                         return refusal;
                     }
@@ -483,10 +622,10 @@ impl Channels {
                     let beef = self.beef_of(live, &close);
                     match chain.broadcast(&beef).await {
                         Ok(()) => {
-                            tracing::info!(channel = %lock(live).record.id, txid = %close.txid(), "a channel's close is out");
+                            tracing::info!(channel = %lock(&live.record).id, txid = %close.txid(), "a channel's close is out");
                         }
                         Err(error) => {
-                            tracing::warn!(channel = %lock(live).record.id, %error, "a channel's close is not taken yet; it goes out again with the next block");
+                            tracing::warn!(channel = %lock(&live.record).id, %error, "a channel's close is not taken yet; it goes out again with the next block");
                         }
                     }
                 }
@@ -496,8 +635,8 @@ impl Channels {
     }
 
     /// The close with the funding it spends, which may not be mined.
-    fn beef_of(&self, live: &Mutex<Live>, close: &Transaction) -> Vec<u8> {
-        let funding = lock(live).record.funding.clone();
+    fn beef_of(&self, live: &Live, close: &Transaction) -> Vec<u8> {
+        let funding = lock(&live.record).funding.clone();
         let made = Beef::parse(&funding, &BeefLimits::default()).and_then(|mut beef| {
             let txid = beef.add(close.clone(), None)?;
             beef.to_atomic(&txid)
@@ -507,84 +646,20 @@ impl Channels {
             Vec::new()
         })
     }
+}
 
-    /// Until cancelled: follows the chain for all channels, and closes those whose time has come.
-    pub async fn run(self, cancel: CancellationToken) {
-        let mut tips = self.inner.parts.chain.tip_watch();
-        loop {
-            if cancel.run_until_cancelled(self.look()).await.is_none() {
-                return;
-            }
-            tokio::select! {
-                () = cancel.cancelled() => return,
-                changed = tips.changed() => if changed.is_err() { return },
-                () = tokio::time::sleep(LOOK_EVERY) => {}
-            }
-        }
+/// Enters what an order changes into its channel's record.
+fn enter(record: &mut SellerChannel, contract: &Channel, entry: &Entry) -> Result<(), Refusal> {
+    let Entry { sale, voucher, ends } = entry;
+    let mut next = record.clone();
+    next.earning.begin(sale.order).map_err(|_| Refusal::Busy { retry_ms: 1_000 })?;
+    if let Some(voucher) = voucher {
+        let booked = next.book(contract, &sale.order, voucher);
+        next = booked.map_err(|error| Refusal::VoucherInvalid { reason: error.to_string() })?;
     }
-
-    /// Asks the chain about all channels once.
-    pub async fn look(&self) {
-        let all: Vec<Arc<Mutex<Live>>> = lock(&self.inner.live).values().cloned().collect();
-        for some in all.chunks(ASK_AT_ONCE) {
-            let outpoints: Vec<OutPoint> = some.iter().map(|live| lock(live).record.outpoint).collect();
-            let txids: Vec<_> = outpoints.iter().map(|outpoint| outpoint.txid).collect();
-            let chain = &self.inner.parts.chain;
-            let (spent, funded) = match (chain.spent(&outpoints).await, chain.proofs(&txids).await) {
-                (Ok(spent), Ok(funded)) => (spent, funded),
-                (Err(error), _) | (_, Err(error)) => {
-                    tracing::debug!(%error, "the chain could not be asked about channels");
-                    continue;
-                }
-            };
-            for live in some {
-                let outpoint = lock(live).record.outpoint;
-                let spent = spent.iter().find(|(of, _)| *of == outpoint).map(|(_, by)| by);
-                let funded = funded.iter().find(|(of, _)| *of == outpoint.txid).map(|(_, standing)| standing);
-                self.look_at(live, spent, funded).await;
-            }
-        }
+    if let Some(paid) = ends {
+        next.earning.end(&sale.order, *paid).map_err(|error| failed(&error))?;
     }
-
-    async fn look_at(&self, live: &Arc<Mutex<Live>>, spent: Option<&SpentBy>, funded: Option<&TxStanding>) {
-        let (state, mined) = {
-            let live = lock(live);
-            (live.record.state.clone(), live.record.mined)
-        };
-        let spender = match spent {
-            Some(SpentBy::Transaction { tx, mined: Some(path) }) => Some((tx.clone(), path.clone())),
-            _ => None,
-        };
-        if let SellerChannelState::Closed { txid, .. } = state
-            && spender.as_ref().is_none_or(|(tx, _)| tx.txid() != txid)
-            && !self.still_mined(&txid).await
-        {
-            self.take(live, SellerChannelEvent::Unspent, None).await;
-        }
-        let height = match funded {
-            Some(TxStanding::Mined(path)) => Some(path.block_height()),
-            // Nobody's word takes a block away: our headers do.
-            _ => mined.filter(|_| spender.is_some()),
-        };
-        if height != mined
-            && (height.is_some() || matches!(funded, Some(TxStanding::Mempool | TxStanding::Unknown)))
-        {
-            self.take(live, SellerChannelEvent::Mined(height), None).await;
-        }
-        if let Some((tx, path)) = spender {
-            let height = path.block_height();
-            let event = SellerChannelEvent::Spent { transaction: Box::new(tx), height };
-            self.take(live, event, Some(path)).await;
-        }
-        let tip = self.tip();
-        self.take(live, SellerChannelEvent::Tip(tip), None).await;
-    }
-
-    async fn still_mined(&self, txid: &sensora_chain::Txid) -> bool {
-        match self.inner.parts.chain.proofs(&[*txid]).await {
-            Ok(found) => found.iter().any(|(_, standing)| matches!(standing, TxStanding::Mined(_))),
-            // Not to be told is no reason to believe the opposite.
-            Err(_) => true,
-        }
-    }
+    *record = next;
+    Ok(())
 }

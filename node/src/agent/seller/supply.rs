@@ -4,6 +4,7 @@
 //! anything follows from them, reads pages from the log, and sends them.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -12,7 +13,6 @@ use bytes::Bytes;
 use sensora_chain::Satoshis;
 use sensora_chain::keys::PublicKey;
 use sensora_protocol::OrderId;
-use sensora_protocol::market::channel::seller::{BookError, SellerChannel};
 use sensora_protocol::market::delivery::frame::{Begin, MAX_TO_SELLER_LEN, OrderVoucher, ToBuyer, ToSeller};
 use sensora_protocol::market::delivery::supply::{
     ChannelSale, Supply, SupplyAction, SupplyAdmission, SupplyEvent,
@@ -20,18 +20,20 @@ use sensora_protocol::market::delivery::supply::{
 use sensora_protocol::market::delivery::trail::LivePages;
 use sensora_protocol::market::exposure::Interval;
 use sensora_protocol::market::refusal::Refusal;
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use super::channels::{Channels, Live};
+use super::channels::{Entry, Live, ToOrders};
 use super::{Seller, SellerParts, failed, storage};
 use crate::net::{DeliveryError, DeliveryReceiver, DeliverySender, DeliveryStream, Offence};
-use crate::stakes::SharedStakes;
+use crate::stakes::{AllStakes, SharedStakes};
 use crate::store::{StoreError, channels as records};
 
 /// How long a buyer may say nothing. It says `alive` where it has nothing to pay.
 pub const PATIENCE: Duration = Duration::from_secs(90);
-/// How often a live stream is looked at for new readings, and its time is counted.
-const LIVE_EVERY: Duration = Duration::from_millis(50);
+/// How often the buyer hears that we are here, where there is nothing to send: well within its own patience of 60 seconds.
+const ALIVE_EVERY: Duration = Duration::from_secs(20);
 
 /// What the seller lets stand open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +55,7 @@ impl Default for Credit {
 pub(super) struct Supplies {
     credit: Credit,
     /// What is open with each buyer.
-    stakes: Mutex<BTreeMap<PublicKey, Arc<SharedStakes>>>,
+    stakes: AllStakes,
     /// Orders with a stream.
     running: Mutex<BTreeMap<OrderId, Running>>,
 }
@@ -73,18 +75,18 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 impl Supplies {
     pub(super) fn new(credit: Credit) -> Self {
-        Self { credit, stakes: Mutex::default(), running: Mutex::default() }
+        Self { credit, stakes: AllStakes::default(), running: Mutex::default() }
     }
 
     /// What is open with a buyer: from before a restart, too.
     fn stakes_of(&self, buyer: &PublicKey) -> Arc<SharedStakes> {
-        let mut all = lock(&self.stakes);
-        all.entry(*buyer).or_insert_with(|| Arc::new(SharedStakes::new(self.credit.limit))).clone()
+        let Ok(stakes) = self.stakes.of(buyer, || Ok::<_, Infallible>(SharedStakes::new(self.credit.limit)));
+        stakes
     }
 
     /// Counts what orders of before a restart leave open.
     pub(super) fn note(&self, sale: &ChannelSale, paid: Satoshis) {
-        self.stakes_of(&sale.buyer).lock().note(sale.order, sale.open(paid));
+        self.stakes_of(&sale.buyer).change(|stakes| stakes.note(sale.order, sale.open(paid)));
     }
 }
 
@@ -114,9 +116,11 @@ impl From<Refusal> for Ended {
 struct Session {
     seller: Seller,
     /// The channel; none where the order has ended and its channel is settled. Its receipt is shown all the same.
-    live: Option<Arc<Mutex<Live>>>,
+    live: Option<Arc<Live>>,
     stakes: Arc<SharedStakes>,
     supply: Supply,
+    /// The voucher that the next stored step books.
+    voucher: Option<OrderVoucher>,
     /// What of a live stream's proofs is said on this connection.
     pages: LivePages,
 }
@@ -179,7 +183,13 @@ impl Seller {
         let outcome = match mine.is_cancelled() {
             true => Err(Ended::Gone),
             false => match self.blocking(move |seller| seller.session(buyer, id, &begin)).await {
-                Ok(mut session) => session.serve(stream, &mine).await,
+                Ok(mut session) => {
+                    let served = session.serve(stream, &mine).await;
+                    if served.is_err() {
+                        self.note_stored(&buyer, id).await;
+                    }
+                    served
+                }
                 Err(refusal) => Err(Ended::Refused(refusal)),
             },
         };
@@ -190,6 +200,56 @@ impl Seller {
             running.remove(&id);
         }
         outcome
+    }
+
+    /// Counts what an order leaves open by what is on disk: the stream may have ended between a step and its storing.
+    async fn note_stored(&self, buyer: &PublicKey, id: OrderId) {
+        let buyer = *buyer;
+        let noted = self.blocking(move |seller| {
+            let SellerParts { store, channels, .. } = &seller.inner.parts;
+            let stored = store.read(|tx| records::sale(tx, &id)).map_err(|error| storage(error.into()))?;
+            match stored {
+                Some(sale) => {
+                    let live = channels.get(&buyer, &sale.channel);
+                    let paid = live.map(|live| live.paid_by(&sale.order)).unwrap_or_default();
+                    seller.inner.supplies.note(&sale, paid);
+                }
+                None => {
+                    let stakes = seller.inner.supplies.stakes_of(&buyer);
+                    stakes.change(|stakes| stakes.note(id, Satoshis::ZERO));
+                }
+            }
+            Ok(())
+        });
+        drop(noted.await);
+    }
+
+    /// Ends the orders that are left when their channel takes no voucher any more, but for those that a stream serves: these hear of it themselves.
+    pub(super) async fn leave_orders(&self) -> Result<(), StoreError> {
+        let SellerParts { store, channels, .. } = &self.inner.parts;
+        for mut sale in store.read(records::open_sales)? {
+            let live = channels.get(&sale.buyer, &sale.channel).ok();
+            let tip = channels.tip();
+            let is_left = live.as_ref().is_none_or(|live| live.to_orders(tip) == Ok(ToOrders::Closed));
+            if !is_left || lock(&self.inner.supplies.running).contains_key(&sale.order) {
+                continue;
+            }
+            let paid = live.as_ref().map(|live| live.paid_by(&sale.order)).unwrap_or_default();
+            let Some(paid) = sale.leave(paid) else { continue };
+            let (order, buyer) = (sale.order, sale.buyer);
+            match live {
+                Some(live) => {
+                    let entry = Entry { sale, voucher: None, ends: Some(paid) };
+                    if let Err(refusal) = channels.book(&live, entry).await {
+                        tracing::error!(%order, %refusal, "an order that is left could not be stored");
+                        continue;
+                    }
+                }
+                None => store.commit(move |tx| records::put_sale(tx, &sale)).await?,
+            }
+            self.inner.supplies.stakes_of(&buyer).change(|stakes| stakes.note(order, Satoshis::ZERO));
+        }
+        Ok(())
     }
 
     /// Finds or admits the order.
@@ -205,10 +265,7 @@ impl Seller {
             }
             (None, live) => {
                 let live = live?;
-                let view = {
-                    let live = lock(&live);
-                    live.record.view(live.record.standing(&live.offer, channels.tip()))?
-                };
+                let view = live.view(channels.tip())?;
                 let now_ms = clock.now_ms();
                 let at = SupplyAdmission {
                     seller: identity,
@@ -221,15 +278,10 @@ impl Seller {
                 (sale, terms, Ok(live))
             }
         };
-        let paid = match sale.receipt(*network) {
-            Some(receipt) => receipt.paid,
-            None => {
-                let live = live.clone()?;
-                let mut live = lock(&live);
-                let begun = live.record.earning.begin(sale.order);
-                begun.map_err(|_| Refusal::Busy { retry_ms: 1_000 })?;
-                live.record.earning.paid_by(&sale.order)
-            }
+        let paid = match sale.finally_paid(*network) {
+            Some(paid) => paid,
+            // Its lane begins with the first stored step.
+            None => live.clone()?.paid_by(&sale.order),
         };
         let credit = self.inner.supplies.credit;
         let unit = terms.unit().map_err(|error| failed(&error))?;
@@ -239,12 +291,13 @@ impl Seller {
             None => recorder.summary(&terms.stream).map_err(storage)?.size,
         };
         let stakes = self.inner.supplies.stakes_of(&buyer);
-        let open = stakes.lock().open().amount();
+        let open = stakes.read(|stakes| stakes.open().amount());
         if open > credit.limit {
             return Err(Refusal::NotPaid { open, limit: credit.limit });
         }
         let supply = Supply::new(sale, terms, interval, paid, begin, size);
-        Ok(Session { seller: self.clone(), live: live.ok(), stakes, supply, pages: LivePages::new() })
+        let (seller, live, pages) = (self.clone(), live.ok(), LivePages::new());
+        Ok(Session { seller, live, stakes, supply, voucher: None, pages })
     }
 }
 
@@ -259,11 +312,25 @@ impl Session {
             let SellerParts { identity, network, .. } = &session.seller.inner.parts;
             session.stakes.change(|stakes| session.supply.start(stakes, identity, *network, now_ms))
         })?;
-        self.follow(actions, sender).await?;
         let is_live = self.supply.terms().end.is_none();
-        let mut ticks = tokio::time::interval(LIVE_EVERY);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let stakes = self.stakes.clone();
+        let SellerParts { recorder, .. } = &self.seller.inner.parts;
+        // From before the first look on: what is recorded in between is seen.
+        let (mut grown, mut room) = (recorder.grown(), self.stakes.room());
+        let mut changes = self.live.as_ref().map(|live| live.changes());
+        let mut tips = self.seller.inner.parts.chain.tip_watch();
+        // Before anything is delivered on it.
+        if let Some(live) = self.live.as_ref().filter(|_| !self.supply.is_ended()) {
+            live.to_orders(self.seller.inner.parts.channels.tip())?;
+        }
+        self.follow(actions, sender).await?;
+        let mut alive = tokio::time::interval_at(Instant::now() + ALIVE_EVERY, ALIVE_EVERY);
+        alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        if !self.supply.is_ended() {
+            self.at_block(sender).await?;
+        }
+        if is_live && !self.supply.is_ended() {
+            self.look(sender).await?;
+        }
         while !self.supply.is_ended() {
             tokio::select! {
                 () = cancel.cancelled() => return Err(Ended::Gone),
@@ -274,11 +341,24 @@ impl Session {
                     };
                     self.frame(frame, sender).await?;
                 }
-                _ = ticks.tick(), if is_live => self.look(sender).await?,
-                () = stakes.room() => self.event(SupplyEvent::Room, sender).await?,
+                Ok(()) = grown.changed(), if is_live => self.look(sender).await?,
+                () = room.more() => self.event(SupplyEvent::Room, sender).await?,
+                () = change(&mut changes) => self.at_block(sender).await?,
+                Ok(()) = tips.changed() => self.at_block(sender).await?,
+                _ = alive.tick() => sender.send(frame(&ToBuyer::Alive)?).await?,
             }
         }
         Ok(())
+    }
+
+    /// What the newest block means for the order. Nothing is delivered on a channel whose funding has left its block, where it has to be in one.
+    async fn at_block(&mut self, sender: &mut DeliverySender) -> Result<(), Ended> {
+        let Some(live) = &self.live else { return Ok(()) };
+        match live.to_orders(self.seller.inner.parts.channels.tip())? {
+            ToOrders::Open => Ok(()),
+            ToOrders::Closing => self.event(SupplyEvent::Closing, sender).await,
+            ToOrders::Closed => self.event(SupplyEvent::Closed, sender).await,
+        }
     }
 
     /// A step of the state machine.
@@ -311,21 +391,16 @@ impl Session {
         }
     }
 
-    /// Books a voucher; account and grant are on disk before anything is delivered for it.
+    /// Takes a voucher: it is booked in the next stored step, with the grant, before anything is delivered for it.
     async fn voucher(&mut self, voucher: OrderVoucher, sender: &mut DeliverySender) -> Result<(), Ended> {
-        let order = self.supply.sale().order;
-        let (tip, channel) = (self.seller.inner.parts.channels.tip(), self.supply.sale().channel);
-        let live = self.live.clone().ok_or(Refusal::ChannelClosed { channel })?;
-        {
-            let live = lock(&live);
-            live.record.takes_vouchers(live.record.standing(&live.offer, tip))?;
-        }
-        let booked = book(&mut lock(&live), &order, &voucher);
-        booked.map_err(|error| Refusal::VoucherInvalid { reason: error.to_string() })?;
+        let channel = self.supply.sale().channel;
+        let live = self.live.as_ref().ok_or(Refusal::ChannelClosed { channel })?;
+        live.takes_vouchers(self.seller.inner.parts.channels.tip())?;
+        self.voucher = Some(voucher);
         self.event(SupplyEvent::Paid(voucher.paid), sender).await
     }
 
-    /// A live stream: what there is now, and how long it has run.
+    /// A live stream: what there is now.
     async fn look(&mut self, sender: &mut DeliverySender) -> Result<(), Ended> {
         let stream = self.supply.terms().stream;
         let size = self.seller.inner.parts.recorder.summary(&stream).map_err(storage)?.size;
@@ -376,24 +451,11 @@ impl Session {
         Ok(())
     }
 
-    async fn store(&self, ends: Option<Satoshis>) -> Result<(), Refusal> {
+    async fn store(&mut self, ends: Option<Satoshis>) -> Result<(), Refusal> {
         let sale = self.supply.sale().clone();
         let live = self.live.clone().ok_or(Refusal::ChannelClosed { channel: sale.channel })?;
-        self.seller
-            .blocking(move |seller| {
-                let channels: &Channels = &seller.inner.parts.channels;
-                let stored = channels.change(&mut lock(&live), |record: &mut SellerChannel, _, tx| {
-                    if let Some(paid) = ends {
-                        record
-                            .earning
-                            .end(&sale.order, paid)
-                            .map_err(|e| StoreError::Damaged(e.to_string()))?;
-                    }
-                    records::put_sale(tx, &sale)
-                });
-                stored.map_err(|error: StoreError| storage(error.into()))
-            })
-            .await
+        let entry = Entry { sale, voucher: self.voucher.take(), ends };
+        self.seller.inner.parts.channels.book(&live, entry).await
     }
 
     async fn send(&mut self, readings: Range<u64>, sender: &mut DeliverySender) -> Result<(), Ended> {
@@ -430,10 +492,14 @@ impl Session {
     }
 }
 
-fn book(live: &mut Live, order: &OrderId, voucher: &OrderVoucher) -> Result<(), BookError> {
-    let Live { record, contract, .. } = live;
-    *record = record.book(contract, order, voucher)?;
-    Ok(())
+/// Waits until the channel has changed.
+async fn change(changes: &mut Option<watch::Receiver<u64>>) {
+    if let Some(changes) = changes
+        && changes.changed().await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
 }
 
 /// Sequence number after the last reading of a page.

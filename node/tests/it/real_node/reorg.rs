@@ -14,7 +14,6 @@ use sensora_node::wallet::SweepPolicy;
 use sensora_protocol::OrderId;
 use sensora_protocol::anchor::Standing;
 use sensora_protocol::market::offer::Range;
-use sensora_protocol::market::purchase::PurchaseState;
 
 use super::stage::{Layout, Stage, named};
 use crate::world::{fund, until};
@@ -221,7 +220,7 @@ impl Walk {
                 let wanted = request.clone();
                 let task = tokio::spawn(async move { buying.buy(&wanted, |_| {}).await });
                 self.dice.pause(120).await;
-                let paying = buyer.buyer().orders().unwrap().pop().and_then(|order| order.txid);
+                let paying = buyer.buyer().orders().unwrap().pop().and_then(|order| order.txid());
                 let victim = paying.filter(|_| contradict).map(|txid| Victim { owner: &buyer, txid });
                 let lost = self.reorg(depth, victim, &buyers).await;
                 if let Err(error) = task.await.unwrap() {
@@ -328,7 +327,7 @@ impl Walk {
     async fn all_verified(&self) {
         let buyer = self.stage.buyer.buyer();
         let orders = buyer.orders().unwrap();
-        let complete = orders.iter().filter(|order| matches!(order.state, PurchaseState::Complete { .. }));
+        let complete = orders.iter().filter(|order| order.state.is_complete());
         let complete: Vec<OrderId> = complete.map(|order| order.order).collect();
         assert!(complete.len() as u64 >= self.next / COUNT);
         for order in complete {

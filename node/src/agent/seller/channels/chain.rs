@@ -1,0 +1,106 @@
+//! The channels that we are paid with, on the chain: whether their funding is in a block, when to close them, and whether they are closed.
+
+use std::sync::Arc;
+
+use sensora_protocol::market::channel::offer::LAST_ORDERS;
+use sensora_protocol::market::channel::seller::{SellerChannel, SellerChannelEvent, SellerChannelState};
+use tokio_util::sync::CancellationToken;
+
+use super::{Channels, Live, lock};
+use crate::store::channels::{self, Of};
+use crate::watching::{ASK_AT_ONCE, Blocks, Sight, block_of, look, stands};
+
+impl Channels {
+    /// Until cancelled: follows the chain for all channels, and closes those whose time has come.
+    pub async fn run(self, cancel: CancellationToken) {
+        let mut blocks = Blocks::of(&self.inner.parts.chain, cancel);
+        while blocks.after(self.look()).await {}
+    }
+
+    /// Asks the chain about all channels once.
+    pub async fn look(&self) {
+        let all: Vec<Arc<Live>> = lock(&self.inner.live).values().cloned().collect();
+        for some in all.chunks(ASK_AT_ONCE) {
+            let asked: Vec<_> = some.iter().map(|live| (lock(&live.record).outpoint, true)).collect();
+            match look(&self.inner.parts.chain, &asked).await {
+                Ok(sights) => {
+                    for (live, sight) in some.iter().zip(sights) {
+                        self.look_at(live, sight).await;
+                    }
+                }
+                Err(error) => tracing::debug!(%error, "the chain could not be asked about channels"),
+            }
+        }
+    }
+
+    async fn look_at(&self, live: &Arc<Live>, sight: Sight) {
+        let (id, state, mined) = {
+            let record = lock(&live.record);
+            (record.id, record.state.clone(), record.mined)
+        };
+        let Sight { spender, funding } = sight;
+        if let SellerChannelState::Closed { txid, .. } = state
+            && spender.as_ref().is_none_or(|(tx, _)| tx.txid() != txid)
+            && self.is_gone(live, Of::End)
+        {
+            self.take(live, SellerChannelEvent::Unspent, None).await;
+        }
+        match funding {
+            Some(path) => {
+                let block = block_of(&path);
+                let known = self.inner.parts.store.read(|tx| channels::block(tx, &id, Of::Funding));
+                if mined != Some(block.height) || !known.is_ok_and(|known| known == Some(block)) {
+                    let event = SellerChannelEvent::Mined(Some(block.height));
+                    self.take(live, event, Some((Of::Funding, path))).await;
+                }
+            }
+            None if mined.is_some() && spender.is_none() && self.is_gone(live, Of::Funding) => {
+                self.take(live, SellerChannelEvent::Mined(None), None).await;
+            }
+            None => {}
+        }
+        if let Some((tx, path)) = spender {
+            let height = block_of(&path).height;
+            let event = SellerChannelEvent::Spent { transaction: Box::new(tx), height };
+            self.take(live, event, Some((Of::End, path))).await;
+        }
+        self.settle(live).await;
+        self.take(live, SellerChannelEvent::Tip(self.tip()), None).await;
+    }
+
+    /// Whether the block that a transaction of the channel was proven to be in is none of our best chain any more.
+    fn is_gone(&self, live: &Live, of: Of) -> bool {
+        let id = lock(&live.record).id;
+        let block = self.inner.parts.store.read(|tx| channels::block(tx, &id, of));
+        matches!(block, Ok(Some(block)) if !stands(&self.inner.parts.chain, &block))
+    }
+
+    /// Closes a channel whose owner wants what was earned on it in the wallet: when the orders on it have come to their end, or did not in time.
+    async fn settle(&self, live: &Arc<Live>) {
+        let record = live.record();
+        if !self.is_to_settle(&record) {
+            return;
+        }
+        let tip = self.tip();
+        let from = {
+            let mut from = lock(&live.settles_from);
+            *from.get_or_insert_with(|| {
+                live.changed.send_modify(|times| *times = times.wrapping_add(1));
+                tip
+            })
+        };
+        if record.earning.lanes.is_empty() || tip >= from.saturating_add(LAST_ORDERS) {
+            tracing::info!(channel = %record.id, "a channel has earned enough, or is old enough: it is closed");
+            self.take(live, SellerChannelEvent::CloseAsked(None), None).await;
+        }
+    }
+
+    /// Whether the owner wants what was earned on it in the wallet.
+    fn is_to_settle(&self, record: &SellerChannel) -> bool {
+        let (policy, clock) = (&self.inner.parts.policy, &self.inner.parts.clock);
+        let age_ms = u128::try_from(clock.now_ms().saturating_sub(record.admitted_ms)).unwrap_or(0);
+        let is_enough = policy.settle_at.is_some_and(|enough| record.earning.highest >= enough);
+        let is_old = policy.settle_after.is_some_and(|old| age_ms >= old.as_millis());
+        record.state == SellerChannelState::Open && !record.earning.highest.is_zero() && (is_enough || is_old)
+    }
+}
