@@ -67,7 +67,11 @@ impl<'a> Market<'a> {
     /// itself and the chain.
     fn assert_books(mut self, paid: i64) {
         let before = Self::channel(&self.buyer);
-        assert_eq!((before["paid_sat"].as_i64(), before["reserved_sat"].as_i64()), (Some(paid), Some(0)), "{before:#}");
+        assert_eq!(
+            (before["paid_sat"].as_i64(), before["reserved_sat"].as_i64()),
+            (Some(paid), Some(0)),
+            "{before:#}"
+        );
         let id = before["channel"].as_str().unwrap().to_owned();
         self.buyer.run(&format!("channels close {id} --json")).ends_with(0);
         for round in 0.. {
@@ -84,7 +88,11 @@ impl<'a> Market<'a> {
         assert_eq!(self.agent.take().unwrap().interrupt(), 0);
         let (bought, sold) = (Self::channel(&self.buyer), Self::channel(&self.seller));
         assert_eq!(bought["paid_sat"].as_i64(), Some(paid), "by the chain: {bought:#}");
-        assert_eq!((sold["paid_sat"].as_i64(), sold["state"].as_str()), (Some(paid), Some("closed")), "{sold:#}");
+        assert_eq!(
+            (sold["paid_sat"].as_i64(), sold["state"].as_str()),
+            (Some(paid), Some("closed")),
+            "{sold:#}"
+        );
         let (earned, _) = brought(&self.seller);
         assert_eq!(earned, paid, "what the seller's wallet got");
         let (back, fees) = brought(&self.buyer);
@@ -107,7 +115,8 @@ fn brought(home: &Home<'_>) -> (i64, i64) {
     let history = home.run("wallet history --json").ends_with(0).json();
     let lines = history["history"].as_array().unwrap();
     let fees = lines.iter().filter_map(|line| line["fee_sat"].as_i64()).sum();
-    let ours = lines.iter().filter(|line| line["label"].as_str().is_some_and(|label| label.starts_with("channel ")));
+    let ours =
+        lines.iter().filter(|line| line["label"].as_str().is_some_and(|label| label.starts_with("channel ")));
     (ours.filter_map(|line| line["delta_sat"].as_i64()).filter(|delta| *delta > 0).sum(), fees)
 }
 

@@ -172,7 +172,8 @@ async fn sixty_four_orders_on_one_channel_never_have_more_than_there_is() {
 async fn of_sixty_four_orders_as_many_are_taken_as_the_channel_can_pay() {
     const ROOM: u64 = 20;
     let world = World::new(6_000).await;
-    open(&world, ROOM * PRICE + PRICE / 2).await;
+    // What the close costs is a little less than the price of an order.
+    open(&world, ROOM * PRICE + PRICE).await;
     let gone = Arc::new(AtomicBool::new(false));
     let watching = watch(&world, gone.clone());
     let mut tasks = Vec::new();

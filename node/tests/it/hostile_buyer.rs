@@ -184,12 +184,12 @@ async fn a_voucher_that_is_worth_nothing_is_refused_by_name_and_the_order_goes_o
         (
             "above what is in the channel",
             OrderVoucher { amount: sat(VALUE), ..hostile.voucher(6, 6) },
-            "capacity",
+            "can pay",
         ),
         (
             "all there is",
             OrderVoucher { paid: Satoshis::MAX, amount: Satoshis::MAX, ..hostile.voucher(6, 6) },
-            "capacity",
+            "can pay",
         ),
     ];
     for (what, voucher, says) in cases {
@@ -332,7 +332,9 @@ async fn an_offer_of_a_channel_opens_one_however_often_it_is_sent() {
     };
     let stored = || -> Vec<_> {
         let all = world.agent.store().read(channels::all_seller).unwrap();
-        all.into_iter().map(|channel| (channel.id, channel.outpoint, channel.funding, channel.earning)).collect()
+        all.into_iter()
+            .map(|channel| (channel.id, channel.outpoint, channel.funding, channel.earning))
+            .collect()
     };
     let before = stored();
     assert_eq!(before.len(), 2);
@@ -356,8 +358,7 @@ async fn an_offer_of_a_channel_opens_one_however_often_it_is_sent() {
     for funding in [second.record.funding.beef.clone(), vec![1, 2, 3], vec![]] {
         let answer = ask(OpenChannel { funding, offer: offer.clone() }).await;
         let Response::Refused(refusal) = answer else { panic!("taken: {}", answer.name()) };
-        let fits =
-            matches!(refusal, Refusal::PaymentInvalid { .. } | Refusal::PaymentToWrongKey { .. });
+        let fits = matches!(refusal, Refusal::PaymentInvalid { .. } | Refusal::PaymentToWrongKey { .. });
         assert!(fits, "{refusal:?}");
     }
     // Somebody else's channel is nobody's but its buyer's.

@@ -11,6 +11,7 @@ mod crash;
 mod crowd;
 mod disk;
 mod double;
+mod expiry;
 mod hostile_buyer;
 mod keystore;
 mod live;

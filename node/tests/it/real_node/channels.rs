@@ -9,11 +9,11 @@ use sensora_protocol::ChannelId;
 use sensora_protocol::market::channel::buyer::BuyerChannelState;
 use sensora_protocol::market::channel::offer::{ChannelLimits, signing_invoice};
 use sensora_protocol::market::channel::seller::SellerChannelState;
-use sensora_protocol::market::live::LiveFrom;
 use sensora_protocol::market::offer::{BuyerLimits, Range};
 use serde_json::{Value, json};
 
 use super::stage::{Layout, Stage, settled};
+use crate::expiry::subscription;
 use crate::world::until;
 
 const VALUE: u64 = 20_000;
@@ -63,8 +63,7 @@ fn given(node: &Node) -> i64 {
 /// What channels brought.
 fn by_channels(node: &Node) -> i64 {
     let lines = node.wallet().history().unwrap();
-    let ours =
-        lines.iter().filter(|line| line.label.starts_with("channel ") && line.status.is_settled());
+    let ours = lines.iter().filter(|line| line.label.starts_with("channel ") && line.status.is_settled());
     ours.map(|line| line.delta_sat).filter(|delta| *delta > 0).sum()
 }
 
@@ -91,16 +90,7 @@ async fn a_whole_market_through_a_channel_on_a_real_node() {
     assert_eq!((bought.count, bought.paid), (RANGE, sat(2 * RANGE)));
 
     let recorded = stage.recorded();
-    let wanted = SubscribeRequest {
-        seller: request.seller,
-        stream: request.stream,
-        from: LiveFrom::Seq(recorded),
-        budget: sat(2 * LIVE),
-        exposure: sat(20),
-        ad: request.ad.clone(),
-        readings: Some(LIVE),
-        ..subscribe_defaults(&request)
-    };
+    let wanted = SubscribeRequest { readings: Some(LIVE), ..subscription(&request, recorded, 2 * LIVE, 20) };
     let mut live = buyer.subscribe(&wanted).await.unwrap();
     let mut came = Vec::new();
     let ended = loop {
@@ -115,7 +105,11 @@ async fn a_whole_market_through_a_channel_on_a_real_node() {
     };
     let sold = stage.agent.agent().unwrap().recorder();
     let sold = sold.readings(&request.stream, recorded, recorded + LIVE).unwrap();
-    assert_eq!((came.len() as u64, &came[..]), (LIVE, &sold[..]), "each as it was measured, and none left out");
+    assert_eq!(
+        (came.len() as u64, &came[..]),
+        (LIVE, &sold[..]),
+        "each as it was measured, and none left out"
+    );
     assert_eq!(ended.value().paid, sat(2 * LIVE));
 
     let paid = 2 * (RANGE + LIVE);
@@ -163,11 +157,9 @@ async fn a_refund_is_refused_early_and_mined_late_by_the_running_buyer() {
     let id = open(&stage).await;
     stage.quiet("the funding in a block").await;
     let channel = contract(&stage, &id);
-    let bought = stage.buyer.buyer().buy_through_channel(
-        &small(&stage, Range::Seq { first: 0, count: 50 }),
-        |_| {},
-    );
-    assert_eq!(bought.await.unwrap().paid, sat(100));
+    let request = small(&stage, Range::Seq { first: 0, count: 50 });
+    let bought = stage.buyer.buyer().buy_through_channel(&request, |_| {}).await.unwrap();
+    assert_eq!(bought.paid, sat(100));
     // The seller never closes: it is gone before its time comes.
     stage.agent.shutdown().await;
 
