@@ -6,6 +6,7 @@
 mod agent;
 mod channels;
 mod cost;
+mod subscribe;
 mod trade;
 mod upkeep;
 mod values;
@@ -17,8 +18,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use sensora_chain::Network;
 
 pub(crate) use agent::AgentArgs;
-pub(crate) use channels::{ChannelsAction, ChannelsArgs, CloseChannelArgs, EarningsArgs, OpenChannelArgs};
+pub(crate) use channels::{ChannelsAction, ChannelsArgs, CloseChannelArgs, OpenChannelArgs};
 pub(crate) use cost::CostArgs;
+pub(crate) use subscribe::SubscribeArgs;
 pub(crate) use trade::{
     BuyArgs, ExportArgs, OrdersArgs, RowFormat, SampleArgs, SearchArgs, ShowArgs, StreamArgs, VerifyArgs, Way,
 };
@@ -157,6 +159,7 @@ pub(crate) enum Command {
     Show(ShowArgs),
     Sample(SampleArgs),
     Buy(Box<BuyArgs>),
+    Subscribe(Box<SubscribeArgs>),
     Orders(OrdersArgs),
     Channels(ChannelsArgs),
     Export(ExportArgs),

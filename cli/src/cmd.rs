@@ -20,6 +20,7 @@ mod search;
 mod session;
 mod show;
 mod status;
+mod subscribe;
 mod verify;
 mod wallet;
 
@@ -39,6 +40,7 @@ pub(crate) fn run(command: Command, context: &Context) -> Outcome<Exit> {
         Command::Sample(args) => sample::run(&args, context),
         Command::Buy(args) => buy::run(&args, context),
         Command::Orders(args) => orders::run(&args, context),
+        Command::Subscribe(args) => subscribe::run(&args, context),
         Command::Channels(args) => channels::run(&args, context),
         Command::Export(args) => export::run(&args, context),
         Command::Verify(args) => verify::run(&args, context),

@@ -145,7 +145,8 @@ async fn finish_interrupted(session: &Session, seller: &PublicKey, context: &Con
     let buyer = session.node.buyer();
     let seller = peer_id(seller);
     let mut elsewhere = 0_usize;
-    for order in buyer.orders()?.into_iter().filter(|order| !order.state.is_final()) {
+    // A live stream is gone on with by who subscribes to it.
+    for order in buyer.orders()?.into_iter().filter(|order| !order.state.is_final() && !order.is_live) {
         if order.seller != seller {
             elsewhere = elsewhere.saturating_add(1);
             continue;

@@ -23,7 +23,7 @@ use crate::failure::{Failure, Outcome};
 use crate::output::{Table, sat, short_id, shortened, time_ms};
 
 /// How long `open` waits until the channel can be used.
-const OPENS_WITHIN: Duration = Duration::from_secs(30);
+pub(super) const OPENS_WITHIN: Duration = Duration::from_secs(30);
 
 /// One channel in `--json`.
 #[derive(Debug, Serialize)]

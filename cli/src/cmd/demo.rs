@@ -4,6 +4,7 @@
 //! demo with its exit code.
 
 mod balance;
+mod channel;
 mod orders;
 mod peers;
 mod real;
@@ -168,6 +169,7 @@ async fn tell(stage: &Stage, dir: &Path, story: &Story<'_>, before: &Ledgers) ->
     let ad = find(stage, &chosen.latest.ad.kinds, story).await?;
     let mut orders = orders::Orders::new(stage, dir, story);
     orders.buy_latest(&chosen.latest).await?;
+    let live = orders.receive_live(&chosen.latest).await?;
     orders.buy_batch(&chosen.batch, chosen.count).await?;
     let (lines, evidence) = orders.prove().await?;
     let rejected = orders::refuse_forgeries(stage, &evidence, story).await?;
@@ -177,7 +179,7 @@ async fn tell(stage: &Stage, dir: &Path, story: &Story<'_>, before: &Ledgers) ->
     // Nothing moves any more while the satoshis are counted.
     stage.agent.shutdown().await;
     stage.buyer.shutdown().await;
-    let balance = balance::settle(before, stage, &lines)?;
+    let balance = balance::settle(before, stage, &lines, &live)?;
     story.balance(&balance)?;
     let (bootstrap, agent, buyer) = (&stage.bootstrap, &stage.agent, &stage.buyer);
     let id = |node: &Node| node.peer_id().to_string();

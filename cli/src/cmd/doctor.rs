@@ -2,6 +2,7 @@
 
 use sensora_chain::header::HeaderView as _;
 use sensora_chain::wallet::Wallet;
+use sensora_node::buyer::OrderSummary;
 use sensora_node::config::{ChainSource, Config};
 use sensora_node::fees::Fees;
 use sensora_node::home::{Home, HomePaths, RESERVED_SPACE, free_space};
@@ -218,7 +219,7 @@ fn at_rest(home: &Offline, context: &Context, findings: &mut Findings) {
         }
         Err(error) => findings.failed("wallet", &error.into()),
     }
-    match home.store.read(store::orders::purchases) {
+    match OrderSummary::stored(&home.store, home.network) {
         Ok(orders) => {
             let unfinished = orders.iter().filter(|order| !order.state.is_final()).count();
             if unfinished > 0 {

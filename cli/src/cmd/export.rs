@@ -3,6 +3,7 @@
 use std::io::Write as _;
 
 use sensora_chain::header::HeaderView as _;
+use sensora_node::buyer::OrderSummary;
 use sensora_node::store;
 use sensora_protocol::StreamId;
 use sensora_protocol::stream::Run;
@@ -75,7 +76,8 @@ fn choose(home: &Offline, what: &str) -> Outcome<(StreamId, u64, u64)> {
         Picked::None => {}
         picked => return Ok((picked.one("stream", what)?, 0, u64::MAX)),
     }
-    let order = pick_order(&home.store, what).map_err(|failure| {
+    let orders = OrderSummary::stored(&home.store, home.network)?;
+    let order = pick_order(&orders, what).map_err(|failure| {
         if failure.exit == Exit::NotFound && failure.hint.is_none() {
             Failure::not_found(format!("this home has bought no stream and has no order `{what}`"))
                 .hint("`sensora orders` lists what it has")
@@ -83,12 +85,7 @@ fn choose(home: &Offline, what: &str) -> Outcome<(StreamId, u64, u64)> {
             failure
         }
     })?;
-    let purchase = home.store.read(|tx| store::orders::purchase(tx, &order))?;
-    let purchase = purchase.ok_or_else(|| Failure::not_found(format!("there is no order {order}")))?;
-    let offer =
-        purchase.terms(home.network).map_err(|error| Failure::from_error(Exit::Unverified, &error))?;
-    let terms = offer.value();
-    Ok((terms.stream, terms.first, terms.first.saturating_add(terms.count)))
+    Ok((order.stream, order.first, order.first.saturating_add(order.count)))
 }
 
 /// The readings of a kept run.

@@ -5,12 +5,13 @@
 use sensora_chain::Network;
 use sensora_chain::header::{Header, HeaderChain};
 use sensora_chain::keys::PublicKey;
+use sensora_node::buyer::OrderSummary;
 use sensora_node::chain_access::restore;
 use sensora_node::home::Home;
 use sensora_node::keystore;
 use sensora_node::store::headers::FileHeaderStore;
 use sensora_node::store::{self, Store};
-use sensora_protocol::{OrderId, StreamId};
+use sensora_protocol::StreamId;
 
 use crate::context::Context;
 use crate::exit::Exit;
@@ -117,10 +118,8 @@ impl<T> Picked<T> {
 }
 
 /// An order of this home, by its id or the beginning of it.
-pub(super) fn pick_order(store: &Store, wanted: &str) -> Outcome<OrderId> {
-    let purchases = store.read(store::orders::purchases)?;
-    pick(wanted, purchases.iter().map(|purchase| (purchase.id.to_string(), None, purchase.id)))
-        .one("order", wanted)
+pub(super) fn pick_order<'a>(orders: &'a [OrderSummary], wanted: &str) -> Outcome<&'a OrderSummary> {
+    pick(wanted, orders.iter().map(|order| (order.order.to_string(), None, order))).one("order", wanted)
 }
 
 /// A stream of which this home has bought readings.

@@ -4,12 +4,11 @@ use std::path::Path;
 
 use sensora_chain::header::HeaderChain;
 use sensora_chain::{Satoshis, Txid};
-use sensora_node::buyer::BuyError;
+use sensora_node::buyer::{BuyError, OrderSummary, PaidBy};
 use sensora_node::store;
-use sensora_protocol::identity::peer_id;
-use sensora_protocol::market::purchase::{Purchase, PurchaseState};
+use sensora_protocol::identity::parse_peer_id;
 use sensora_protocol::stream::checkpoint::Checkpoint;
-use sensora_protocol::{OrderId, StreamId};
+use sensora_protocol::{ChannelId, OrderId, StreamId};
 use serde::Serialize;
 use serde_json::json;
 
@@ -30,48 +29,63 @@ pub(super) struct OrderReport {
     /// Why the seller refused, where it did.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) refusal: Option<String>,
+    /// Why it is not paid, or not complete.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) why: Option<String>,
     pub(super) seller: String,
     pub(super) stream: StreamId,
     pub(super) name: String,
+    /// Whether it is a stream as it comes.
+    pub(super) live: bool,
     pub(super) first: u64,
     pub(super) count: u64,
     /// Readings that are here and verified.
     pub(super) received: u64,
+    /// What all of it costs; of a live stream, what has come.
     pub(super) price_sat: Satoshis,
+    /// The most that it may cost.
+    pub(super) budget_sat: Satoshis,
+    pub(super) paid_sat: Satoshis,
+    /// How it is paid: `direct` or `channel`.
+    pub(super) mode: &'static str,
+    /// The payment, where it has one of its own.
     pub(super) txid: Option<Txid>,
+    /// The channel whose vouchers pay it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) channel: Option<ChannelId>,
     /// Whether the kept proof leads to a block.
     pub(super) anchored: bool,
     pub(super) agreed: String,
 }
 
 impl OrderReport {
-    /// What the stored purchase says.
-    pub(super) fn of(purchase: &Purchase, network: sensora_chain::Network, anchored: bool) -> Outcome<Self> {
-        let offer = purchase.terms(network).map_err(|error| {
-            Failure::new(Exit::Home, format!("the record of order {} is damaged: {error}", purchase.id))
-        })?;
-        let terms = offer.value();
-        let refusal = match &purchase.state {
-            PurchaseState::Refused { refusal }
-            | PurchaseState::TakenBack { refusal }
-            | PurchaseState::Withheld { refusal } => Some(refusal.to_string()),
-            _ => None,
+    /// What the stored order says.
+    pub(super) fn of(order: &OrderSummary, anchored: bool) -> Self {
+        let (mode, channel) = match order.by {
+            PaidBy::Channel { channel } => ("channel", Some(channel)),
+            PaidBy::Transaction { .. } => ("direct", None),
         };
-        Ok(Self {
-            order: purchase.id,
-            state: purchase.state.name(),
-            refusal,
-            seller: peer_id(&purchase.seller),
-            stream: terms.stream,
-            name: terms.name.clone(),
-            first: terms.first,
-            count: terms.count,
-            received: purchase.next.saturating_sub(terms.first),
-            price_sat: terms.total,
-            txid: purchase.payment.as_ref().map(|payment| payment.txid),
+        Self {
+            order: order.order,
+            state: order.state.name(),
+            refusal: order.state.refusal().map(ToString::to_string),
+            why: order.why.clone(),
+            seller: order.seller.clone(),
+            stream: order.stream,
+            name: order.name.clone(),
+            live: order.is_live,
+            first: order.first,
+            count: order.count,
+            received: order.received,
+            price_sat: order.total,
+            budget_sat: order.budget,
+            paid_sat: order.paid,
+            mode,
+            txid: order.txid(),
+            channel,
             anchored,
-            agreed: time_ms(purchase.agreed_ms),
-        })
+            agreed: time_ms(order.agreed_ms),
+        }
     }
 }
 
@@ -81,35 +95,34 @@ pub(super) fn run(args: &OrdersArgs, context: &Context) -> Outcome<Exit> {
         return resume(args, context);
     }
     let home = Offline::open(context)?;
+    let orders = OrderSummary::stored(&home.store, home.network)?;
     if let Some(wanted) = &args.order {
-        let order = pick_order(&home.store, wanted)?;
+        let order = pick_order(&orders, wanted)?;
+        let id = order.order;
         if args.give_up {
             drop(home);
-            return give_up(order, args, context);
+            return give_up(id, args, context);
         }
         if let Some(path) = &args.evidence {
             drop(home);
-            return evidence(order, path, args, context);
+            return evidence(id, path, args, context);
         }
-        let purchase = home.store.read(|tx| store::orders::purchase(tx, &order))?;
-        let purchase = purchase.ok_or_else(|| Failure::not_found(format!("there is no order {order}")))?;
-        return show(&report_of(&home, &home.headers()?, &purchase)?, context);
+        return show(&report_of(&home, &home.headers()?, order)?, context);
     }
-    let mut purchases = home.store.read(store::orders::purchases)?;
-    purchases.sort_by_key(|purchase| purchase.agreed_ms);
     let headers = home.headers()?;
-    let reports = purchases.iter().map(|purchase| report_of(&home, &headers, purchase));
+    let reports = orders.iter().map(|order| report_of(&home, &headers, order));
     list(&reports.collect::<Outcome<Vec<_>>>()?, context)
 }
 
-fn report_of(home: &Offline, headers: &HeaderChain, purchase: &Purchase) -> Outcome<OrderReport> {
-    let proof = home.store.read(|tx| store::bought::anchored(tx, &purchase.id))?;
+fn report_of(home: &Offline, headers: &HeaderChain, order: &OrderSummary) -> Outcome<OrderReport> {
+    let proof = home.store.read(|tx| store::bought::anchored(tx, &order.order))?;
     let anchored = proof.is_some_and(|proof| {
-        let checkpoint = proof.checkpoint.verify_by::<Checkpoint>(home.network, &purchase.seller);
+        let Ok(seller) = parse_peer_id(&order.seller) else { return false };
+        let checkpoint = proof.checkpoint.verify_by::<Checkpoint>(home.network, &seller);
         let standing = checkpoint.map(|checkpoint| proof.anchor.verify(&checkpoint, home.network, headers));
         matches!(standing, Ok(Ok(standing)) if is_mined(standing))
     });
-    OrderReport::of(purchase, home.network, anchored)
+    Ok(OrderReport::of(order, anchored))
 }
 
 fn list(reports: &[OrderReport], context: &Context) -> Outcome<Exit> {
@@ -126,6 +139,8 @@ fn list(reports: &[OrderReport], context: &Context) -> Outcome<Exit> {
         "#readings",
         "#received",
         "#price",
+        "#paid",
+        "by",
         "state",
         "anchored",
     ]);
@@ -133,11 +148,13 @@ fn list(reports: &[OrderReport], context: &Context) -> Outcome<Exit> {
         table.row([
             short_id(&report.order),
             report.agreed.clone(),
-            report.name.clone(),
+            if report.live { format!("{} (live)", report.name) } else { report.name.clone() },
             report.first.to_string(),
             report.count.to_string(),
             report.received.to_string(),
             sat(report.price_sat),
+            sat(report.paid_sat),
+            report.mode.to_owned(),
             report.state.to_owned(),
             if report.anchored { "yes" } else { "no" }.to_owned(),
         ]);
@@ -165,13 +182,18 @@ fn show(report: &OrderReport, context: &Context) -> Outcome<Exit> {
         "readings",
         format!("{} ({} to {last}), {} received", report.count, report.first, report.received),
     )?;
-    out.field("price", sat(report.price_sat))?;
+    let budget = if report.live { format!(", at most {}", sat(report.budget_sat)) } else { String::new() };
+    out.field("price", format!("{}{budget}", sat(report.price_sat)))?;
+    out.field("paid", sat(report.paid_sat))?;
     if let Some(txid) = report.txid {
         out.field("payment", txid)?;
     }
+    if let Some(channel) = report.channel {
+        out.field("channel", channel)?;
+    }
     out.field("state", report.state)?;
-    if let Some(refusal) = &report.refusal {
-        out.field("refusal", crate::output::printable(refusal))?;
+    if let Some(why) = &report.why {
+        out.field("why", crate::output::printable(why))?;
     }
     out.field("anchored", if report.anchored { "yes" } else { "not yet" })?;
     Ok(Exit::Ok)
@@ -221,7 +243,7 @@ fn give_up(order: OrderId, args: &OrdersArgs, context: &Context) -> Outcome<Exit
                 Err(error) => return Err(error.into()),
             }
             let anchored = buyer.standing(&order).is_ok_and(is_mined);
-            OrderReport::of(&buyer.purchase(&order)?, session.network, anchored)
+            Ok::<_, Failure>(OrderReport::of(&buyer.summary(&order)?, anchored))
         };
         let given_up = given_up.await;
         session.stop().await;
@@ -238,11 +260,7 @@ fn resume(args: &OrdersArgs, context: &Context) -> Outcome<Exit> {
             let mut reports = Vec::new();
             for (order, _) in &resumed {
                 let anchored = session.node.buyer().standing(order).is_ok_and(is_mined);
-                reports.push(OrderReport::of(
-                    &session.node.buyer().purchase(order)?,
-                    session.network,
-                    anchored,
-                )?);
+                reports.push(OrderReport::of(&session.node.buyer().summary(order)?, anchored));
             }
             Ok::<_, Failure>((resumed, reports))
         };

@@ -66,6 +66,11 @@ impl<W: Write> RowWriter<W> {
         }
     }
 
+    /// Writes what is still in buffers.
+    pub(super) fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
+    }
+
     /// Writes what is still in buffers; answers the number of rows.
     pub(super) fn finish(mut self) -> io::Result<u64> {
         self.to.flush()?;

@@ -7,6 +7,7 @@ use std::path::Path;
 use sensora_chain::FeeRate;
 use sensora_chain::header::HeaderView as _;
 use sensora_chain::wallet::{Status as TxStatus, Wallet};
+use sensora_node::buyer::OrderSummary;
 use sensora_node::config::{ChainSource, Config};
 use sensora_node::fees::Fees;
 use sensora_node::freeze::Freeze;
@@ -16,7 +17,6 @@ use sensora_node::store::Store;
 use sensora_node::wallet::Stuck;
 use sensora_protocol::StreamId;
 use sensora_protocol::identity::peer_id;
-use sensora_protocol::market::purchase::PurchaseState;
 use serde::{Deserialize, Serialize};
 
 use super::offline::Offline;
@@ -174,10 +174,9 @@ fn configured_source(config: &Config) -> String {
 fn sums(store: &Store, network: sensora_chain::Network) -> Outcome<(Sums, Sums, usize)> {
     let sales = store.read(store::orders::sales)?;
     let sold: Vec<_> = sales.iter().filter(|sale| sale.is_sold()).map(|sale| sale.paid).collect();
-    let orders = store.read(store::orders::purchases)?;
-    let complete = orders.iter().filter(|order| matches!(order.state, PurchaseState::Complete { .. }));
+    let orders = OrderSummary::stored(store, network)?;
     let paid: Vec<_> =
-        complete.filter_map(|order| order.terms(network).ok()).map(|offer| offer.value().total).collect();
+        orders.iter().filter(|order| order.state.is_complete()).map(|order| order.paid).collect();
     let unfinished = orders.iter().filter(|order| !order.state.is_final()).count();
     let sums = |amounts: Vec<sensora_chain::Satoshis>| Sums {
         count: amounts.len(),

@@ -203,6 +203,21 @@ impl From<BuyError> for Failure {
     }
 }
 
+impl Failure {
+    /// Why a live stream ended, told to everybody who listens.
+    pub(crate) fn of_shared(error: &BuyError) -> Self {
+        let exit = match error {
+            BuyError::Refused(refusal) => of_refusal(refusal),
+            BuyError::Frozen(_) => Exit::Frozen,
+            BuyError::Receive { .. } | BuyError::Proof(_) => Exit::Unverified,
+            BuyError::Request { .. } | BuyError::Stream { .. } | BuyError::Left { .. } => Exit::Unreachable,
+            _ => Exit::Failure,
+        };
+        Self::from_error(exit, error)
+            .hint("what was received is kept: the same command goes on with the order")
+    }
+}
+
 impl From<DiscoveryError> for Failure {
     fn from(error: DiscoveryError) -> Self {
         match error {

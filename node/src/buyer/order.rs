@@ -15,7 +15,8 @@ use sensora_protocol::market::refusal::Refusal;
 use sensora_protocol::{ChannelId, OrderId, Signed, SignedBytes, StreamId};
 
 use super::BuyError;
-use crate::store::channels::Wants;
+use crate::store::channels::{self, Wants};
+use crate::store::{Store, orders};
 
 /// What to buy.
 #[derive(Debug, Clone, PartialEq)]
@@ -223,6 +224,25 @@ impl OrderSummary {
             PaidBy::Transaction { txid } => txid,
             PaidBy::Channel { .. } => None,
         }
+    }
+
+    /// All orders of a store, oldest first, as they are on disk: for a home on which no node runs.
+    ///
+    /// # Errors
+    /// [`BuyError`] for a record that is damaged.
+    pub fn stored(store: &Store, network: Network) -> Result<Vec<Self>, BuyError> {
+        let mut all = Vec::new();
+        for purchase in store.read(orders::purchases)? {
+            all.push(Self::of_direct(&purchase, network)?);
+        }
+        for purchase in store.read(channels::purchases)? {
+            let channel = store.read(|tx| channels::buyer(tx, &purchase.channel))?;
+            let lane = channel.and_then(|channel| channel.spending.lanes.get(&purchase.id).copied());
+            let wants = store.read(|tx| channels::wants(tx, &purchase.id))?;
+            all.push(Self::of_channel(&purchase, lane.unwrap_or_default(), wants, network)?);
+        }
+        all.sort_by_key(|order| order.agreed_ms);
+        Ok(all)
     }
 
     pub(super) fn of_direct(purchase: &Purchase, network: Network) -> Result<Self, BuyError> {

@@ -7,6 +7,7 @@ use sensora_chain::{Satoshis, Txid};
 use sensora_node::supervisor::Node;
 use serde::Serialize;
 
+use super::channel::Live;
 use super::orders::OrderLine;
 use super::{Ledgers, Stage};
 use crate::exit::Exit;
@@ -77,12 +78,25 @@ fn signed(amount: Satoshis) -> Outcome<i64> {
 }
 
 /// Explains every line of both wallets since they were filled, and compares the sums with the balances.
-pub(super) fn settle(before: &Ledgers, stage: &Stage, orders: &[OrderLine]) -> Outcome<Balance> {
+pub(super) fn settle(before: &Ledgers, stage: &Stage, orders: &[OrderLine], live: &Live) -> Outcome<Balance> {
     let (buyer, agent) = (Ledger::of(&stage.buyer)?, Ledger::of(&stage.agent)?);
-    let prices: BTreeMap<Txid, Satoshis> = orders.iter().map(|order| (order.txid, order.price_sat)).collect();
+    // The close of the channel is what pays for the live order.
+    let paid_in: BTreeMap<Txid, Satoshis> =
+        orders.iter().map(|order| (order.txid, order.price_sat)).collect();
+    let mut paid_out = paid_in.clone();
+    paid_out.insert(live.opened, live.value_sat);
     let mut buyer_fees = Satoshis::ZERO;
     for line in buyer.since(&before.buyer) {
-        let price = prices.get(&line.txid).ok_or_else(|| unexplained("the buyer", line))?;
+        if line.txid == live.closed {
+            let (taken, back) = (add(live.paid_sat, live.close_fee_sat)?, live.value_sat);
+            let back = back.checked_sub(taken).map_err(|_| unexplained("the buyer", line))?;
+            if line.delta_sat != signed(back)? {
+                return Err(unexplained("the buyer", line));
+            }
+            buyer_fees = add(buyer_fees, live.close_fee_sat)?;
+            continue;
+        }
+        let price = paid_out.get(&line.txid).ok_or_else(|| unexplained("the buyer", line))?;
         let fee = line.fee.ok_or_else(|| unexplained("the buyer", line))?;
         let cost = signed(add(*price, fee)?)?;
         if line.delta_sat.checked_neg() != Some(cost) {
@@ -93,7 +107,7 @@ pub(super) fn settle(before: &Ledgers, stage: &Stage, orders: &[OrderLine]) -> O
     let mut agent_fees = Satoshis::ZERO;
     let mut received = 0_usize;
     for line in agent.since(&before.agent) {
-        match (prices.get(&line.txid), line.fee) {
+        match (paid_in.get(&line.txid), line.fee) {
             (Some(price), None) if line.delta_sat == signed(*price)? => received = received.saturating_add(1),
             // An anchor or an ad: it pays nobody but the miners.
             (None, Some(fee)) if line.delta_sat.checked_neg() == Some(signed(fee)?) => {
@@ -102,11 +116,12 @@ pub(super) fn settle(before: &Ledgers, stage: &Stage, orders: &[OrderLine]) -> O
             _ => return Err(unexplained("the agent", line)),
         }
     }
-    let price = Satoshis::sum(prices.values().copied()).map_err(|error| Failure::other(error.to_string()))?;
+    let price =
+        Satoshis::sum(paid_in.values().copied()).map_err(|error| Failure::other(error.to_string()))?;
     let paid = add(price, buyer_fees)?;
     let buyer_fits = add(buyer.total, paid)? == before.buyer.total;
     let agent_fits = add(agent.total, agent_fees)? == add(before.agent.total, price)?;
-    if !(buyer_fits && agent_fits && received == prices.len() && prices.len() == orders.len()) {
+    if !(buyer_fits && agent_fits && received == paid_in.len() && paid_in.len() == orders.len()) {
         return Err(Failure::new(Exit::Unverified, "the balances do not agree with what was sold and paid"));
     }
     Ok(Balance {

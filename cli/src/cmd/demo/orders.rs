@@ -21,6 +21,7 @@ use sensora_protocol::stream::{Reading, Value};
 use serde::Serialize;
 
 use super::balance::Ledger;
+use super::channel::{self, Live};
 use super::story::Story;
 use super::{HOST_BATCH, NETWORK, Stage, eventually, tamper};
 use crate::cmd::buy::{is_mined, write_evidence};
@@ -41,7 +42,7 @@ pub(super) struct OrderLine {
     pub(super) first: u64,
     pub(super) count: u64,
     pub(super) price_sat: Satoshis,
-    /// The payment.
+    /// What pays it: a transaction of its own, or the close of the channel.
     pub(super) txid: Txid,
     /// The block it was mined in.
     pub(super) height: u32,
@@ -135,6 +136,25 @@ impl<'a> Orders<'a> {
         self.story.bought("batch", &goods, order.price_sat, order.txid, order.millis)
     }
 
+    /// Receives readings as they come, paid through a channel that is closed afterwards.
+    pub(super) async fn receive_live(&mut self, stream: &Chosen) -> Outcome<Live> {
+        let live = channel::stream(self.stage, stream, self.story).await?;
+        let number = self.made.len().saturating_add(1);
+        self.made.push(OrderLine {
+            order: live.order,
+            stream: stream.ad.id.to_string(),
+            first: live.first,
+            count: live.count,
+            price_sat: live.paid_sat,
+            txid: live.closed,
+            height: 0,
+            verified: false,
+            evidence: self.dir.join(format!("evidence-{number}.json")),
+            millis: live.millis,
+        });
+        Ok(live)
+    }
+
     async fn buy(&mut self, stream: &Chosen, range: Range, count: u64) -> Outcome<Vec<Reading>> {
         let buyer = self.stage.buyer.buyer();
         let seller = *self.stage.agent.identity().public();
@@ -166,7 +186,7 @@ impl<'a> Orders<'a> {
         let txid = summary.txid().filter(|_| is_whole);
         let txid =
             txid.ok_or_else(|| Failure::new(Exit::Unverified, "what was bought is not what was ordered"))?;
-        self.check_equal(stream, &readings)?;
+        check_equal(self.stage, stream, &readings)?;
         let number = self.made.len().saturating_add(1);
         self.made.push(OrderLine {
             order: *order,
@@ -181,19 +201,6 @@ impl<'a> Orders<'a> {
             millis,
         });
         Ok(readings)
-    }
-
-    /// What the buyer has is what the agent recorded, value for value.
-    fn check_equal(&self, stream: &Chosen, readings: &[Reading]) -> Outcome {
-        let (Some(first), Some(last)) = (readings.first(), readings.last()) else { return Ok(()) };
-        let agent = self.stage.agent.agent().ok_or_else(|| Failure::other("the agent does not sell"))?;
-        let recorded = agent.recorder().readings(&stream.ad.id, first.seq, last.seq.saturating_add(1));
-        let recorded = recorded.map_err(|error| Failure::other(error.to_string()))?;
-        if recorded == readings {
-            Ok(())
-        } else {
-            Err(Failure::new(Exit::Unverified, "the readings that arrived are not those that were recorded"))
-        }
     }
 
     /// Waits until payments are mined and readings anchored, writes each order's evidence to a file, and verifies the file.
@@ -235,6 +242,19 @@ impl<'a> Orders<'a> {
             &format!("every reading, none missing, from its leaf to the header of block {height}, trusting no server"),
         )?;
         Ok((self.made, evidence))
+    }
+}
+
+/// What the buyer has is what the agent recorded, value for value.
+pub(super) fn check_equal(stage: &Stage, stream: &Chosen, readings: &[Reading]) -> Outcome {
+    let (Some(first), Some(last)) = (readings.first(), readings.last()) else { return Ok(()) };
+    let agent = stage.agent.agent().ok_or_else(|| Failure::other("the agent does not sell"))?;
+    let recorded = agent.recorder().readings(&stream.ad.id, first.seq, last.seq.saturating_add(1));
+    let recorded = recorded.map_err(|error| Failure::other(error.to_string()))?;
+    if recorded == readings {
+        Ok(())
+    } else {
+        Err(Failure::new(Exit::Unverified, "the readings that arrived are not those that were recorded"))
     }
 }
 

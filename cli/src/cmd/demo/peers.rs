@@ -131,7 +131,7 @@ pub(super) fn for_sale(recordings: &[PathBuf]) -> Outcome<AgentOptions> {
         name: "sensora demo".to_owned(),
         anchors: ANCHORS,
         sources,
-        channels: ChannelPolicy::none(),
+        channels: ChannelPolicy::default(),
         credit: Credit::default(),
     })
 }

@@ -9,10 +9,11 @@ use sensora_node::supervisor::Node;
 use sensora_protocol::OrderId;
 
 use super::balance::Balance;
+use super::channel::Live;
 use super::{Ledgers, Stage, streams};
 use crate::context::Context;
 use crate::failure::Outcome;
-use crate::output::{Progress, duration, sat, short_id, shortened};
+use crate::output::{Progress, counted, duration, sat, short_id, shortened};
 
 /// So much of the verifier's reason is shown.
 const REASON: usize = 88;
@@ -106,6 +107,23 @@ impl<'a> Story<'a> {
                 "{goods} for {}, paid by {}…, delivered and verified in {millis} ms",
                 sat(price),
                 short_id(&txid)
+            ),
+        )
+    }
+
+    /// Readings were received as they came.
+    pub(super) fn streamed(&self, live: &Live, name: &str) -> Outcome {
+        self.seen(
+            "live",
+            &format!(
+                "{} of {name} as they came, for {} by vouchers, in {} ms; channel of {} opened by {}…, closed by {}… in block {}",
+                counted(live.count, "reading"),
+                sat(live.paid_sat),
+                live.millis,
+                sat(live.value_sat),
+                short_id(&live.opened),
+                short_id(&live.closed),
+                live.height
             ),
         )
     }

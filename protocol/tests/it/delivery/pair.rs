@@ -760,7 +760,7 @@ impl Pair {
         match purchase.state {
             ChannelPurchaseState::Ended { .. } => return self.check_ended(self.kept()),
             ChannelPurchaseState::Refused { .. } => {
-                assert_eq!((spending.ended, due), (Satoshis::ZERO, Satoshis::ZERO))
+                assert_eq!((spending.ended, due), (Satoshis::ZERO, Satoshis::ZERO));
             }
             ChannelPurchaseState::LeftUnpaid { paid, due: said }
             | ChannelPurchaseState::GivenUp { paid, due: said } => {
