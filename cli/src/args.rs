@@ -18,7 +18,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use sensora_chain::Network;
 
 pub(crate) use agent::AgentArgs;
-pub(crate) use channels::{ChannelsAction, ChannelsArgs, CloseChannelArgs, OpenChannelArgs};
+pub(crate) use channels::{ChannelsAction, ChannelsArgs, CloseChannelArgs, EarningsArgs, OpenChannelArgs};
 pub(crate) use cost::CostArgs;
 pub(crate) use subscribe::SubscribeArgs;
 pub(crate) use trade::{
@@ -162,6 +162,7 @@ pub(crate) enum Command {
     Subscribe(Box<SubscribeArgs>),
     Orders(OrdersArgs),
     Channels(ChannelsArgs),
+    Earnings(EarningsArgs),
     Export(ExportArgs),
     Verify(VerifyArgs),
     Wallet(WalletArgs),

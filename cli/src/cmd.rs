@@ -5,9 +5,11 @@ mod buy;
 mod channels;
 mod completions;
 mod config;
+mod control;
 mod cost;
 mod demo;
 mod doctor;
+mod earnings;
 mod export;
 mod find;
 mod init;
@@ -42,6 +44,7 @@ pub(crate) fn run(command: Command, context: &Context) -> Outcome<Exit> {
         Command::Orders(args) => orders::run(&args, context),
         Command::Subscribe(args) => subscribe::run(&args, context),
         Command::Channels(args) => channels::run(&args, context),
+        Command::Earnings(args) => earnings::run(&args, context),
         Command::Export(args) => export::run(&args, context),
         Command::Verify(args) => verify::run(&args, context),
         Command::Wallet(args) => wallet::run(&args, context),

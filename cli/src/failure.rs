@@ -21,6 +21,8 @@ pub(crate) struct Failure {
     pub(crate) hint: Option<String>,
     /// The reader of our output went away (`sensora search | head`): nothing to complain about.
     silent: bool,
+    /// Another process holds the home: it may be asked instead.
+    pub(crate) is_in_use: bool,
 }
 
 /// What commands return.
@@ -29,7 +31,7 @@ pub(crate) type Outcome<T = ()> = Result<T, Failure>;
 impl Failure {
     /// A failure that ends with `exit`.
     pub(crate) fn new(exit: Exit, message: impl Into<String>) -> Self {
-        Self { exit, message: message.into(), hint: None, silent: false }
+        Self { exit, message: message.into(), hint: None, silent: false, is_in_use: false }
     }
 
     /// Something failed that has no exit code of its own.
@@ -69,7 +71,13 @@ impl Failure {
     pub(crate) fn stdout(error: &io::Error) -> Self {
         let silent = error.kind() == io::ErrorKind::BrokenPipe;
         let exit = if silent { Exit::Ok } else { Exit::Failure };
-        Self { exit, message: format!("cannot write to standard output: {error}"), hint: None, silent }
+        Self {
+            exit,
+            message: format!("cannot write to standard output: {error}"),
+            hint: None,
+            silent,
+            is_in_use: false,
+        }
     }
 
     /// Says it on standard error, as text or as one JSON document.

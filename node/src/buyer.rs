@@ -318,7 +318,11 @@ impl Buyer {
             };
             drop(deciding);
             paid = paid.checked_add(total).unwrap_or(paid);
-            self.go_on_with(&id, progress).await?;
+            // Refused, it is told: ordering anew is for whoever asks again.
+            match mode {
+                PaymentMode::Channel => self.go_on_with(&id, progress).await?,
+                _ => drop(self.drive(&id, progress).await?),
+            }
             orders.push(id);
         }
         let kept = kept.unwrap_or(count);

@@ -283,6 +283,7 @@ impl SellingSection {
             max_value: self.max_channel_sat,
             unmined_up_to: self.unmined_sat,
             max_blocks: self.max_blocks,
+            settle_at: Some(self.settle_sat).filter(|sat| !sat.is_zero()),
             ..ChannelPolicy::default()
         }
     }

@@ -57,6 +57,9 @@ pub(crate) struct AgentArgs {
     /// Price of one reading in satoshis, with at most three decimals
     #[arg(long, value_name = "SAT", help_heading = "Terms")]
     pub(crate) price: Option<Price>,
+    /// Sell the stream as it comes by the second, too, at this price in satoshis
+    #[arg(long, value_name = "SAT", help_heading = "Terms")]
+    pub(crate) second: Option<Price>,
     /// Licence of the data: an SPDX or Creative Commons id
     #[arg(long, value_name = "ID", help_heading = "Terms")]
     pub(crate) licence: Option<String>,

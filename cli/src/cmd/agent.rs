@@ -10,6 +10,7 @@ use sensora_node::config::StreamConfig;
 use sensora_protocol::Signed;
 use sensora_protocol::ad::Ad;
 
+use super::control;
 use super::session::Session;
 use super::status;
 use crate::args::AgentArgs;
@@ -47,6 +48,7 @@ pub(super) fn run(args: &AgentArgs, context: &Context) -> Outcome<Exit> {
         let session = Session::start_as(context, open, &args.network, Some(options)).await?;
         let watched = tokio::select! {
             watched = watch::events(&session, context) => watched,
+            failed = control::serve(&session) => Err(failed),
             stopped = stop_signal() => stopped,
         };
         context.out.note("\nstopping; Ctrl-C again stops at once");
@@ -110,6 +112,7 @@ fn stream(args: &AgentArgs, name: Option<String>, source: SourceSpec) -> StreamC
     StreamConfig {
         name,
         price_msat: args.price,
+        second_msat: args.second,
         licence: args.licence.clone(),
         place: args.place.clone().map(|place| Some(place).into()),
         sample: args.sample,

@@ -10,11 +10,12 @@ use sensora_protocol::market::channel::buyer::{BuyerChannel, BuyerChannelState};
 use sensora_protocol::market::channel::offer::{ChannelLimits, ChannelOffer};
 use sensora_protocol::market::channel::seller::{SellerChannel, SellerChannelState};
 use sensora_protocol::{ChannelId, SignedBytes};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::control::{self, Books, Question};
 use super::find;
-use super::offline::{Offline, pick};
+use super::offline::pick;
 use super::session::Session;
 use crate::args::{ChannelsAction, ChannelsArgs, CloseChannelArgs, OpenChannelArgs};
 use crate::context::Context;
@@ -26,14 +27,14 @@ use crate::output::{Table, sat, short_id, shortened, time_ms};
 pub(super) const OPENS_WITHIN: Duration = Duration::from_secs(30);
 
 /// One channel in `--json`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct ChannelReport {
     channel: ChannelId,
     /// `buyer`: this home pays with it; `seller`: it is paid with it.
-    role: &'static str,
+    role: String,
     /// Peer id of the other side.
     with: String,
-    state: &'static str,
+    state: String,
     /// Why it ended otherwise than by its close.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
@@ -88,9 +89,9 @@ impl ChannelReport {
         };
         Ok(Self {
             channel: channel.id,
-            role: "buyer",
+            role: "buyer".to_owned(),
             with: peer_id(&channel.seller),
-            state: channel.state.name(),
+            state: channel.state.name().to_owned(),
             reason,
             value_sat: offer.value,
             paid_sat: paid,
@@ -113,9 +114,9 @@ impl ChannelReport {
         let highest = channel.earning.highest;
         Ok(Self {
             channel: channel.id,
-            role: "seller",
+            role: "seller".to_owned(),
             with: peer_id(&channel.buyer),
-            state: channel.state.name(),
+            state: channel.state.name().to_owned(),
             reason,
             value_sat: offer.value,
             paid_sat: highest,
@@ -138,19 +139,23 @@ pub(super) fn run(args: &ChannelsArgs, context: &Context) -> Outcome<Exit> {
 }
 
 fn list(context: &Context) -> Outcome<Exit> {
-    let home = Offline::open(context)?;
-    let bought = home.store.read(store::channels::all_buyer)?;
-    let sold = home.store.read(store::channels::all_seller)?;
-    let bought =
-        bought.iter().map(|channel| (channel.opened_ms, ChannelReport::of_buyer(channel, home.network)));
-    let sold = sold
-        .iter()
-        .map(|channel| (channel.admitted_ms, ChannelReport::of_seller(channel, home.network, &home.key)));
-    let mut all: Vec<_> = bought.chain(sold).collect();
-    all.sort_by_key(|(opened_ms, _)| *opened_ms);
-    let all = all.into_iter().map(|(_, report)| report).collect::<Outcome<Vec<_>>>()?;
+    let all = control::read(Question::Channels, context, reports)?;
     show(&all, context)?;
     Ok(Exit::Ok)
+}
+
+/// All channels of the books, oldest first.
+pub(super) fn reports(books: &Books<'_>) -> Outcome<Vec<ChannelReport>> {
+    let bought = books.store.read(store::channels::all_buyer)?;
+    let sold = books.store.read(store::channels::all_seller)?;
+    let bought =
+        bought.iter().map(|channel| (channel.opened_ms, ChannelReport::of_buyer(channel, books.network)));
+    let sold = sold
+        .iter()
+        .map(|channel| (channel.admitted_ms, ChannelReport::of_seller(channel, books.network, books.key)));
+    let mut all: Vec<_> = bought.chain(sold).collect();
+    all.sort_by_key(|(opened_ms, _)| *opened_ms);
+    all.into_iter().map(|(_, report)| report).collect()
 }
 
 fn show(all: &[ChannelReport], context: &Context) -> Outcome {
@@ -174,12 +179,12 @@ fn show(all: &[ChannelReport], context: &Context) -> Outcome {
         table.row([
             short_id(&report.channel),
             report.opened.clone(),
-            report.role.to_owned(),
+            report.role.clone(),
             shortened(&report.with, 16),
             report
                 .reason
                 .as_ref()
-                .map_or_else(|| report.state.to_owned(), |why| format!("{}: {why}", report.state)),
+                .map_or_else(|| report.state.clone(), |why| format!("{}: {why}", report.state)),
             sat(report.value_sat),
             sat(report.paid_sat),
             sat(report.reserved_sat),
@@ -218,7 +223,7 @@ fn one(session: &Session, id: &ChannelId, context: &Context) -> Outcome<Exit> {
     }
     out.field("channel", report.channel)?;
     out.field("seller", &report.with)?;
-    out.field("state", report.state)?;
+    out.field("state", &report.state)?;
     out.field("value", sat(report.value_sat))?;
     out.field("paid", sat(report.paid_sat))?;
     out.field("free", sat(report.free_sat))?;

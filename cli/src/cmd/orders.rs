@@ -2,18 +2,18 @@
 
 use std::path::Path;
 
-use sensora_chain::header::HeaderChain;
 use sensora_chain::{Satoshis, Txid};
 use sensora_node::buyer::{BuyError, OrderSummary, PaidBy};
 use sensora_node::store;
 use sensora_protocol::identity::parse_peer_id;
 use sensora_protocol::stream::checkpoint::Checkpoint;
 use sensora_protocol::{ChannelId, OrderId, StreamId};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::buy::is_mined;
-use super::offline::{Offline, pick_order};
+use super::control::{self, Books, Question};
+use super::offline::pick;
 use super::session::Session;
 use crate::args::OrdersArgs;
 use crate::context::Context;
@@ -22,10 +22,10 @@ use crate::failure::{Failure, Outcome};
 use crate::output::{Table, sat, short_id, time_ms};
 
 /// One order in `--json`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct OrderReport {
     pub(super) order: OrderId,
-    pub(super) state: &'static str,
+    pub(super) state: String,
     /// Why the seller refused, where it did.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) refusal: Option<String>,
@@ -47,7 +47,7 @@ pub(super) struct OrderReport {
     pub(super) budget_sat: Satoshis,
     pub(super) paid_sat: Satoshis,
     /// How it is paid: `direct` or `channel`.
-    pub(super) mode: &'static str,
+    pub(super) mode: String,
     /// The payment, where it has one of its own.
     pub(super) txid: Option<Txid>,
     /// The channel whose vouchers pay it.
@@ -67,7 +67,7 @@ impl OrderReport {
         };
         Self {
             order: order.order,
-            state: order.state.name(),
+            state: order.state.name().to_owned(),
             refusal: order.state.refusal().map(ToString::to_string),
             why: order.why.clone(),
             seller: order.seller.clone(),
@@ -80,7 +80,7 @@ impl OrderReport {
             price_sat: order.total,
             budget_sat: order.budget,
             paid_sat: order.paid,
-            mode,
+            mode: mode.to_owned(),
             txid: order.txid(),
             channel,
             anchored,
@@ -94,32 +94,32 @@ pub(super) fn run(args: &OrdersArgs, context: &Context) -> Outcome<Exit> {
     if args.resume {
         return resume(args, context);
     }
-    let home = Offline::open(context)?;
-    let orders = OrderSummary::stored(&home.store, home.network)?;
-    if let Some(wanted) = &args.order {
-        let order = pick_order(&orders, wanted)?;
-        let id = order.order;
-        if args.give_up {
-            drop(home);
-            return give_up(id, args, context);
-        }
-        if let Some(path) = &args.evidence {
-            drop(home);
-            return evidence(id, path, args, context);
-        }
-        return show(&report_of(&home, &home.headers()?, order)?, context);
+    let all = control::read(Question::Orders, context, reports)?;
+    let Some(wanted) = &args.order else { return list(&all, context) };
+    let among = all.iter().map(|report| (report.order.to_string(), None, report));
+    let report = pick(wanted, among).one("order", wanted)?;
+    if args.give_up {
+        return give_up(report.order, args, context);
     }
-    let headers = home.headers()?;
-    let reports = orders.iter().map(|order| report_of(&home, &headers, order));
-    list(&reports.collect::<Outcome<Vec<_>>>()?, context)
+    match &args.evidence {
+        Some(path) => evidence(report.order, path, args, context),
+        None => show(report, context),
+    }
 }
 
-fn report_of(home: &Offline, headers: &HeaderChain, order: &OrderSummary) -> Outcome<OrderReport> {
-    let proof = home.store.read(|tx| store::bought::anchored(tx, &order.order))?;
+/// All orders of the books, oldest first.
+pub(super) fn reports(books: &Books<'_>) -> Outcome<Vec<OrderReport>> {
+    let orders = OrderSummary::stored(books.store, books.network)?;
+    orders.iter().map(|order| report_of(books, order)).collect()
+}
+
+fn report_of(books: &Books<'_>, order: &OrderSummary) -> Outcome<OrderReport> {
+    let proof = books.store.read(|tx| store::bought::anchored(tx, &order.order))?;
     let anchored = proof.is_some_and(|proof| {
         let Ok(seller) = parse_peer_id(&order.seller) else { return false };
-        let checkpoint = proof.checkpoint.verify_by::<Checkpoint>(home.network, &seller);
-        let standing = checkpoint.map(|checkpoint| proof.anchor.verify(&checkpoint, home.network, headers));
+        let checkpoint = proof.checkpoint.verify_by::<Checkpoint>(books.network, &seller);
+        let standing =
+            checkpoint.map(|checkpoint| proof.anchor.verify(&checkpoint, books.network, &books.headers));
         matches!(standing, Ok(Ok(standing)) if is_mined(standing))
     });
     Ok(OrderReport::of(order, anchored))
@@ -154,8 +154,8 @@ fn list(reports: &[OrderReport], context: &Context) -> Outcome<Exit> {
             report.received.to_string(),
             sat(report.price_sat),
             sat(report.paid_sat),
-            report.mode.to_owned(),
-            report.state.to_owned(),
+            report.mode.clone(),
+            report.state.clone(),
             if report.anchored { "yes" } else { "no" }.to_owned(),
         ]);
     }
@@ -191,7 +191,7 @@ fn show(report: &OrderReport, context: &Context) -> Outcome<Exit> {
     if let Some(channel) = report.channel {
         out.field("channel", channel)?;
     }
-    out.field("state", report.state)?;
+    out.field("state", &report.state)?;
     if let Some(why) = &report.why {
         out.field("why", crate::output::printable(why))?;
     }

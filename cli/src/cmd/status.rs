@@ -173,7 +173,14 @@ fn configured_source(config: &Config) -> String {
 
 fn sums(store: &Store, network: sensora_chain::Network) -> Outcome<(Sums, Sums, usize)> {
     let sales = store.read(store::orders::sales)?;
-    let sold: Vec<_> = sales.iter().filter(|sale| sale.is_sold()).map(|sale| sale.paid).collect();
+    let mut sold: Vec<_> = sales.iter().filter(|sale| sale.is_sold()).map(|sale| sale.paid).collect();
+    // What was paid through channels is what their highest vouchers say, whichever orders it was for.
+    let streamed = store.read(store::channels::sales)?.len();
+    let channels = store.read(store::channels::all_seller)?;
+    let earned = channels.iter().map(|channel| channel.earning.highest);
+    let earned = sensora_chain::Satoshis::sum(earned).unwrap_or(sensora_chain::Satoshis::MAX);
+    let orders_sold = sold.len().saturating_add(streamed);
+    sold.push(earned);
     let orders = OrderSummary::stored(store, network)?;
     let paid: Vec<_> =
         orders.iter().filter(|order| order.state.is_complete()).map(|order| order.paid).collect();
@@ -182,7 +189,7 @@ fn sums(store: &Store, network: sensora_chain::Network) -> Outcome<(Sums, Sums, 
         count: amounts.len(),
         sat: sensora_chain::Satoshis::sum(amounts).unwrap_or(sensora_chain::Satoshis::MAX),
     };
-    Ok((sums(sold), sums(paid), unfinished))
+    Ok((Sums { count: orders_sold, ..sums(sold) }, sums(paid), unfinished))
 }
 
 /// Writes what a running agent does to its home, for `sensora status`. A disk that does not take it is no reason to stop selling.

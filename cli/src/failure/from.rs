@@ -22,7 +22,8 @@ use crate::exit::Exit;
 
 impl From<HomeError> for Failure {
     fn from(error: HomeError) -> Self {
-        Self::from_error(Exit::Home, &error)
+        let is_in_use = matches!(error, HomeError::InUse { .. });
+        Self { is_in_use, ..Self::from_error(Exit::Home, &error) }
     }
 }
 

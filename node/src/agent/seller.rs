@@ -4,6 +4,7 @@
 //! broadcasts and answers in the order that the state machine asks for.
 
 pub mod channels;
+pub mod earnings;
 pub mod supply;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,6 +19,7 @@ use sensora_chain::keys::PublicKey;
 use sensora_chain::wallet::{KeySource, OwnedOutput, Purpose, Received};
 use sensora_protocol::ad::{Ad, PaymentMode, StreamAd};
 use sensora_protocol::market::channel::message::{ChannelReport, OpenChannel};
+use sensora_protocol::market::delivery::supply::ChannelSaleState;
 use sensora_protocol::market::live::LiveOffer;
 use sensora_protocol::market::message::{AnchoredProof, Answer, LiveFrom, Request, Response, Sample};
 use sensora_protocol::market::offer::{DEFAULT_LIFETIME_MS, Offer, Range};
@@ -618,7 +620,12 @@ impl Seller {
     }
 
     fn receipt(&self, peer: &PublicKey, order: OrderId) -> Result<Answer, Refusal> {
-        self.sold(peer, order).map(|(_, receipt)| Answer::Receipt(receipt))
+        let on_channel = self.inner.parts.store.read(|tx| records::sale(tx, &order));
+        let on_channel = on_channel.map_err(|error| storage(error.into()))?;
+        match on_channel.filter(|sale| &sale.buyer == peer).map(|sale| sale.state) {
+            Some(ChannelSaleState::Ended { receipt }) => Ok(Answer::Receipt(receipt)),
+            _ => self.sold(peer, order).map(|(_, receipt)| Answer::Receipt(receipt)),
+        }
     }
 
     fn fetch(&self, peer: &PublicKey, order: OrderId, first: u64) -> Result<Answer, Refusal> {

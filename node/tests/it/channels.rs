@@ -180,3 +180,73 @@ async fn what_a_channel_cannot_do_is_said() {
     fund(&world.buyer, 1_000).await;
     world.shutdown().await;
 }
+
+/// Buys `count` readings from `first` on through the channel.
+async fn buy(world: &World, first: u64, count: u64) -> Result<Satoshis, BuyError> {
+    let request = world.request(seq(first, count)).await;
+    let limits = BuyerLimits { exposure: sat(10), ..request.limits };
+    let request = sensora_node::buyer::BuyRequest { limits, ..request };
+    Ok(world.buyer.buyer().buy_through_channel(&request, |_| {}).await?.paid)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sixty_four_retries_of_one_order_are_one_charge() {
+    let world = std::sync::Arc::new(World::new(200).await);
+    open(&world, VALUE).await;
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..64 {
+        let world = world.clone();
+        tasks.spawn(async move { buy(&world, 0, 100).await });
+    }
+    let paid = tasks.join_all().await.into_iter().map(|paid| paid.unwrap().as_u64()).sum::<u64>();
+    assert_eq!(paid, 200, "one of them has paid");
+    let [order] = &world.buyer.buyer().orders().unwrap()[..] else { panic!("more than one order") };
+    assert!(order.state.is_complete());
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..64 {
+        let (world, order) = (world.clone(), order.order);
+        tasks.spawn(async move { world.buyer.buyer().resume_order(&order, |_| {}).await.unwrap() });
+    }
+    tasks.join_all().await;
+    let channel = world.buyer.buyer().channels().unwrap().remove(0);
+    assert_eq!((channel.paid, channel.reserved), (sat(200), Satoshis::ZERO));
+    std::sync::Arc::into_inner(world).unwrap().shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sixty_four_orders_at_once_never_promise_more_than_the_channel_holds() {
+    let world = std::sync::Arc::new(World::new(800).await);
+    // Not enough for all of them.
+    open(&world, 1_000).await;
+    let capacity = {
+        let channel = world.buyer.buyer().channels().unwrap().remove(0);
+        channel.free
+    };
+    let mut tasks = tokio::task::JoinSet::new();
+    for n in 0..64 {
+        let world = world.clone();
+        tasks.spawn(async move { buy(&world, n * 10, 10).await });
+    }
+    let (mut bought, mut refused) = (0, 0);
+    let mut looked = 0_u64;
+    while !tasks.is_empty() {
+        let channel = world.buyer.buyer().channels().unwrap().remove(0);
+        let promised = channel.paid.checked_add(channel.reserved).unwrap();
+        assert!(promised <= capacity, "{promised} of {capacity}");
+        looked += 1;
+        while let Some(done) = tasks.try_join_next() {
+            match done.unwrap() {
+                Ok(paid) => bought += paid.as_u64(),
+                Err(BuyError::NoChannel { .. } | BuyError::Spending(_)) => refused += 1,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+    assert!(looked > 10, "looked at while they run: {looked}");
+    assert_eq!(bought, capacity.as_u64() / 20 * 20, "as many as it holds");
+    assert_eq!(refused, 64 - bought / 20);
+    let channel = world.buyer.buyer().channels().unwrap().remove(0);
+    assert_eq!((channel.paid, channel.reserved), (sat(bought), Satoshis::ZERO));
+    std::sync::Arc::into_inner(world).unwrap().shutdown().await;
+}

@@ -3,18 +3,22 @@
 use std::time::Duration;
 
 use sensora_chain::Satoshis;
+use sensora_node::agent::AgentOptions;
+use sensora_node::agent::seller::channels::ChannelPolicy;
+use sensora_node::agent::seller::earnings::EarnedBy;
 use sensora_node::agent::source::RawReading;
 use sensora_node::buyer::{BuyError, LiveEvent, OrderState, PaidBy, SubscribeRequest, Subscription};
 use sensora_node::supervisor::Node;
 use sensora_protocol::StreamId;
 use sensora_protocol::anchor::Standing;
+use sensora_protocol::market::channel::buyer::BuyerChannelState;
 use sensora_protocol::market::channel::offer::ChannelLimits;
 use sensora_protocol::market::message::LiveFrom;
 use sensora_protocol::market::price::Metered;
 use sensora_protocol::market::receipt::ChannelReceipt;
 use sensora_protocol::stream::Reading;
 
-use crate::world::{PATIENCE, World, until};
+use crate::world::{PATIENCE, World, agent, sim, until};
 
 pub(crate) fn sat(amount: u64) -> Satoshis {
     Satoshis::from_sat(amount)
@@ -35,7 +39,11 @@ struct Live {
 
 impl Live {
     async fn new(readings: u64) -> Self {
-        let world = World::new(readings).await;
+        Self::with(agent(vec![sim(readings)])).await
+    }
+
+    async fn with(options: AgentOptions) -> Self {
+        let world = World::with(options).await;
         let stream = world.stream().await.id;
         let seller = *world.agent.identity().public();
         world.buyer.buyer().open_channel(&seller, sat(20_000), 500, channel_limits()).await.unwrap();
@@ -82,15 +90,15 @@ impl Live {
     }
 }
 
-/// Measures some more: copies of the readings that are there, a minute apart.
+/// Measures some more: copies of the readings that are there, a second apart.
 fn grow(agent: &Node, stream: &StreamId, count: u64) {
     let recorder = agent.agent().unwrap().recorder();
     let summary = recorder.summary(stream).unwrap();
     let old = recorder.readings(stream, 0, count.min(summary.size)).unwrap();
     let last = summary.last_time.unwrap();
     let readings = old.iter().cycle().zip(1..=count as i64);
-    let more =
-        readings.map(|(reading, n)| RawReading { time: last + n * 1_000, values: reading.values.clone() });
+    let more = readings
+        .map(|(reading, n)| RawReading { time: last + n * 1_000_000_000, values: reading.values.clone() });
     recorder.append(vec![(*stream, more.collect())]).unwrap();
 }
 
@@ -317,5 +325,109 @@ async fn live_readings_are_anchored_bit_by_bit_and_proven_like_others() {
     let verified = evidence.verify(&market.world.buyer.chain().headers()).unwrap();
     assert_eq!((verified.first, verified.count), (size, 37));
     assert!(matches!(verified.standing, Standing::Mined { .. }));
+    market.world.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_by_the_second_costs_what_its_time_stamps_say() {
+    let mut source = sim(100);
+    source.terms.second = Some("0.5".parse().unwrap());
+    source.terms.cadence = Some(Duration::from_secs(1));
+    let market = Live::with(agent(vec![source])).await;
+    let size = market.size();
+    let request = SubscribeRequest { by: Metered::Second, ..market.request(LiveFrom::Latest).await };
+    let mut live = market.world.buyer.buyer().subscribe(&request).await.unwrap();
+    let mut seen = Vec::new();
+    for count in [1, 9, 40] {
+        market.grow(count);
+        seen.extend(read(&mut live, count).await);
+        // However long nothing is wanted: it is the readings that are charged.
+        live.pause().await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        live.resume().await;
+    }
+    assert_eq!(seen, market.sold(size, size + 50));
+    live.stop().await;
+    let receipt = rest(&mut live).await.1.unwrap();
+    assert_eq!((receipt.count, receipt.paid), (50, sat(25)), "fifty seconds at half a satoshi");
+    market.world.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_channel_that_has_earned_enough_is_closed_after_its_orders() {
+    let policy = ChannelPolicy { settle_at: Some(sat(100)), ..ChannelPolicy::default() };
+    let market = Live::with(AgentOptions { channels: policy, ..agent(vec![sim(100)]) }).await;
+    let Live { world, .. } = &market;
+    let seller = world.agent.agent().unwrap().seller().clone();
+    let mut live = market.subscribe(LiveFrom::Latest).await;
+    let order = live.order();
+    market.grow(20);
+    read(&mut live, 20).await;
+    let [earned] = &seller.earnings().unwrap()[..] else { panic!("one order") };
+    assert_eq!((earned.order, earned.count, earned.receipted_ms), (order, None, None));
+    assert!(earned.paid >= sat(20) && earned.why.is_some(), "{earned:?}");
+    world.bootstrap.chain().mine().await.unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(live.status().ended.is_none(), "it has not earned enough");
+
+    market.grow(40);
+    let mut seen = read(&mut live, 40).await;
+    let ended = until("the order to end", || async {
+        world.bootstrap.chain().mine().await.unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        live.status().ended
+    })
+    .await;
+    let receipt = ended.unwrap().value().clone();
+    seen.extend(rest(&mut live).await.0);
+    assert_eq!((receipt.count, receipt.paid), (60, sat(120)), "paid to the last reading");
+    until("the close", || async {
+        world.bootstrap.chain().mine().await.unwrap();
+        world.buyer.buyer().look_at_channels().await;
+        let channel = world.buyer.buyer().channels().unwrap().remove(0);
+        let BuyerChannelState::Ended { paid, .. } = channel.state else { return None };
+        // The highest voucher may have been paid ahead.
+        assert!((120..=140).contains(&paid.as_u64()), "{paid}");
+        Some(())
+    })
+    .await;
+    until("the books of the seller", || async {
+        let earned = seller.earnings().unwrap().remove(0);
+        assert_eq!((earned.paid, earned.open, earned.count), (sat(120), Satoshis::ZERO, Some(60)));
+        matches!(earned.by, EarnedBy::Channel { closed_by: Some(_), voucher, .. } if voucher >= sat(120))
+            .then_some(())
+    })
+    .await;
+    market.world.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_channel_is_no_more_to_orders_than_it_is_before_its_end() {
+    // 80 blocks in all, of which the seller keeps 36 for its close and 3 for the last orders.
+    let world = World::new(100).await;
+    let stream = world.stream().await.id;
+    let seller = *world.agent.identity().public();
+    world.buyer.buyer().open_channel(&seller, sat(20_000), 80, channel_limits()).await.unwrap();
+    let market = Live { world, stream };
+    let mut live = market.subscribe(LiveFrom::Latest).await;
+    market.grow(10);
+    read(&mut live, 10).await;
+    let world = &market.world;
+    let ended = until("the order to end", || async {
+        world.bootstrap.chain().mine().await.unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        live.status().ended
+    })
+    .await;
+    assert_eq!(ended.unwrap().value().paid, sat(20), "with its receipt, before the channel closes");
+    let state = world.buyer.buyer().channels().unwrap().remove(0).state;
+    assert_eq!(state, BuyerChannelState::Open, "the channel is still open");
+    // The seller may have seen the block first.
+    until("no order to begin", || async {
+        world.buyer.chain().refresh().await.ok()?;
+        let subscribed = world.buyer.buyer().subscribe(&market.request(LiveFrom::Latest).await).await;
+        matches!(subscribed, Err(BuyError::NoChannel { .. })).then_some(())
+    })
+    .await;
     market.world.shutdown().await;
 }

@@ -158,10 +158,15 @@ pub(crate) async fn bootstrap_mining(block_interval: Duration) -> (Node, Vec<Mul
 impl World {
     /// A world in which the agent has recorded `count` simulated readings and the buyer has money.
     pub(crate) async fn new(count: u64) -> Self {
+        Self::with(agent(vec![sim(count)])).await
+    }
+
+    /// The same with an agent of these options.
+    pub(crate) async fn with(agent: AgentOptions) -> Self {
         let (bootstrap, addresses) = bootstrap().await;
         let mut config = options(2, &Place::Memory);
         config.bootstrap.clone_from(&addresses);
-        config.agent = Some(agent(vec![sim(count)]));
+        config.agent = Some(agent);
         let agent = Node::start(config).await.unwrap();
         let mut config = options(3, &Place::Memory);
         config.bootstrap.clone_from(&addresses);

@@ -1,10 +1,13 @@
 //! Orders through a channel, with either side killed at any step: what was paid is received, and nothing is paid twice.
 
 use sensora_chain::Satoshis;
+use sensora_node::buyer::SubscribeRequest;
 use sensora_node::store::channels;
 use sensora_protocol::market::channel::offer::ChannelLimits;
 use sensora_protocol::market::delivery::receive::ChannelPurchaseState;
+use sensora_protocol::market::message::LiveFrom;
 use sensora_protocol::market::offer::BuyerLimits;
+use sensora_protocol::market::price::Metered;
 use sensora_protocol::market::receipt::ChannelReceipt;
 
 use super::*;
@@ -80,6 +83,86 @@ impl ChannelMarket {
         agent_stopped || buyer_stopped
     }
 
+    fn subscription(&self) -> SubscribeRequest {
+        SubscribeRequest {
+            seller: *self.market.agent.node().identity().public(),
+            stream: self.market.stream.id,
+            from: LiveFrom::Seq(self.orders * READINGS),
+            budget: Satoshis::from_sat(1_000),
+            exposure: Satoshis::from_sat(9),
+            ad: Some(self.market.stream.clone()),
+            by: Metered::Reading,
+            max_reading: None,
+            max_second: None,
+            readings: Some(READINGS),
+            until_ms: None,
+        }
+    }
+
+    /// Takes some readings of the stream as they come, while a disk stops at this sync. Answers whether it did. A buyer that lives goes on by itself.
+    async fn listen(&mut self, agent_at: Option<u64>, buyer_at: Option<u64>, kept: Kept) -> bool {
+        let request = self.subscription();
+        self.orders += 1;
+        let Market { agent, buyer, .. } = &mut self.market;
+        if let Some(at) = agent_at {
+            agent.disk.freeze_at_sync(at);
+        }
+        if let Some(at) = buyer_at {
+            buyer.disk.freeze_at_sync(at);
+        }
+        let (agent_disk, buyer_disk) = (agent.disk.clone(), buyer.disk.clone());
+        let listening = buyer.node().buyer().clone();
+        let mut task = {
+            let request = request.clone();
+            tokio::spawn(async move {
+                let mut live = listening.subscribe(&request).await.map_err(|error| error.to_string())?;
+                live.ended().await.map_err(|error| error.to_string())
+            })
+        };
+        let mut done = None;
+        let (mut agent_stopped, mut buyer_stopped) = (false, false);
+        tokio::select! {
+            ended = &mut task => done = Some(ended.unwrap()),
+            () = agent_disk.frozen() => {}
+            () = buyer_disk.frozen() => {}
+        }
+        if agent.disk.disarm() {
+            agent_stopped = true;
+            agent.revive(kept).await;
+        }
+        if buyer.disk.disarm() {
+            buyer_stopped = true;
+            task.abort();
+            buyer.revive(kept).await;
+        } else if done.is_none() {
+            let ended = tokio::time::timeout(crate::world::PATIENCE, &mut task).await;
+            done = Some(ended.expect("it goes on by itself").unwrap());
+        }
+        if !matches!(done, Some(Ok(_))) {
+            let buyer = self.market.buyer.node().buyer();
+            until("the stream", || async {
+                let mut live = match buyer.subscribe(&request).await {
+                    Ok(live) => live,
+                    // It had ended before.
+                    Err(_) if self.is_over(buyer) => return Some(()),
+                    Err(error) => {
+                        eprintln!("subscribe: {error}");
+                        return None;
+                    }
+                };
+                live.ended().await.map_err(|error| eprintln!("ended: {error}")).ok().map(|_| ())
+            })
+            .await;
+        }
+        self.check();
+        agent_stopped || buyer_stopped
+    }
+
+    fn is_over(&self, buyer: &sensora_node::buyer::Buyer) -> bool {
+        let orders = buyer.orders().unwrap();
+        orders.len() as u64 == self.orders && orders.iter().all(|order| order.state.is_complete())
+    }
+
     fn check(&self) {
         let (agent, buyer) = (self.market.agent.node(), self.market.buyer.node());
         let end = self.orders * READINGS;
@@ -130,6 +213,36 @@ async fn an_agent_killed_at_any_step_of_a_paid_delivery_is_paid_once() {
     let mut steps = 0;
     for at in 1.. {
         if !market.buy(Some(at), None, KEPT[at as usize % KEPT.len()]).await {
+            break;
+        }
+        steps += 1;
+    }
+    assert!(steps >= 4, "order, vouchers and receipt are several steps: {steps}");
+    market.market.buyer.stop().await;
+    market.market.agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_buyer_killed_at_any_step_of_a_live_stream_goes_on_with_the_same_order() {
+    let mut market = ChannelMarket::new().await;
+    let mut steps = 0;
+    for at in 1.. {
+        if !market.listen(None, Some(at), KEPT[at as usize % KEPT.len()]).await {
+            break;
+        }
+        steps += 1;
+    }
+    assert!(steps >= 4, "order, readings and receipt are several steps: {steps}");
+    market.market.buyer.stop().await;
+    market.market.agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_killed_at_any_step_of_a_live_stream_is_waited_for() {
+    let mut market = ChannelMarket::new().await;
+    let mut steps = 0;
+    for at in 1.. {
+        if !market.listen(Some(at), None, KEPT[at as usize % KEPT.len()]).await {
             break;
         }
         steps += 1;

@@ -301,7 +301,14 @@ impl Supply {
                 return Ok(stored_first(Vec::new(), more));
             }
             SupplyEvent::Size(size) => self.size = self.size.max(size),
-            SupplyEvent::Times { first, times } => self.take_times(first, times),
+            SupplyEvent::Times { first, times } => {
+                let none = times.is_empty();
+                self.take_times(first, times);
+                if none {
+                    // Asking again at once would be asking for ever.
+                    return Ok(Vec::new());
+                }
+            }
             SupplyEvent::Sent(to) => self.next = to.min(self.handed).max(self.next),
             SupplyEvent::Pause => self.paused = true,
             SupplyEvent::Resume => self.paused = false,

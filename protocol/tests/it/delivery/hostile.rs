@@ -79,6 +79,18 @@ fn a_stream_by_the_second_ends_within_its_budget() {
 }
 
 #[test]
+fn a_store_that_does_not_know_a_time_is_asked_again_later_and_not_for_ever() {
+    let mut pair = Pair::new(Setup { goods: by_second(3_000, 400), size: 10, ..Setup::default() });
+    pair.silent_store(true);
+    pair.settle();
+    assert_eq!(pair.kept(), 0);
+    pair.silent_store(false);
+    pair.grow(11);
+    pair.settle();
+    assert_eq!(pair.kept(), 11);
+}
+
+#[test]
 fn a_page_that_cannot_be_paid_is_not_passed_over() {
     let mut pair = Pair::new(Setup { buyer_limit: 0, ..range() });
     pair.start();

@@ -100,6 +100,8 @@ pub(crate) struct Pair {
     supply: Option<Supply>,
     seller_stakes: Stakes,
     earning: Earning,
+    /// How many time stamps the seller's store answers at a time.
+    answers: usize,
     /// What the seller has said of a live stream on this connection.
     pages: LivePages,
     connected: bool,
@@ -205,6 +207,7 @@ impl Pair {
             supply: None,
             seller_stakes: Stakes::new(sat(setup.seller_limit)),
             earning,
+            answers: 5,
             pages: LivePages::new(),
             connected: false,
             closed: (false, false),
@@ -483,7 +486,7 @@ impl Pair {
                     assert!(readings.end <= self.size && readings.end - readings.start <= LOOK_AHEAD);
                     let times = self.world.stream.slice(readings.start, readings.end);
                     // A few at a time, as a store may answer.
-                    let times = times.iter().take(5).map(|reading| reading.time).collect();
+                    let times = times.iter().take(self.answers).map(|reading| reading.time).collect();
                     self.seller_event(SupplyEvent::Times { first: readings.start, times });
                 }
                 SupplyAction::End(paid) => {
@@ -499,6 +502,10 @@ impl Pair {
         self.size = self.size.max(size.min(READINGS));
         self.seller_event(SupplyEvent::Size(self.size));
         self.check();
+    }
+
+    pub(crate) fn silent_store(&mut self, silent: bool) {
+        self.answers = if silent { 0 } else { 5 };
     }
 
     /// The seller gives no credit any more.

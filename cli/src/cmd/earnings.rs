@@ -1,0 +1,128 @@
+//! `sensora earnings`: what was sold, who paid it and by what, and what is open and why.
+
+use sensora_chain::{Satoshis, Txid};
+use sensora_node::agent::seller::earnings::{Earned, EarnedBy};
+use sensora_protocol::identity::peer_id;
+use sensora_protocol::{ChannelId, OrderId, StreamId};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::control::{self, Books, Question};
+use crate::args::EarningsArgs;
+use crate::context::Context;
+use crate::exit::Exit;
+use crate::failure::Outcome;
+use crate::output::{Table, counted, sat, short_id, shortened, time_ms};
+
+/// One order in `--json`.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct EarningReport {
+    order: OrderId,
+    buyer: String,
+    stream: StreamId,
+    first: u64,
+    /// Readings that were sold; null while a live stream runs.
+    count: Option<u64>,
+    paid_sat: Satoshis,
+    /// What may have been delivered and is not paid.
+    open_sat: Satoshis,
+    /// How it is paid: `direct` or `channel`.
+    mode: String,
+    /// What brought the money to the chain: the payment, or the close of the channel once it is in a block.
+    txid: Option<Txid>,
+    channel: Option<ChannelId>,
+    /// The channel's highest voucher, which pays for all orders on it.
+    voucher_sat: Option<Satoshis>,
+    admitted: String,
+    /// When its receipt was signed.
+    receipted: Option<String>,
+    /// Why it is not paid to the end.
+    why: Option<String>,
+}
+
+impl EarningReport {
+    fn of(earned: &Earned) -> Self {
+        let (mode, txid, channel, voucher_sat) = match earned.by {
+            EarnedBy::Transaction { txid } => ("direct", Some(txid), None, None),
+            EarnedBy::Channel { channel, voucher, closed_by } => {
+                ("channel", closed_by, Some(channel), Some(voucher))
+            }
+        };
+        Self {
+            order: earned.order,
+            buyer: peer_id(&earned.buyer),
+            stream: earned.stream,
+            first: earned.first,
+            count: earned.count,
+            paid_sat: earned.paid,
+            open_sat: earned.open,
+            mode: mode.to_owned(),
+            txid,
+            channel,
+            voucher_sat,
+            admitted: time_ms(earned.admitted_ms),
+            receipted: earned.receipted_ms.map(time_ms),
+            why: earned.why.clone(),
+        }
+    }
+}
+
+/// All orders of the books, oldest first.
+pub(super) fn reports(books: &Books<'_>) -> Outcome<Vec<EarningReport>> {
+    let earned = Earned::stored(books.store, books.network, books.key)?;
+    Ok(earned.iter().map(EarningReport::of).collect())
+}
+
+/// Lists and adds up.
+pub(super) fn run(args: &EarningsArgs, context: &Context) -> Outcome<Exit> {
+    let mut all = control::read(Question::Earnings, context, reports)?;
+    if let Some(buyer) = &args.buyer {
+        all.retain(|order| order.buyer.starts_with(buyer.as_str()));
+    }
+    if args.unpaid {
+        all.retain(|order| order.why.is_some());
+    }
+    let sum = |of: fn(&EarningReport) -> Satoshis| Satoshis::sum(all.iter().map(of)).unwrap_or(Satoshis::MAX);
+    let (paid, open) = (sum(|order| order.paid_sat), sum(|order| order.open_sat));
+    let out = &context.out;
+    if out.is_json() {
+        out.document(&json!({ "orders": all, "paid_sat": paid, "open_sat": open }))?;
+        return Ok(Exit::Ok);
+    }
+    let mut table = Table::new([
+        "order",
+        "admitted",
+        "buyer",
+        "#first",
+        "#readings",
+        "#paid",
+        "#open",
+        "by",
+        "why not paid",
+    ]);
+    for order in &all {
+        let by = match (order.channel, order.txid) {
+            (Some(channel), _) => format!("channel {}", short_id(&channel)),
+            (None, Some(txid)) => format!("payment {}", short_id(&txid)),
+            (None, None) => order.mode.clone(),
+        };
+        table.row([
+            short_id(&order.order),
+            order.admitted.clone(),
+            shortened(&order.buyer, 16),
+            order.first.to_string(),
+            order.count.map_or_else(|| "live".to_owned(), |count| count.to_string()),
+            sat(order.paid_sat),
+            sat(order.open_sat),
+            by,
+            order.why.clone().unwrap_or_default(),
+        ]);
+    }
+    if table.is_empty() {
+        out.note("nothing was sold yet");
+        return Ok(Exit::Ok);
+    }
+    out.table(&table)?;
+    out.note(format!("{}: {} paid, {} open", counted(all.len() as u64, "order"), sat(paid), sat(open)));
+    Ok(Exit::Ok)
+}

@@ -1,0 +1,167 @@
+//! What was earned: which order was paid by whom, when and by what, and what is open and why.
+
+use sensora_chain::keys::PublicKey;
+use sensora_chain::{Network, Satoshis, Txid};
+use sensora_protocol::market::channel::seller::{SellerChannel, SellerChannelState};
+use sensora_protocol::market::delivery::supply::{ChannelSale, ChannelSaleState};
+use sensora_protocol::market::receipt::{ChannelReceipt, Receipt};
+use sensora_protocol::market::sale::{Sale, SaleState};
+use sensora_protocol::{ChannelId, OrderId, StreamId};
+
+use super::{Seller, SellerParts};
+use crate::store::{Store, StoreError, channels as records, orders};
+
+/// One order, as its seller's books have it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Earned {
+    /// The order.
+    pub order: OrderId,
+    /// Who has ordered.
+    pub buyer: PublicKey,
+    /// The stream.
+    pub stream: StreamId,
+    /// First sequence number.
+    pub first: u64,
+    /// Readings that were sold; none while a live stream runs.
+    pub count: Option<u64>,
+    /// What was paid.
+    pub paid: Satoshis,
+    /// What may have been delivered and is not paid.
+    pub open: Satoshis,
+    /// By what it is paid.
+    pub by: EarnedBy,
+    /// When it was admitted, milliseconds since the Unix epoch.
+    pub admitted_ms: i64,
+    /// When its receipt was signed, milliseconds since the Unix epoch.
+    pub receipted_ms: Option<i64>,
+    /// Why it is not paid to the end.
+    pub why: Option<String>,
+}
+
+/// By what an order is paid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EarnedBy {
+    /// A transaction of its own.
+    Transaction {
+        /// The transaction.
+        txid: Txid,
+    },
+    /// The vouchers of a channel.
+    Channel {
+        /// The channel.
+        channel: ChannelId,
+        /// Its highest voucher, which pays for all orders on it.
+        voucher: Satoshis,
+        /// The close that brought it to the chain, where it is in a block.
+        closed_by: Option<Txid>,
+    },
+}
+
+impl Seller {
+    /// [`Earned::stored`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn earnings(&self) -> Result<Vec<Earned>, StoreError> {
+        let SellerParts { store, network, identity, .. } = &self.inner.parts;
+        Earned::stored(store, *network, identity.public())
+    }
+}
+
+impl Earned {
+    /// All orders that the books have, oldest first: those that are answered for, and those that are not paid.
+    ///
+    /// # Errors
+    /// [`StoreError`]; [`StoreError::Damaged`] for a record that does not verify any more.
+    pub fn stored(store: &Store, network: Network, seller: &PublicKey) -> Result<Vec<Self>, StoreError> {
+        let mut earned = Vec::new();
+        for sale in store.read(orders::sales)? {
+            earned.push(Self::directly(&sale, network, seller)?);
+        }
+        for sale in store.read(records::sales)? {
+            let channel = store.read(|tx| records::seller(tx, &sale.channel))?;
+            earned.push(Self::on_channel(&sale, channel.as_ref(), network, seller)?);
+        }
+        earned.sort_by_key(|order| order.admitted_ms);
+        Ok(earned)
+    }
+
+    fn directly(sale: &Sale, network: Network, seller: &PublicKey) -> Result<Self, StoreError> {
+        let offer = sale.offer(network).map_err(|error| damaged(&sale.order, &error))?;
+        let terms = offer.value();
+        let (paid, receipted_ms, why) = match &sale.state {
+            SaleState::Sold { receipt } => {
+                let receipt = receipt.clone().verify_by::<Receipt>(network, seller);
+                let receipt = receipt.map_err(|error| damaged(&sale.order, &error))?;
+                (receipt.value().paid, Some(receipt.value().issued_ms), None)
+            }
+            SaleState::Admitted => {
+                (Satoshis::ZERO, None, Some("the network has not answered the payment".to_owned()))
+            }
+        };
+        Ok(Self {
+            order: sale.order,
+            buyer: sale.buyer,
+            stream: terms.stream,
+            first: terms.first,
+            count: Some(terms.count),
+            paid,
+            open: Satoshis::ZERO,
+            by: EarnedBy::Transaction { txid: sale.txid },
+            admitted_ms: sale.admitted_ms,
+            receipted_ms,
+            why,
+        })
+    }
+
+    fn on_channel(
+        sale: &ChannelSale,
+        channel: Option<&SellerChannel>,
+        network: Network,
+        seller: &PublicKey,
+    ) -> Result<Self, StoreError> {
+        let terms = sale.offer.terms(network, seller);
+        let terms = terms.map_err(|error| damaged(&sale.order, &error))?;
+        let lane = channel.map(|record| record.earning.paid_by(&sale.order)).unwrap_or_default();
+        let range = terms.end.map(|end| end.saturating_sub(terms.first));
+        let (count, paid, receipted_ms, why) = match &sale.state {
+            ChannelSaleState::Ended { receipt } => {
+                let receipt = receipt.clone().verify_by::<ChannelReceipt>(network, seller);
+                let receipt = receipt.map_err(|error| damaged(&sale.order, &error))?;
+                let receipt = receipt.value();
+                (Some(receipt.count), receipt.paid, Some(receipt.issued_ms), None)
+            }
+            ChannelSaleState::LeftUnpaid { paid, unpaid } => {
+                let why = format!("its channel was closed with up to {unpaid} unpaid");
+                (range, *paid, None, Some(why))
+            }
+            ChannelSaleState::Running => (range, lane, None, Some("it runs".to_owned())),
+            ChannelSaleState::Stopped { end, due } => {
+                let why = format!("it is stopped, and {due} is due in all");
+                (Some(end.saturating_sub(terms.first)), lane, None, Some(why))
+            }
+        };
+        let closed_by = channel.and_then(|record| match record.state {
+            SellerChannelState::Closed { txid, .. } => Some(txid),
+            _ => None,
+        });
+        let voucher = channel.map(|record| record.earning.highest).unwrap_or_default();
+        Ok(Self {
+            order: sale.order,
+            buyer: sale.buyer,
+            stream: terms.stream,
+            first: terms.first,
+            count,
+            paid,
+            open: sale.open(lane),
+            by: EarnedBy::Channel { channel: sale.channel, voucher, closed_by },
+            admitted_ms: sale.admitted_ms,
+            receipted_ms,
+            why,
+        })
+    }
+}
+
+fn damaged(order: &OrderId, error: &dyn std::error::Error) -> StoreError {
+    StoreError::Damaged(format!("the sale {order} does not verify any more: {error}"))
+}
