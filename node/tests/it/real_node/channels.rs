@@ -166,7 +166,9 @@ async fn a_refund_is_refused_early_and_mined_late_by_the_running_buyer() {
     let record = stage.buyer.store().read(|tx| channels::buyer(tx, &id)).unwrap().unwrap();
     let seller = record.seller;
     let key = stage.buyer.identity().key().child(&seller, &signing_invoice(&id));
-    let early = channel.refund(&key, FeeRate::DEFAULT).unwrap();
+    // The refund as somebody would send it that does not wait: final at once.
+    let mut early = channel.refund(&key, FeeRate::DEFAULT).unwrap();
+    (early.lock_time, early.inputs[0].sequence) = (0, u32::MAX);
     let height = channel.terms().refund_height.get();
     let send = async |tx: &sensora_chain::Transaction| {
         stage.real.ask("sendrawtransaction", json!([hex::encode(tx.to_bytes())])).await
@@ -174,12 +176,17 @@ async fn a_refund_is_refused_early_and_mined_late_by_the_running_buyer() {
     let mut refused = 0;
     loop {
         let tip = stage.real.service().tip().await.unwrap().height;
-        assert_eq!(unspent(&stage, channel.outpoint()).await, Some(sat(VALUE)), "at {tip}");
         if tip >= height {
             break;
         }
+        assert_eq!(unspent(&stage, channel.outpoint()).await, Some(sat(VALUE)), "at {tip} of {height}");
         let error = send(&early).await.unwrap_err();
-        assert!(error.to_string().contains("final"), "at {tip} of {height}: {error}");
+        assert!(error.to_string().contains("script"), "at {tip} of {height}: {error}");
+        // The real node would keep one that waits for its height apart. The buyer sends none before it is time.
+        for pool in ["getrawmempool", "getrawnonfinalmempool"] {
+            let waits = stage.real.call(pool, json!([])).await;
+            assert!(waits.as_array().is_some_and(Vec::is_empty), "{pool} at {tip} of {height}: {waits}");
+        }
         refused += 1;
         let state = state(&stage, &id);
         assert!(matches!(state, BuyerChannelState::Open), "at {tip} of {height}: {}", state.name());
