@@ -5,18 +5,17 @@
 
 pub mod channels;
 pub mod earnings;
+mod payments;
 pub mod supply;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use sensora_chain::Network;
-use sensora_chain::beef::{Beef, BeefLimits};
 use sensora_chain::keys::PublicKey;
-use sensora_chain::wallet::{KeySource, OwnedOutput, Purpose, Received};
 use sensora_protocol::ad::{Ad, PaymentMode, StreamAd};
 use sensora_protocol::market::channel::message::{ChannelReport, OpenChannel};
 use sensora_protocol::market::delivery::supply::ChannelSaleState;
@@ -26,21 +25,19 @@ use sensora_protocol::market::offer::{DEFAULT_LIFETIME_MS, Offer, Range};
 use sensora_protocol::market::price::{MAX_GAP_MS, MIN_GAP_MS, Metered, Tariff};
 use sensora_protocol::market::receipt::HOLD_MS;
 use sensora_protocol::market::refusal::Refusal;
-use sensora_protocol::market::sale::{
-    Admission, PurchaseRequest, Sale, SaleAction, SaleEvent, SaleState, order_of,
-};
+use sensora_protocol::market::sale::{Sale, SaleState};
 use sensora_protocol::stream::checkpoint::Checkpoint;
 use sensora_protocol::{Identity, OrderId, Signed, SignedBytes, StreamId};
 use tokio_util::sync::CancellationToken;
 
-use super::anchorer::{Anchorer, MIN_FREE_SPACE};
+use super::anchorer::Anchorer;
 use super::recorder::{Recorder, RecorderError};
-use crate::chain_access::{BroadcastError, ChainAccess};
+use crate::chain_access::ChainAccess;
 use crate::clock::{Clock, Stopwatch};
 use crate::net::Net;
-use crate::store::{self, Store, StoreError, channels as records, orders};
+use crate::store::{Store, StoreError, channels as records, orders};
 use crate::stripes::Stripes;
-use crate::wallet::{WalletHandle, WalletHandleError};
+use crate::wallet::WalletHandle;
 use channels::Channels;
 use supply::{Credit, Supplies};
 
@@ -388,142 +385,10 @@ impl Seller {
         Ok(Answer::Sample(Sample { checkpoint: checkpoint.into_bytes(), page }))
     }
 
-    async fn purchase(&self, peer: &PublicKey, request: PurchaseRequest) -> Result<SignedBytes, Refusal> {
-        let peer = *peer;
-        let network = self.inner.parts.network;
-        let id = order_of(&request, network, &peer)?.id(network);
-        let _one_at_a_time = self.inner.orders.lock(&id).await;
-        let again = request.clone();
-        let sale = match self.blocking(move |seller| seller.admit(&peer, &id, request)).await {
-            // Our headers are what is behind, not the buyer: look, and judge again.
-            Err(Refusal::HeadersBehind { .. }) if self.may_look() => {
-                if let Err(error) = self.inner.parts.chain.refresh().await {
-                    tracing::debug!(%error, "the headers could not be brought up to date");
-                }
-                self.blocking(move |seller| seller.admit(&peer, &id, again)).await?
-            }
-            sale => sale?,
-        };
-        self.settle(sale).await
-    }
-
-    /// The stored sale of an order, or a new one, stored.
-    fn admit(&self, peer: &PublicKey, id: &OrderId, request: PurchaseRequest) -> Result<Sale, Refusal> {
-        let SellerParts { chain, store, identity, network, clock, home, .. } = &self.inner.parts;
-        let stored = store.read(|tx| orders::sale(tx, id)).map_err(|error| storage(error.into()))?;
-        if let Some(sale) = stored {
-            return Ok(sale);
-        }
-        let full = |home: &PathBuf| crate::home::free_space(home).is_ok_and(|free| free < MIN_FREE_SPACE);
-        if home.as_ref().is_some_and(full) {
-            return Err(Refusal::StorageUnavailable);
-        }
-        if self.admitted().len() >= MAX_ADMITTED {
-            return Err(Refusal::ChainUnavailable);
-        }
-        let headers = chain.headers();
-        let now_ms = clock.now_ms();
-        let at = Admission { seller: identity, network: *network, peer, headers: &headers, now_ms };
-        let sale = Sale::admit(request, &at)?;
-        store.write(|tx| orders::put_sale(tx, &sale)).map_err(|error| storage(error.into()))?;
-        self.admitted().insert(sale.order);
-        Ok(sale)
-    }
-
     /// How many orders were paid since the start: whoever shows sales looks at the stored ones only when this has changed.
     #[must_use]
     pub fn sold_count(&self) -> u64 {
         self.inner.sold.load(Ordering::Relaxed)
-    }
-
-    fn admitted(&self) -> MutexGuard<'_, BTreeSet<OrderId>> {
-        self.inner.admitted.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn may_look(&self) -> bool {
-        let mut looked = self.inner.looked.lock().unwrap_or_else(PoisonError::into_inner);
-        let may = looked.is_none_or(|last| last.elapsed() >= LOOK_EVERY);
-        if may {
-            *looked = Some(Stopwatch::start());
-        }
-        may
-    }
-
-    /// Brings a stored sale to its receipt, or to a refusal.
-    async fn settle(&self, sale: Sale) -> Result<SignedBytes, Refusal> {
-        if let SaleAction::Receipt(receipt) = sale.resume() {
-            return Ok(receipt);
-        }
-        let event = match self.inner.parts.chain.broadcast(&sale.request.payment).await {
-            Ok(()) => SaleEvent::Accepted,
-            Err(BroadcastError::Rejected { double_spent, reason, .. }) => {
-                SaleEvent::Rejected { double_spent, reason }
-            }
-            Err(error) => {
-                tracing::warn!(order = %sale.order, %error, "a payment could not be broadcast yet");
-                SaleEvent::Unavailable
-            }
-        };
-        self.blocking(move |seller| seller.conclude(sale, event)).await
-    }
-
-    /// Stores what the network's word makes of a sale, and answers it.
-    fn conclude(&self, mut sale: Sale, event: SaleEvent) -> Result<SignedBytes, Refusal> {
-        let SellerParts { identity, network, clock, wallet, .. } = &self.inner.parts;
-        let before = sale.clone();
-        let actions = sale.handle(event, identity, *network, clock.now_ms());
-        let stored = wallet.update(|wallet, tx| {
-            if sale == before && !actions.contains(&SaleAction::Forget) {
-                return Ok(());
-            }
-            if actions.contains(&SaleAction::Forget) {
-                orders::remove_sale(tx, &sale.order)?;
-            } else {
-                orders::put_sale(tx, &sale)?;
-            }
-            for action in &actions {
-                let SaleAction::Credit { invoice } = action else { continue };
-                // A payment that the wallet has had and let go is not a new one.
-                if store::wallet::is_archived_in(tx, &sale.txid)? {
-                    continue;
-                }
-                let beef = Beef::parse(&sale.request.payment, &BeefLimits::default())?;
-                let paid = beef.transaction(&sale.txid).cloned().ok_or(WalletHandleError::NoTransaction)?;
-                let label = format!("sale {}", sale.order);
-                let output = OwnedOutput {
-                    vout: sale.vout,
-                    key: KeySource::peer(sale.buyer, invoice.clone()),
-                    purpose: Purpose::Payment { label: label.clone() },
-                };
-                let received = Received {
-                    tx: paid,
-                    outputs: vec![output],
-                    ancestors: Some(&beef),
-                    path: beef.bump_of(&sale.txid).cloned(),
-                    broadcast: true,
-                    label,
-                    now_ms: clock.now_ms(),
-                };
-                wallet.receive(identity.key(), received)?;
-            }
-            Ok::<_, WalletHandleError>(())
-        });
-        if let Err(error) = stored {
-            tracing::error!(order = %sale.order, %error, "a sale could not be stored");
-            return Err(Refusal::StorageUnavailable);
-        }
-        if actions.iter().any(|action| matches!(action, SaleAction::Credit { .. })) {
-            self.inner.sold.fetch_add(1, Ordering::Relaxed);
-        }
-        if sale.is_sold() || actions.contains(&SaleAction::Forget) {
-            self.admitted().remove(&sale.order);
-        }
-        let answer = actions.into_iter().find_map(|action| match action {
-            SaleAction::Receipt(receipt) => Some(Ok(receipt)),
-            SaleAction::Refuse(refusal) => Some(Err(refusal)),
-            SaleAction::Broadcast | SaleAction::Credit { .. } | SaleAction::Forget => None,
-        });
-        answer.unwrap_or(Err(Refusal::ChainUnavailable))
     }
 
     /// Looks up which payments of before a restart the network has not answered.
@@ -558,34 +423,6 @@ impl Seller {
             tokio::select! {
                 () = cancel.cancelled() => return,
                 () = tokio::time::sleep(SETTLE_EVERY) => {}
-            }
-        }
-    }
-
-    async fn settle_admitted(&self) {
-        let waiting: Vec<OrderId> = self.admitted().iter().copied().collect();
-        for order in waiting {
-            let _one_at_a_time = self.inner.orders.lock(&order).await;
-            let sale = match self.inner.parts.store.read(|tx| orders::sale(tx, &order)) {
-                Ok(Some(sale)) => sale,
-                Ok(None) => {
-                    self.admitted().remove(&order);
-                    continue;
-                }
-                Err(error) => {
-                    tracing::error!(%order, %error, "an order could not be read");
-                    return;
-                }
-            };
-            match self.settle(sale).await {
-                Ok(_) => tracing::info!(%order, "an order is paid whose buyer has not waited for it"),
-                Err(refusal) => {
-                    tracing::info!(%order, %refusal, "an order that waits for the network is not paid");
-                    // Whoever cannot be reached for one cannot be reached for the next.
-                    if refusal == Refusal::ChainUnavailable {
-                        return;
-                    }
-                }
             }
         }
     }

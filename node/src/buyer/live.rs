@@ -279,7 +279,7 @@ impl Buyer {
             next: purchase.next,
             paid: self.summary_on_channel(&purchase)?.paid,
             budget: purchase.budget,
-            anchored: anchored.clone(),
+            anchored,
             is_paused: false,
             waits: None,
             ended: None,
@@ -335,7 +335,7 @@ impl Buyer {
                     if let Ok(Some(anchored)) = self.standing_to(order) {
                         status.send_if_modified(|status| {
                             let is_more = status.anchored.as_ref() != Some(&anchored);
-                            status.anchored = Some(anchored.clone());
+                            status.anchored = Some(anchored);
                             is_more
                         });
                     }
@@ -377,8 +377,8 @@ impl Listener for Driven {
         });
     }
 
-    fn command(&mut self) -> impl Future<Output = Command> + Send {
-        async { self.commands.recv().await.unwrap_or(Command::Leave) }
+    async fn command(&mut self) -> Command {
+        self.commands.recv().await.unwrap_or(Command::Leave)
     }
 
     fn is_patient(&self) -> bool {
@@ -445,7 +445,7 @@ impl Subscription {
                 return self.readings(&status).await.map(Some);
             }
             if status.anchored != self.shown.anchored {
-                self.shown.anchored.clone_from(&status.anchored);
+                self.shown.anchored = status.anchored;
                 if let Some((end, standing)) = status.anchored {
                     return Ok(Some(LiveEvent::Standing { end, standing }));
                 }
@@ -479,7 +479,7 @@ impl Subscription {
         let last = readings.last().ok_or(BuyError::NotComplete { order, state: "damaged" })?.seq;
         self.next = last.saturating_add(1);
         let standing = match &status.anchored {
-            Some((end, standing)) if self.next <= *end => standing.clone(),
+            Some((end, standing)) if self.next <= *end => *standing,
             _ => Standing::Signed,
         };
         Ok(LiveEvent::Readings(LiveBatch { readings, standing, paid: status.paid }))

@@ -323,7 +323,7 @@ impl OrderSummary {
                 (Satoshis::ZERO, Some(format!("refused before anything was paid: {refusal}")))
             }
             ChannelPurchaseState::Running if lane.paid < due => {
-                (lane.paid, Some(format!("{} is due for what is here and not paid yet", due)))
+                (lane.paid, Some(format!("{due} is due for what is here and not paid yet")))
             }
             ChannelPurchaseState::Running => (lane.paid, Some("readings are still to come".to_owned())),
             ChannelPurchaseState::Stopping { .. } => {

@@ -143,7 +143,7 @@ impl Buyer {
     pub fn standing(&self, id: &OrderId) -> Result<Standing, BuyError> {
         let parts = self.parts(id)?;
         match parts.as_slice() {
-            [all] => Ok(all.standing.clone()),
+            [all] => Ok(all.standing),
             // Some of them are under no anchor.
             _ => Ok(Standing::Signed),
         }
@@ -160,7 +160,7 @@ impl Buyer {
         if let Some((to, standing, _)) = &anchored
             && *to >= end
         {
-            return Ok(vec![Part { first, end, standing: standing.clone() }]);
+            return Ok(vec![Part { first, end, standing: *standing }]);
         }
         let proof = self.inner.store.read(|tx| bought::proof(tx, id))?.whole();
         self.check_range(&held, end, &proof, held.checkpoint.value())?;

@@ -499,7 +499,7 @@ async fn change(changes: &mut Option<watch::Receiver<u64>>) {
     {
         return;
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 /// Sequence number after the last reading of a page.

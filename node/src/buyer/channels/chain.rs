@@ -15,7 +15,7 @@ impl Buyer {
     /// Until cancelled: follows the chain for all channels, and takes back what is due.
     pub async fn run_channels(self, cancel: CancellationToken) {
         let mut blocks = Blocks::of(&self.inner.chain, cancel);
-        while blocks.after(self.look_at_channels()).await {}
+        while blocks.after(Box::pin(self.look_at_channels())).await {}
     }
 
     /// Asks the chain about all channels once.

@@ -14,7 +14,7 @@ impl Channels {
     /// Until cancelled: follows the chain for all channels, and closes those whose time has come.
     pub async fn run(self, cancel: CancellationToken) {
         let mut blocks = Blocks::of(&self.inner.parts.chain, cancel);
-        while blocks.after(self.look()).await {}
+        while blocks.after(Box::pin(self.look())).await {}
     }
 
     /// Asks the chain about all channels once.
