@@ -3,6 +3,7 @@
 #![cfg(test)]
 
 mod arguments;
+mod channels;
 mod demo;
 mod home;
 mod journey;
