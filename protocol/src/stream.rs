@@ -13,10 +13,11 @@ pub mod leaf;
 pub mod log;
 pub mod reading;
 pub mod schema;
+pub mod seeds;
 pub mod unit;
 
 pub use chunk::{CHUNK_LEN, ChunkError, OpenRun, Run, Salts, SealedChunk};
-pub use leaf::{ChunkSecret, StreamSecret};
+pub use leaf::{ChunkSecret, Salting, StreamSecret};
 pub use log::{Frontier, MemoryLog, Nodes, RangeProof, RangeVerifier};
 pub use reading::{Reading, ReadingError, Value};
 pub use schema::{Field, Kind, Schema, SchemaError};

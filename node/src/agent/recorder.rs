@@ -5,7 +5,7 @@
 //! open chunk; everything else is computed again from the store when a proof needs it.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use redb::WriteTransaction;
 use sensora_chain::Network;
@@ -22,7 +22,7 @@ use sensora_protocol::stream::log::{
 };
 use sensora_protocol::stream::reading::DEFAULT_TOLERANCE;
 use sensora_protocol::stream::{
-    CHUNK_LEN, ChunkError, Reading, ReadingError, Run, Salts, Schema, SealedChunk, StreamSecret,
+    CHUNK_LEN, ChunkError, Reading, ReadingError, Run, Salting, Salts, Schema, SealedChunk, StreamSecret,
 };
 use sensora_protocol::{Hash, Identity, Signed, StreamId};
 use tokio::sync::watch;
@@ -116,8 +116,7 @@ struct Inner {
     identity: Identity,
     network: Network,
     clock: Clock,
-    /// Who answers a buyer reads a stream together with others; who records waits for those that read now and for nobody else.
-    streams: RwLock<BTreeMap<StreamId, Arc<RwLock<Recorded>>>>,
+    streams: RwLock<BTreeMap<StreamId, Arc<Stream>>>,
     /// Counts the batches that were recorded.
     grown: watch::Sender<u64>,
 }
@@ -139,6 +138,23 @@ pub struct StreamSummary {
     pub last_time: Option<i64>,
     /// Tells the recording it began with from another one.
     pub fingerprint: Option<String>,
+}
+
+/// Who answers a buyer reads a stream together with others. Who appends holds `appends` from the first step to the last, and keeps readers away only while it
+/// adds what is on disk already: nobody who reads waits for the disk.
+struct Stream {
+    appends: Mutex<()>,
+    recorded: RwLock<Recorded>,
+}
+
+impl Stream {
+    fn new(recorded: Recorded) -> Arc<Self> {
+        Arc::new(Self { appends: Mutex::default(), recorded: RwLock::new(recorded) })
+    }
+
+    fn apply(&self, append: Append) {
+        self.recorded.write().unwrap_or_else(PoisonError::into_inner).apply(append);
+    }
 }
 
 struct Recorded {
@@ -168,7 +184,7 @@ impl ChunkLeaves for StoredLeaves {
 }
 
 fn secret(record: &StreamRecord) -> StreamSecret {
-    StreamSecret::from_bytes(record.secret)
+    StreamSecret::new(record.secret, record.salting)
 }
 
 impl Recorder {
@@ -184,7 +200,7 @@ impl Recorder {
     ) -> Result<Self, RecorderError> {
         let mut found = BTreeMap::new();
         for record in store.read(streams::all)? {
-            found.insert(record.id, Arc::new(RwLock::new(Recorded::open(&store, record)?)));
+            found.insert(record.id, Stream::new(Recorded::open(&store, record)?));
         }
         let (streams, grown) = (RwLock::new(found), watch::Sender::new(0));
         Ok(Self { inner: Arc::new(Inner { store, identity, network, clock, streams, grown }) })
@@ -213,11 +229,12 @@ impl Recorder {
         let mut secret = Zeroizing::new([0; 32]);
         getrandom::fill(secret.as_mut_slice()).map_err(|e| RecorderError::Randomness(e.to_string()))?;
         let (name, schema) = (name.to_owned(), schema.clone());
-        let record = StreamRecord { id, name, schema, secret: *secret, fingerprint };
+        let salting = Salting::Tree;
+        let record = StreamRecord { id, name, schema, secret: *secret, salting, fingerprint };
         store.write(|tx| streams::put(tx, &record))?;
         let recorded = Recorded::open(store, record)?;
         let summary = recorded.summary();
-        streams.insert(id, Arc::new(RwLock::new(recorded)));
+        streams.insert(id, Stream::new(recorded));
         Ok(summary)
     }
 
@@ -234,7 +251,7 @@ impl Recorder {
         Ok(fits.and_then(|()| reading.check_time(now, DEFAULT_TOLERANCE)))
     }
 
-    fn get(&self, id: &StreamId) -> Result<Arc<RwLock<Recorded>>, RecorderError> {
+    fn get(&self, id: &StreamId) -> Result<Arc<Stream>, RecorderError> {
         let streams = self.inner.streams.read().unwrap_or_else(PoisonError::into_inner);
         streams.get(id).cloned().ok_or(RecorderError::UnknownStream(*id))
     }
@@ -268,20 +285,20 @@ impl Recorder {
             by_stream.entry(id).or_default().extend(readings);
         }
         let streams: Vec<_> = by_stream.keys().map(|id| self.get(id)).collect::<Result<_, _>>()?;
-        let mut guards: Vec<RwLockWriteGuard<'_, Recorded>> =
-            streams.iter().map(|stream| stream.write().unwrap_or_else(PoisonError::into_inner)).collect();
+        let turns: Vec<MutexGuard<'_, ()>> = streams
+            .iter()
+            .map(|stream| stream.appends.lock().unwrap_or_else(PoisonError::into_inner))
+            .collect();
         let now = self.inner.clock.now_ns();
-        let mut prepared = Vec::with_capacity(guards.len());
-        for (stream, readings) in guards.iter().zip(by_stream.into_values()) {
-            prepared.push(stream.prepare(readings, now)?);
+        let mut prepared = Vec::with_capacity(streams.len());
+        for (stream, (id, readings)) in streams.iter().zip(by_stream) {
+            prepared.push((id, look(stream).prepare(readings, now)?));
         }
-        self.inner.store.write(|tx| {
-            guards.iter().zip(&prepared).try_for_each(|(stream, append)| append.store(tx, &stream.record.id))
-        })?;
-        for (stream, append) in guards.iter_mut().zip(prepared) {
+        self.inner.store.write(|tx| prepared.iter().try_for_each(|(id, append)| append.store(tx, id)))?;
+        for (stream, (_, append)) in streams.iter().zip(prepared) {
             stream.apply(append);
         }
-        drop(guards);
+        drop(turns);
         self.inner.grown.send_modify(|batches| *batches = batches.wrapping_add(1));
         Ok(())
     }
@@ -411,13 +428,14 @@ impl Recorder {
 fn run_len(run: &Run) -> usize {
     let salts = match &run.salts {
         Salts::Secret(_) => 32,
+        Salts::Seeds(seeds) => seeds.len().saturating_mul(SALT_LEN),
         Salts::Each(salts) => salts.len().saturating_mul(SALT_LEN.saturating_add(1)),
     };
     run.columns.len().saturating_add(salts).saturating_add(64)
 }
 
-fn look<T>(stream: &RwLock<T>) -> RwLockReadGuard<'_, T> {
-    stream.read().unwrap_or_else(PoisonError::into_inner)
+fn look(stream: &Stream) -> RwLockReadGuard<'_, Recorded> {
+    stream.recorded.read().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Readings that have their numbers and leaves and wait to be stored.

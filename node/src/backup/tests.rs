@@ -157,6 +157,7 @@ fn only_the_newest_anchors_are_kept_and_streams_by_name_only() {
         name: "greenhouse".into(),
         schema: schema.clone(),
         secret: [0x5e; 32],
+        salting: sensora_protocol::stream::Salting::Tree,
         fingerprint: None,
     };
     let total = u64::try_from(ANCHORS_KEPT).unwrap() + 10;

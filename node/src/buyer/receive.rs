@@ -3,14 +3,18 @@
 //! What is paid and when is decided by [`sensora_protocol::market::delivery::receive`]; this room opens streams, stores what has been verified
 //! before anything more is paid for it, and goes on where a stream or the process broke off. Ranges and live streams go the same way; who
 //! listens says how long to wait for a seller, and may pause or stop.
+//!
+//! While the disk takes one page the next ones are received and verified, and then go to the disk together. What follows from a page, its voucher
+//! and that anybody hears of it, waits until the page is there.
 
+use std::collections::VecDeque;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use sensora_chain::Satoshis;
 use sensora_chain::header::HeaderView as _;
-use sensora_protocol::OrderId;
 use sensora_protocol::market::channel::spending::{Reservation, Spending};
 use sensora_protocol::market::delivery::ProvenPage;
 use sensora_protocol::market::delivery::frame::{MAX_TO_BUYER_LEN, OrderVoucher, ToBuyer, ToSeller};
@@ -21,6 +25,7 @@ use sensora_protocol::market::delivery::terms::Terms;
 use sensora_protocol::market::exposure::Interval;
 use sensora_protocol::market::offer::OfferError;
 use sensora_protocol::market::refusal::Refusal;
+use sensora_protocol::{OrderId, SignedBytes};
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::{Instant, MissedTickBehavior};
 
@@ -46,6 +51,10 @@ const FIRST_LIVE_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// How long is waited where the seller says "later" and not when.
 const LATER: Duration = Duration::from_millis(500);
+
+/// Pages that may be verified while others, no more than these, are on their way to the disk. Each is at most a frame of 1 MiB, so that an order holds 8 MiB; more would
+/// not make a disk faster that is slower than this.
+const PAGES_AHEAD: usize = 4;
 
 /// What whoever listens is told.
 pub(super) enum Told<'a> {
@@ -127,10 +136,44 @@ struct Session {
     reservation: Option<Reservation>,
     /// Goes along with each change on its way to the disk, so that whoever takes the order next comes after it.
     turn: Arc<OwnedMutexGuard<()>>,
+    /// What is to be done, in order. Each stored step holds the purchase as it was when the step was planned.
+    plan: VecDeque<Step>,
+    /// The stored step under way, and the purchase as it leaves it.
+    storing: Option<Storing>,
+    /// The purchase as it is on disk.
+    stands: ChannelPurchase,
+}
+
+/// Something to be done.
+enum Step {
+    /// Store the purchase.
+    Store(Box<ChannelPurchase>),
+    /// Keep verified readings with it.
+    Keep(Box<Kept>, Box<ChannelPurchase>),
+    /// Pay.
+    Voucher { paid: Satoshis, amount: Satoshis },
+    /// Send this frame.
+    Send(ToSeller),
+    /// End the order's lane, with what it has paid, and store the purchase.
+    End(Satoshis, Box<ChannelPurchase>),
+}
+
+/// A verified page as it is kept.
+struct Kept {
+    first: u64,
+    page: ProvenPage,
+    /// The checkpoint that it came with.
+    checkpoint: Option<SignedBytes>,
+}
+
+struct Storing {
+    stored: Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send>>,
+    purchase: ChannelPurchase,
 }
 
 /// What a session does next.
 enum Next {
+    Stored(Result<(), StoreError>),
     Frame(Option<Bytes>),
     Event(ReceiveEvent),
     Command(Command),
@@ -276,28 +319,46 @@ impl Buyer {
         let interval = Interval::new(unit, wants.exposure, unit).unwrap_or(Interval::none());
         let receive = Receive::new(purchase, terms, interval);
         let (buyer, turn) = (self.clone(), turn.clone());
-        let mut session = Session { buyer, open, stakes, receive, reservation: Some(reservation), turn };
+        let mut session = Session {
+            buyer,
+            open,
+            stakes,
+            stands: receive.purchase().clone(),
+            receive,
+            reservation: Some(reservation),
+            turn,
+            plan: VecDeque::new(),
+            storing: None,
+        };
         let begin = session.receive.start();
-        session.follow(vec![begin], &mut sender).await?;
-        session.at_block(&mut sender).await?;
-        if session.receive.purchase().is_final() {
-            return Ok(None);
-        }
+        session.plan(vec![begin]);
+        session.at_block()?;
         if course.paused {
-            let actions = session.event(ReceiveEvent::Pause)?;
-            session.follow(actions, &mut sender).await?;
+            session.handle(ReceiveEvent::Pause)?;
         }
+        session.work(&mut sender).await?;
         let mut alive = tokio::time::interval_at(Instant::now() + ALIVE_EVERY, ALIVE_EVERY);
         alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
+        let ended = loop {
             if course.stop || session.has_enough(&wants) {
                 course.stop = true;
-                let actions = session.event(ReceiveEvent::Stop)?;
-                session.follow(actions, &mut sender).await?;
+                let stopped = match session.handle(ReceiveEvent::Stop) {
+                    Ok(()) => session.work(&mut sender).await,
+                    Err(broken) => Err(broken),
+                };
+                if let Err(broken) = stopped {
+                    break Err(broken);
+                }
             }
             let is_running = session.receive.purchase().state == ChannelPurchaseState::Running;
+            let is_final = session.receive.purchase().is_final();
+            let takes_more = !is_final && session.pages_ahead() < PAGES_AHEAD;
             let next = tokio::select! {
-                bytes = receiver.next(PATIENCE) => Next::Frame(bytes?),
+                stored = stored(&mut session.storing) => Next::Stored(stored),
+                bytes = receiver.next(PATIENCE), if takes_more => match bytes {
+                    Ok(bytes) => Next::Frame(bytes),
+                    Err(error) => break Err(error.into()),
+                },
                 command = listener.command() => Next::Command(command),
                 () = room.more() => Next::Event(ReceiveEvent::Room),
                 _ = alive.tick() => Next::Alive,
@@ -305,41 +366,48 @@ impl Buyer {
                 Ok(()) = tips.changed() => Next::Block,
                 () = self.until(wants.until_ms), if is_running => Next::Event(ReceiveEvent::Stop),
             };
-            let event = match next {
-                Next::Frame(None) => return Err(Broken::Later("the seller has ended the delivery".into())),
+            let handled = match next {
+                Next::Stored(Ok(())) => {
+                    session.is_stored();
+                    Ok(())
+                }
+                Next::Stored(Err(error)) => break Err(error.into()),
+                Next::Frame(None) => break Err(Broken::Later("the seller has ended the delivery".into())),
                 Next::Frame(Some(bytes)) => match ToBuyer::from_bytes(&bytes) {
-                    Ok(frame) => ReceiveEvent::Frame(Box::new(frame)),
+                    Ok(frame) => session.handle(ReceiveEvent::Frame(Box::new(frame))),
                     Err(_) => {
                         net.report(peer, Offence::Malformed).await;
-                        return Err(Broken::Later("the seller sent what is no frame".into()));
+                        break Err(Broken::Later("the seller sent what is no frame".into()));
                     }
                 },
-                Next::Event(event) => event,
-                Next::Command(Command::Leave) => return Ok(Some(Command::Leave)),
+                Next::Event(event) => session.handle(event),
+                Next::Command(Command::Leave) => break Ok(Some(Command::Leave)),
                 Next::Command(command) => match course.take(command) {
-                    Some(event) => event,
+                    Some(event) => session.handle(event),
                     None => continue,
                 },
-                Next::Block => {
-                    session.at_block(&mut sender).await?;
-                    if session.receive.purchase().is_final() {
-                        return Ok(None);
-                    }
-                    continue;
-                }
+                Next::Block => session.at_block(),
                 Next::Alive => {
-                    session.send(&ToSeller::Alive, &mut sender).await?;
-                    continue;
+                    session.plan.push_back(Step::Send(ToSeller::Alive));
+                    Ok(())
                 }
             };
-            let actions = session.event(event)?;
-            session.follow(actions, &mut sender).await?;
+            let worked = match handled {
+                Ok(()) => session.work(&mut sender).await,
+                Err(broken) => Err(broken),
+            };
+            if let Err(broken) = worked {
+                break Err(broken);
+            }
             session.show(course, listener);
-            if session.receive.purchase().is_final() {
+            if session.is_done() {
                 drop(sender.finish().await);
                 return Ok(None);
             }
-        }
+        };
+        // What is verified is kept, though nothing more is paid for it on this stream.
+        session.keep_rest().await?;
+        ended
     }
 
     /// Waits for a time of day, where there is one to wait for.
@@ -413,101 +481,170 @@ async fn while_opening<T>(
     }
 }
 
+async fn send(frame: &ToSeller, sender: &mut DeliverySender) -> Result<(), Broken> {
+    let bytes = frame.to_bytes().map_err(BuyError::from)?;
+    Ok(sender.send(Bytes::from(bytes)).await?)
+}
+
+/// Waits for the stored step under way.
+async fn stored(storing: &mut Option<Storing>) -> Result<(), StoreError> {
+    match storing {
+        Some(storing) => storing.stored.as_mut().await,
+        None => std::future::pending().await,
+    }
+}
+
 impl Session {
-    fn event(&mut self, event: ReceiveEvent) -> Result<Vec<ReceiveAction>, Broken> {
+    /// Gives an event to the state machine, and plans what follows from it.
+    fn handle(&mut self, event: ReceiveEvent) -> Result<(), Broken> {
         let order = self.receive.purchase().id;
-        let Some(reservation) = self.reservation.as_mut() else { return Ok(Vec::new()) };
+        let Some(reservation) = self.reservation.as_mut() else { return Ok(()) };
         let network = self.buyer.inner.network;
         let handled = self.stakes.change(|stakes| self.receive.handle(event, reservation, stakes, network));
-        handled.map_err(|error| match error {
+        let actions = handled.map_err(|error| match error {
             ReceiveError::Refused(refusal) if refusal.is_temporary() => Broken::Later(refusal.to_string()),
             bad @ (ReceiveError::Delivery(_)
             | ReceiveError::OtherStream
             | ReceiveError::OlderCheckpoint { .. }) => Broken::Bad(Box::new(bad)),
             source => Broken::Failed(BuyError::Receive { order, source: Box::new(source) }),
-        })
+        })?;
+        self.plan(actions);
+        Ok(())
     }
 
-    async fn follow(
-        &mut self,
-        actions: Vec<ReceiveAction>,
-        sender: &mut DeliverySender,
-    ) -> Result<(), Broken> {
-        // Each stored step holds the purchase as all these actions leave it.
-        let mut is_stored = false;
-        for action in actions {
-            match action {
-                ReceiveAction::Keep { page, checkpoint } => {
-                    self.keep(*page, checkpoint).await?;
-                    is_stored = true;
+    fn plan(&mut self, actions: Vec<ReceiveAction>) {
+        let purchase = || Box::new(self.receive.purchase().clone());
+        let steps = actions.into_iter().map(|action| match action {
+            ReceiveAction::Keep { page, checkpoint } => {
+                let mut page = *page;
+                let first = page.readings.first().map_or(0, |reading| reading.seq);
+                // The runs are what is kept; the opened readings take many times their room.
+                page.readings = Vec::new();
+                Step::Keep(Box::new(Kept { first, page, checkpoint }), purchase())
+            }
+            ReceiveAction::Store => Step::Store(purchase()),
+            ReceiveAction::Voucher { paid, amount } => Step::Voucher { paid, amount },
+            ReceiveAction::Send(frame) => Step::Send(frame),
+            ReceiveAction::End(paid) => Step::End(paid, purchase()),
+        });
+        self.plan.extend(steps);
+    }
+
+    /// Does what is planned up to the next stored step, and begins that.
+    async fn work(&mut self, sender: &mut DeliverySender) -> Result<(), Broken> {
+        while self.storing.is_none() {
+            if let Some((stored, voucher)) = self.next_stored() {
+                self.storing = Some(stored);
+                if let Some(voucher) = voucher {
+                    self.plan.push_front(voucher);
                 }
-                ReceiveAction::Store if is_stored => {}
-                ReceiveAction::Store => {
-                    let (purchase, turn) = (self.receive.purchase().clone(), self.turn.clone());
-                    let stored = self.buyer.inner.store.commit(move |tx| {
-                        let _turn = &turn;
-                        records::put_purchase(tx, &purchase)
-                    });
-                    stored.await?;
-                    is_stored = true;
-                }
-                ReceiveAction::Voucher { paid, amount } => {
+                return Ok(());
+            }
+            match self.plan.pop_front() {
+                None => return Ok(()),
+                Some(Step::Voucher { paid, amount }) => {
                     self.buyer.inner.wallet.freeze().check().map_err(BuyError::from)?;
                     let voucher = self.open.sign(amount, &self.buyer.inner.identity)?;
                     let frame =
                         ToSeller::Voucher(OrderVoucher { paid, amount, signature: voucher.signature });
-                    self.send(&frame, sender).await?;
+                    send(&frame, sender).await?;
                 }
-                ReceiveAction::Send(frame) => self.send(&frame, sender).await?,
-                ReceiveAction::End(paid) => self.end(paid).await?,
+                Some(Step::Send(frame)) => send(&frame, sender).await?,
+                Some(Step::End(paid, purchase)) => self.end(paid, *purchase).await?,
+                // These are stored steps.
+                Some(Step::Store(_) | Step::Keep(..)) => {}
             }
         }
         Ok(())
     }
 
-    /// Keeps verified readings, with the checkpoint that they came with, in the same stored step as the purchase.
-    async fn keep(
-        &self,
-        page: ProvenPage,
-        checkpoint: Option<sensora_protocol::SignedBytes>,
-    ) -> Result<(), Broken> {
-        let (purchase, turn) = (self.receive.purchase().clone(), self.turn.clone());
-        let terms = self.receive.terms();
-        let (stream, begins) = (terms.stream, terms.first);
-        let first = page.readings.first().map_or(0, |reading| reading.seq);
-        let stored = self.buyer.inner.store.commit(move |tx| {
-            let _turn = &turn;
-            keep(tx, &purchase.id, &stream, begins, first, &page)?;
-            if let Some(checkpoint) = &checkpoint {
-                records::put_checkpoint(tx, &purchase.id, checkpoint)?;
+    /// All pages and states of the purchase that come next, as one stored step, and the last voucher among them, which pays for them all. None where
+    /// something else comes next.
+    fn next_stored(&mut self) -> Option<(Storing, Option<Step>)> {
+        let (mut pages, mut newest, mut voucher) = (Vec::new(), None, None);
+        loop {
+            match self.plan.pop_front() {
+                Some(Step::Store(purchase)) => newest = Some(purchase),
+                Some(Step::Keep(kept, purchase)) => {
+                    pages.push(kept);
+                    newest = Some(purchase);
+                }
+                Some(step @ Step::Voucher { .. }) if newest.is_some() => voucher = Some(step),
+                other => {
+                    if let Some(step) = other {
+                        self.plan.push_front(step);
+                    }
+                    break;
+                }
             }
-            records::put_purchase(tx, &purchase)
+        }
+        let purchase = *newest?;
+        let terms = self.receive.terms();
+        let (stream, begins, turn) = (terms.stream, terms.first, self.turn.clone());
+        let (store, change) = (self.buyer.inner.store.clone(), purchase.clone());
+        let stored = Box::pin(async move {
+            let stored = store.commit(move |tx| {
+                let _turn = &turn;
+                for Kept { first, page, checkpoint } in pages.iter().map(|kept| &**kept) {
+                    keep(tx, &change.id, &stream, begins, *first, page)?;
+                    if let Some(checkpoint) = checkpoint {
+                        records::put_checkpoint(tx, &change.id, checkpoint)?;
+                    }
+                }
+                records::put_purchase(tx, &change)
+            });
+            stored.await
         });
-        Ok(stored.await?)
+        Some((Storing { stored, purchase }, voucher))
+    }
+
+    /// The stored step under way is on disk.
+    fn is_stored(&mut self) {
+        if let Some(storing) = self.storing.take() {
+            self.stands = storing.purchase;
+        }
+    }
+
+    /// Pages that wait for the disk.
+    fn pages_ahead(&self) -> usize {
+        self.plan.iter().filter(|step| matches!(step, Step::Keep(..))).count()
+    }
+
+    /// Whether the order has ended, and all that follows from that is done.
+    fn is_done(&self) -> bool {
+        self.storing.is_none() && self.plan.is_empty() && self.receive.purchase().is_final()
+    }
+
+    /// Keeps what was verified, and does nothing else of what is planned.
+    async fn keep_rest(&mut self) -> Result<(), Broken> {
+        loop {
+            if self.storing.is_some() {
+                stored(&mut self.storing).await?;
+                self.is_stored();
+            }
+            self.plan.retain(|step| matches!(step, Step::Store(_) | Step::Keep(..)));
+            match self.next_stored() {
+                Some((storing, _)) => self.storing = Some(storing),
+                None => return Ok(()),
+            }
+        }
     }
 
     /// What the newest block means for the order.
-    async fn at_block(&mut self, sender: &mut DeliverySender) -> Result<(), Broken> {
+    fn at_block(&mut self) -> Result<(), Broken> {
         let tip = self.buyer.inner.chain.headers().tip_height();
-        let event = match self.open.to_orders(tip) {
-            ToOrders::Open => return Ok(()),
-            ToOrders::Closing => ReceiveEvent::Closing,
-            ToOrders::Closed => ReceiveEvent::Closed,
-        };
-        let actions = self.event(event)?;
-        self.follow(actions, sender).await
-    }
-
-    async fn send(&self, frame: &ToSeller, sender: &mut DeliverySender) -> Result<(), Broken> {
-        let bytes = frame.to_bytes().map_err(BuyError::from)?;
-        Ok(sender.send(Bytes::from(bytes)).await?)
+        match self.open.to_orders(tip) {
+            ToOrders::Open => Ok(()),
+            ToOrders::Closing => self.handle(ReceiveEvent::Closing),
+            ToOrders::Closed => self.handle(ReceiveEvent::Closed),
+        }
     }
 
     /// The order's lane ends in the same stored step as the order, and in memory when that is on disk.
-    async fn end(&mut self, paid: Satoshis) -> Result<(), Broken> {
+    async fn end(&mut self, paid: Satoshis, purchase: ChannelPurchase) -> Result<(), Broken> {
         let Some(reservation) = self.reservation.take() else { return Ok(()) };
-        let (open, purchase) = (self.open.clone(), self.receive.purchase().clone());
-        let turn = self.turn.clone();
+        self.stands = purchase.clone();
+        let (open, turn) = (self.open.clone(), self.turn.clone());
         let ended = self.buyer.in_turn(&self.open, move |buyer| {
             let _turn = turn;
             // First as it will be, to store it; then as it is.
@@ -532,7 +669,7 @@ impl Session {
     }
 
     fn show(&self, course: &Course, listener: &mut impl Listener) {
-        let (purchase, terms) = (self.receive.purchase(), self.receive.terms());
+        let (purchase, terms) = (&self.stands, self.receive.terms());
         let paid = match &self.reservation {
             Some(reservation) => reservation.paid(),
             // It has ended: the receipt says it.

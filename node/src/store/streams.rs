@@ -3,7 +3,7 @@
 use redb::{ReadTransaction, WriteTransaction};
 use sensora_protocol::statement::bytes_or_hex;
 use sensora_protocol::stream::chunk::SealedChunk;
-use sensora_protocol::stream::{Reading, Schema};
+use sensora_protocol::stream::{Reading, Salting, Schema};
 use sensora_protocol::{Hash, StreamId};
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop};
@@ -32,6 +32,10 @@ pub struct StreamRecord {
     /// The secret that its salts follow from.
     #[serde(with = "bytes_or_hex")]
     pub secret: [u8; 32],
+    /// How they do. Records that do not say so are of streams with keystreams.
+    #[serde(default)]
+    #[zeroize(skip)]
+    pub salting: Salting,
     /// Tells the recording it began with from another one.
     pub fingerprint: Option<String>,
 }

@@ -2,7 +2,7 @@
 //!
 //! The readings of a stream are cut into chunks of [`CHUNK_LEN`] at multiples of it, so that a full chunk is one perfect subtree
 //! of the stream's log: its root stands for it in every proof. A delivery is made of [`Run`]s: a whole chunk with the chunk's
-//! secret, or some consecutive readings with a salt for each, which says nothing of the readings beside them.
+//! secret, or some consecutive readings with what their salts follow from and no others: a few seeds, or a salt for each.
 
 use std::fmt;
 
@@ -14,6 +14,7 @@ use super::leaf::{ChunkSecret, LeafHasher, SALT_LEN, Salt, StreamSecret};
 use super::log::{Frontier, ProofError, RangeProof, RangeVerifier, root_of_leaves};
 use super::reading::Reading;
 use super::schema::Schema;
+use super::seeds::{self, MAX_SEEDS, SEED_LEN, Seed};
 use crate::id::Hash;
 
 /// Level of a full chunk's root in the log.
@@ -64,6 +65,8 @@ pub enum Salts {
     Secret(
         #[serde(serialize_with = "serialize_secret", deserialize_with = "deserialize_secret")] ChunkSecret,
     ),
+    /// The seeds that the salts of these readings grow from, and no others: see [`seeds`].
+    Seeds(#[serde(serialize_with = "serialize_salts", deserialize_with = "deserialize_seeds")] Vec<Seed>),
     /// One salt for each reading.
     Each(#[serde(serialize_with = "serialize_salts", deserialize_with = "deserialize_salts")] Vec<Salt>),
 }
@@ -107,6 +110,16 @@ pub enum ChunkError {
         readings: usize,
         /// Salts in the run.
         salts: usize,
+    },
+    /// Seeds that are not those of exactly these readings.
+    #[error("the run from {first} on has {seeds} seeds, which are not those of {readings} readings there")]
+    SeedCount {
+        /// First sequence number.
+        first: u64,
+        /// Readings in the run.
+        readings: usize,
+        /// Seeds in the run.
+        seeds: usize,
     },
     /// The readings do not lead to the chunk's root.
     #[error("chunk {index} does not have the root {root}: the stored chunk or its secret is damaged")]
@@ -183,7 +196,8 @@ impl Run {
         let salts = if is_one_chunk(first, readings.len()) {
             Salts::Secret(secret.chunk(first / CHUNK_LEN))
         } else {
-            Salts::Each(salts(first, readings.len(), secret))
+            let seeds = secret.chunk(first / CHUNK_LEN).seeds(first, readings.len());
+            seeds.map_or_else(|| Salts::Each(salts(first, readings.len(), secret)), Salts::Seeds)
         };
         Ok(Self { first, columns, salts })
     }
@@ -212,6 +226,10 @@ impl Run {
                 return Err(ChunkError::NotOneChunk { first, count });
             }
             Salts::Secret(secret) => &secret.salts(first, count),
+            Salts::Seeds(seeds) => {
+                let grown = seeds::grow(first % CHUNK_LEN, count, seeds);
+                &grown.ok_or(ChunkError::SeedCount { first, readings: count, seeds: seeds.len() })?
+            }
             Salts::Each(salts) if salts.len() != count => {
                 return Err(ChunkError::SaltCount { first, readings: count, salts: salts.len() });
             }
@@ -333,6 +351,7 @@ impl fmt::Debug for Salts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Secret(_) => f.write_str("Secret(…)"),
+            Self::Seeds(seeds) => write!(f, "Seeds({} seeds)", seeds.len()),
             Self::Each(salts) => write!(f, "Each({} salts)", salts.len()),
         }
     }
@@ -343,10 +362,12 @@ fn serialize_secret<S: Serializer>(secret: &ChunkSecret, serializer: S) -> Resul
 }
 
 fn deserialize_secret<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ChunkSecret, D::Error> {
-    serde_bytes::deserialize(deserializer).map(ChunkSecret::from_bytes)
+    let bytes = serde_bytes::ByteBuf::deserialize(deserializer)?;
+    let wrong = || serde::de::Error::invalid_length(bytes.len(), &"a secret of 32 bytes or a seed of 16");
+    ChunkSecret::from_slice(&bytes).ok_or_else(wrong)
 }
 
-/// All salts in one byte string.
+/// All salts, or seeds, in one byte string.
 fn serialize_salts<S: Serializer>(salts: &[Salt], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_bytes(salts.as_flattened())
 }
@@ -356,5 +377,13 @@ fn deserialize_salts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<S
     match bytes.as_chunks::<SALT_LEN>() {
         (salts, []) if (1..=MAX_COUNT).contains(&salts.len()) => Ok(salts.to_vec()),
         _ => Err(serde::de::Error::invalid_length(bytes.len(), &"16 bytes for each of 1 to 1024 readings")),
+    }
+}
+
+fn deserialize_seeds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Seed>, D::Error> {
+    let bytes = serde_bytes::ByteBuf::deserialize(deserializer)?;
+    match bytes.as_chunks::<SEED_LEN>() {
+        (seeds, []) if (1..=MAX_SEEDS).contains(&seeds.len()) => Ok(seeds.to_vec()),
+        _ => Err(serde::de::Error::invalid_length(bytes.len(), &"1 to 26 seeds of 16 bytes")),
     }
 }

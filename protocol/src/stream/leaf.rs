@@ -5,17 +5,20 @@
 //! no value, and the salt as a byte string of 16 bytes.
 //!
 //! Proofs are public and a temperature has a few thousand likely values, so without a salt whoever sees a leaf's hash could
-//! find the reading by trying them all. The salts of a chunk are 16-byte pieces of the ChaCha20 keystream (RFC 8439 §2.4, zero
-//! nonce, counter from 0) under the chunk's secret: one reading's salt says nothing of another's, and the secret of 32 bytes
-//! stands for the salts of the whole chunk.
+//! find the reading by trying them all. The salts of a chunk follow from the chunk's secret, in one of two ways ([`Salting`]): as the
+//! leaves of a [tree of seeds](super::seeds), or, in streams that were begun earlier, as 16-byte pieces of the ChaCha20
+//! keystream (RFC 8439 §2.4, zero nonce, counter from 0). Either way one reading's salt says nothing of another's, and the secret
+//! stands for the salts of the whole chunk. In a tree some seeds stand for the salts of a part of it.
 
 use chacha20::ChaCha20;
 use chacha20::cipher::{KeyIvInit, StreamCipher, StreamCipherSeek};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroize;
 
 use super::chunk::CHUNK_LEN;
 use super::reading::{MAX_ROW_LEN, Reading, Value};
+use super::seeds::{self, Seed};
 use crate::id::Hash;
 
 /// Length of a salt in bytes: 128 bits cannot be guessed.
@@ -27,49 +30,104 @@ pub type Salt = [u8; SALT_LEN];
 /// Domain of the derivation of a chunk's secret; a secret derived for anything else can never be equal to one.
 const CHUNK_SECRET_DOMAIN: &[u8] = b"sensora/1/chunk-secret";
 
+/// Domain of the derivation of the seed that a chunk's salts grow from.
+const CHUNK_SEED_DOMAIN: &[u8] = b"sensora/1/chunk-seed";
+
 /// Prefix of a leaf in the tree's hash (RFC 9162 §2.1.1); an inner node has 0x01.
 const LEAF_PREFIX: u8 = 0x00;
 
+/// How the salts of a stream follow from its secret. A stream keeps the way it was begun with: its log commits to its salts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Salting {
+    /// From a keystream under each chunk's secret: a part of a chunk is handed over with a salt for each reading.
+    #[default]
+    Keystream,
+    /// From a tree of seeds under each chunk's seed: a part of a chunk is handed over with a few seeds.
+    Tree,
+}
+
 /// The secret of one stream, from which the secrets of all its chunks follow. It never leaves the seller.
 #[derive(Clone)]
-pub struct StreamSecret([u8; 32]);
+pub struct StreamSecret {
+    bytes: [u8; 32],
+    salting: Salting,
+}
 
 /// The secret of one chunk, from which the salts of its readings follow. It is handed over with the whole chunk.
 #[derive(Clone, PartialEq, Eq)]
-pub struct ChunkSecret([u8; 32]);
+pub struct ChunkSecret(Root);
+
+#[derive(Clone, PartialEq, Eq)]
+enum Root {
+    Key([u8; 32]),
+    Seed(Seed),
+}
 
 impl StreamSecret {
-    /// A secret of 32 random bytes.
+    /// A secret of 32 random bytes, with salts from keystreams.
     #[must_use]
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {
-        Self(bytes)
+        Self::new(bytes, Salting::Keystream)
+    }
+
+    /// A secret of 32 random bytes.
+    #[must_use]
+    pub const fn new(bytes: [u8; 32], salting: Salting) -> Self {
+        Self { bytes, salting }
     }
 
     /// The bytes, to store them.
     #[must_use]
     pub const fn as_bytes(&self) -> &[u8; 32] {
-        &self.0
+        &self.bytes
     }
 
-    /// The secret of the chunk with this index: SHA-256 of the domain, the stream's secret and the index (big-endian).
+    /// The secret of the chunk with this index: SHA-256 of the domain, the stream's secret and the index (big-endian); of a seed
+    /// the first 16 bytes.
     #[must_use]
     pub fn chunk(&self, index: u64) -> ChunkSecret {
-        let hasher = Sha256::new().chain_update(CHUNK_SECRET_DOMAIN).chain_update(self.0);
-        ChunkSecret(hasher.chain_update(index.to_be_bytes()).finalize().into())
+        let derive = |domain: &[u8]| -> [u8; 32] {
+            let hasher = Sha256::new().chain_update(domain).chain_update(self.bytes);
+            hasher.chain_update(index.to_be_bytes()).finalize().into()
+        };
+        match self.salting {
+            Salting::Keystream => ChunkSecret::from_bytes(derive(CHUNK_SECRET_DOMAIN)),
+            Salting::Tree => {
+                let [seed @ .., _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _] = derive(CHUNK_SEED_DOMAIN);
+                ChunkSecret::from_seed(seed)
+            }
+        }
     }
 }
 
 impl ChunkSecret {
-    /// The secret with these bytes.
+    /// The secret of a keystream with these bytes.
     #[must_use]
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {
-        Self(bytes)
+        Self(Root::Key(bytes))
+    }
+
+    /// The seed that all salts of a chunk grow from.
+    #[must_use]
+    pub const fn from_seed(seed: Seed) -> Self {
+        Self(Root::Seed(seed))
+    }
+
+    /// The secret that was handed over as these bytes: 32 of a keystream, or 16 of a seed.
+    #[must_use]
+    pub fn from_slice(bytes: &[u8]) -> Option<Self> {
+        let key = || bytes.try_into().ok().map(Self::from_bytes);
+        bytes.try_into().ok().map(Self::from_seed).or_else(key)
     }
 
     /// The bytes, to hand them over.
     #[must_use]
-    pub const fn as_bytes(&self) -> &[u8; 32] {
-        &self.0
+    pub const fn as_bytes(&self) -> &[u8] {
+        match &self.0 {
+            Root::Key(bytes) => bytes,
+            Root::Seed(seed) => seed,
+        }
     }
 
     /// The salts of `count` consecutive readings of the chunk, from sequence number `first` on.
@@ -80,11 +138,27 @@ impl ChunkSecret {
     pub fn salts(&self, first: u64, count: usize) -> Vec<Salt> {
         let position = first % CHUNK_LEN;
         let left = usize::try_from(CHUNK_LEN - position).unwrap_or(0);
-        let mut salts = vec![[0; SALT_LEN]; count.min(left)];
-        let mut keystream = ChaCha20::new(&self.0.into(), &[0; 12].into());
-        keystream.seek(position * SALT_LEN as u64);
-        keystream.apply_keystream(salts.as_flattened_mut());
-        salts
+        let count = count.min(left);
+        match &self.0 {
+            Root::Key(key) => {
+                let mut salts = vec![[0; SALT_LEN]; count];
+                let mut keystream = ChaCha20::new(&(*key).into(), &[0; 12].into());
+                keystream.seek(position * SALT_LEN as u64);
+                keystream.apply_keystream(salts.as_flattened_mut());
+                salts
+            }
+            Root::Seed(seed) => seeds::salts(seed, position, count),
+        }
+    }
+
+    /// The seeds that the salts of these readings of the chunk grow from, and no others; `None` where the salts do not grow on a tree, or not all of the readings are of one
+    /// chunk.
+    #[must_use]
+    pub fn seeds(&self, first: u64, count: usize) -> Option<Vec<Seed>> {
+        match &self.0 {
+            Root::Key(_) => None,
+            Root::Seed(seed) => seeds::cover(seed, first % CHUNK_LEN, count),
+        }
     }
 
     /// The salt of one reading.
@@ -96,13 +170,16 @@ impl ChunkSecret {
 
 impl Drop for StreamSecret {
     fn drop(&mut self) {
-        self.0.zeroize();
+        self.bytes.zeroize();
     }
 }
 
 impl Drop for ChunkSecret {
     fn drop(&mut self) {
-        self.0.zeroize();
+        match &mut self.0 {
+            Root::Key(bytes) => bytes.zeroize(),
+            Root::Seed(seed) => seed.zeroize(),
+        }
     }
 }
 

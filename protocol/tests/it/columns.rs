@@ -7,7 +7,7 @@ use sensora_protocol::stream::columns::{self, ColumnsError, MAX_COLUMNS_LEN, MAX
 use sensora_protocol::stream::completeness::CompletenessError;
 use sensora_protocol::stream::leaf;
 use sensora_protocol::stream::log::{MemoryLog, range_proof, root_of_leaves};
-use sensora_protocol::stream::{Field, Kind, Reading, Schema, StreamSecret, Value};
+use sensora_protocol::stream::{Field, Kind, Reading, Salting, Schema, StreamSecret, Value};
 
 use crate::recordings;
 
@@ -283,6 +283,43 @@ fn a_chunk_is_sealed_and_opened() {
     part.salts = Salts::Each(vec![[0; 16]; 9]);
     assert_eq!(part.open(&schema), Err(ChunkError::SaltCount { first: 2048, readings: 10, salts: 9 }));
     assert!(!format!("{part:?}").contains("[0, 0"), "salts are not printed");
+}
+
+#[test]
+fn a_part_of_a_seeded_chunk_comes_with_the_seeds_of_its_readings_alone() {
+    let schema = schema(&[Kind::Float, Kind::Int, Kind::Text]);
+    let stream = StreamSecret::new([3; 32], Salting::Tree);
+    let readings: Vec<Reading> = (2048..3072).map(weather).collect();
+    let leaves = chunk::salted_leaves(&readings, &stream);
+    let whole = Run::new(&schema, &readings, &stream).unwrap();
+    assert!(matches!(&whole.salts, Salts::Secret(secret) if secret.as_bytes().len() == 16));
+    assert_eq!(whole.open(&schema).unwrap().leaves, leaves);
+    let sealed = SealedChunk::seal(&schema, &readings, &stream.chunk(2)).unwrap();
+    assert_eq!((sealed.root, sealed.to_run(&stream.chunk(2))), (root_of_leaves(&leaves), whole.clone()));
+
+    let part = Run::new(&schema, &readings[100..200], &stream).unwrap();
+    let Salts::Seeds(seeds) = &part.salts else { panic!("{:?}", part.salts) };
+    assert!(seeds.len() <= 13, "{}", seeds.len());
+    let read: Run = codec::decode(&codec::encode(&part).unwrap(), codec::MAX_FRAME).unwrap();
+    assert_eq!(read, part);
+    assert_eq!(read.open(&schema).unwrap().leaves, leaves[100..200]);
+    assert!(format!("{part:?}").contains(&format!("Seeds({} seeds)", seeds.len())), "seeds are not printed");
+
+    // Seeds of more readings, and of fewer.
+    for count in [99, 101] {
+        let seeds = stream.chunk(2).seeds(2148, count).unwrap();
+        let other = Run { salts: Salts::Seeds(seeds.clone()), ..part.clone() };
+        let refused = ChunkError::SeedCount { first: 2148, readings: 100, seeds: seeds.len() };
+        assert_eq!(other.open(&schema), Err(refused));
+    }
+    // The seed of the chunk would give away what was not sold.
+    let root = Run { salts: Salts::Secret(stream.chunk(2)), ..part };
+    assert_eq!(root.open(&schema), Err(ChunkError::NotOneChunk { first: 2148, count: 100 }));
+    // Across chunks no seed has just these readings below it.
+    let across: Vec<Reading> = (1020..1030).map(weather).collect();
+    let across = Run::new(&schema, &across, &stream).unwrap();
+    assert!(matches!(&across.salts, Salts::Each(salts) if salts.len() == 10));
+    across.open(&schema).unwrap();
 }
 
 #[test]

@@ -40,7 +40,7 @@ use sensora_protocol::stream::checkpoint::Checkpoint;
 use sensora_protocol::stream::log::{
     ConsistencyProof, InclusionProof, RangeProof, consistency_proof, inclusion_proof,
 };
-use sensora_protocol::stream::{Run, StreamSecret, columns, leaf};
+use sensora_protocol::stream::{Run, Salting, StreamSecret, columns, leaf};
 use sensora_protocol::{Hash, OrderId, StreamId};
 use serde::{Deserialize, Serialize};
 
@@ -447,6 +447,9 @@ fn streams() -> Vec<Vector> {
     let root = sensora_protocol::stream::log::root(log, size).unwrap();
     let chunk = stream.secret.chunk(0);
     let salts = chunk.salts(0, 5);
+    let tree = StreamSecret::new([4; 32], Salting::Tree);
+    let grown = tree.chunk(0);
+    let seeds = grown.seeds(1, 7).unwrap();
     let rows = (0..size).map(|seq| {
         let reading = reading(seq);
         let salt = chunk.salt(seq);
@@ -456,6 +459,7 @@ fn streams() -> Vec<Vector> {
     });
     let readings = stream.slice(1, 4);
     let run = Run::new(&stream.schema, readings, &stream.secret).unwrap();
+    let seeded = Run::new(&stream.schema, readings, &tree).unwrap();
     let whole: Vec<_> = (0..1024).map(reading).collect();
     let full = Run::new(&stream.schema, &whole, &stream.secret).unwrap();
     let page = stream.page(1, 4, size);
@@ -473,11 +477,25 @@ fn streams() -> Vec<Vector> {
         )
         .with("stream_secret", hex::encode(StreamSecret::from_bytes([4; 32]).as_bytes()))
         .with("chunk_secret", hex::encode(chunk.as_bytes())),
+        vector(
+            "seeds of readings 1 to 7",
+            "salts",
+            "the seeds that the salts of readings 1 to 7 of a chunk grow from: three salts, and the seed of four",
+            seeds.as_flattened().to_vec(),
+        )
+        .with("chunk_seed", hex::encode(grown.as_bytes()))
+        .with("salts", hex::encode(grown.salts(1, 7).as_flattened())),
     ];
     all.extend(rows);
     all.extend([
         vector("columns", "columns", "readings 1, 2 and 3 in columns", run.columns.clone()),
         vector("run", "run", "the same with a salt for each", codec::encode(&run).unwrap()),
+        vector(
+            "seeded run",
+            "run",
+            "readings 1, 2 and 3 of a stream with a tree of seeds",
+            codec::encode(&seeded).unwrap(),
+        ),
         vector("full run", "run", "chunk 0 whole, with its secret", codec::encode(&full).unwrap()),
         vector(
             "page",

@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use sensora_chain::Satoshis;
 use sensora_chain::keys::PublicKey;
-use sensora_protocol::OrderId;
+use sensora_protocol::market::delivery::Page;
 use sensora_protocol::market::delivery::frame::{Begin, MAX_TO_SELLER_LEN, OrderVoucher, ToBuyer, ToSeller};
 use sensora_protocol::market::delivery::supply::{
     ChannelSale, Supply, SupplyAction, SupplyAdmission, SupplyEvent,
@@ -20,6 +20,8 @@ use sensora_protocol::market::delivery::supply::{
 use sensora_protocol::market::delivery::trail::LivePages;
 use sensora_protocol::market::exposure::Interval;
 use sensora_protocol::market::refusal::Refusal;
+use sensora_protocol::stream::checkpoint::Checkpoint;
+use sensora_protocol::{OrderId, Signed};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
@@ -458,38 +460,57 @@ impl Session {
         self.seller.inner.parts.channels.book(&live, entry).await
     }
 
+    /// Sends readings in pages: while one goes out the next is made.
     async fn send(&mut self, readings: Range<u64>, sender: &mut DeliverySender) -> Result<(), Ended> {
-        let mut at = readings.start;
-        while at < readings.end {
-            let (terms, end) = (self.supply.terms(), readings.end);
-            let (stream, fixed) = (terms.stream, terms.checkpoint.as_ref().map(|checkpoint| checkpoint.size));
-            let said = self.pages.checkpoint(at).cloned();
-            let made = self.seller.blocking(move |seller| {
-                let recorder = &seller.inner.parts.recorder;
-                if let Some(size) = fixed {
-                    return Ok((recorder.page(&stream, at, end, size).map_err(storage)?, None));
+        let Range { start: mut at, end } = readings;
+        let mut made = self.page(at..end).await?;
+        loop {
+            let (next, page) = match made {
+                Made::Range { next, bytes } => (next, bytes),
+                Made::Live { page, checkpoint } => {
+                    (end_of(&page), frame(&self.pages.frame(&checkpoint, page))?)
                 }
-                let newest = || recorder.checkpoint(&stream).map_err(storage);
-                let checkpoint = said.map_or_else(newest, |said| Ok(Some(said)))?;
-                let checkpoint = checkpoint.ok_or(Refusal::RangeNotAvailable { size: 0 })?;
-                let size = checkpoint.value().size;
-                let page = recorder.page(&stream, at, end.min(size), size).map_err(storage)?;
-                Ok((page, Some(checkpoint)))
-            });
-            let (page, checkpoint) = made.await?;
-            let next = end_of(&page);
-            let page = match checkpoint {
-                Some(checkpoint) => self.pages.frame(&checkpoint, page),
-                None => ToBuyer::Page(page),
             };
-            sender.send(frame(&page)?).await?;
             if next <= at {
                 return Err(Refusal::StorageUnavailable.into());
             }
-            at = next;
+            if next >= end {
+                return Ok(sender.send(page).await?);
+            }
+            let (sent, more) = tokio::join!(sender.send(page), self.page(next..end));
+            sent?;
+            (at, made) = (next, more?);
         }
-        Ok(())
     }
+
+    /// As many of these readings as fit in one page.
+    async fn page(&self, readings: Range<u64>) -> Result<Made, Refusal> {
+        let (terms, Range { start, end }) = (self.supply.terms(), readings);
+        let (stream, fixed) = (terms.stream, terms.checkpoint.as_ref().map(|checkpoint| checkpoint.size));
+        let said = self.pages.checkpoint(start).cloned();
+        let made = self.seller.blocking(move |seller| {
+            let recorder = &seller.inner.parts.recorder;
+            if let Some(size) = fixed {
+                let page = recorder.page(&stream, start, end, size).map_err(storage)?;
+                return Ok(Made::Range { next: end_of(&page), bytes: frame(&ToBuyer::Page(page))? });
+            }
+            let newest = || recorder.checkpoint(&stream).map_err(storage);
+            let checkpoint = said.map_or_else(newest, |said| Ok(Some(said)))?;
+            let checkpoint = checkpoint.ok_or(Refusal::RangeNotAvailable { size: 0 })?;
+            let size = checkpoint.value().size;
+            let page = recorder.page(&stream, start, end.min(size), size).map_err(storage)?;
+            Ok(Made::Live { page, checkpoint })
+        });
+        made.await
+    }
+}
+
+/// A page to be sent.
+enum Made {
+    /// Of a range: the frame, and where the next page begins.
+    Range { next: u64, bytes: Bytes },
+    /// Of a live stream: what its frame leaves out depends on those before it.
+    Live { page: Page, checkpoint: Signed<Checkpoint> },
 }
 
 /// Waits until the channel has changed.
@@ -503,7 +524,7 @@ async fn change(changes: &mut Option<watch::Receiver<u64>>) {
 }
 
 /// Sequence number after the last reading of a page.
-fn end_of(page: &sensora_protocol::market::delivery::Page) -> u64 {
+fn end_of(page: &Page) -> u64 {
     let end = |run: &sensora_protocol::stream::Run| {
         run.count().map_or(run.first, |count| run.first.saturating_add(count))
     };

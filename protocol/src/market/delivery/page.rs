@@ -11,6 +11,7 @@ use crate::stream::leaf::Salt;
 use crate::stream::log::{Frontier, RangeProof};
 use crate::stream::reading::Reading;
 use crate::stream::schema::Schema;
+use crate::stream::{CHUNK_LEN, seeds};
 
 /// Most runs in one page.
 pub const MAX_RUNS: usize = 64;
@@ -140,6 +141,7 @@ impl ProvenPage {
 pub fn salts_of(run: &Run, count: usize) -> Vec<Salt> {
     match &run.salts {
         Salts::Secret(secret) => secret.salts(run.first, count),
+        Salts::Seeds(seeds) => seeds::grow(run.first % CHUNK_LEN, count, seeds).unwrap_or_default(),
         Salts::Each(salts) => salts.clone(),
     }
 }

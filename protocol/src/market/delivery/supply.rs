@@ -11,8 +11,8 @@
 //!                          spent                └── Closed ─▶ LeftUnpaid
 //! ```
 //!
-//! Invariant I2: readings go out only for what is *granted*, and what is granted is never more than what is paid and the seller's exposure.
-//! The grant is stored before the first reading for it goes out, so that no crash forgets what a buyer owes.
+//! Invariant I2: readings go out only for what is paid, and beyond that for what is *granted*, which is never more than what is paid and the seller's
+//! exposure. Voucher and grant are stored before the first reading for them goes out, so that no crash forgets what a buyer owes.
 //!
 //! By the second a reading's price follows from its time stamp and those before it ([`Meter`]), so the machine asks for the time stamps of what it may
 //! send next ([`SupplyAction::Times`]), at most [`LOOK_AHEAD`] at a time.
@@ -472,7 +472,8 @@ impl Supply {
             return self.wait(stakes, seller, network, now_ms);
         };
         let mut actions = Vec::new();
-        if due > self.sale.granted {
+        // What is paid needs no grant, and nothing to be stored before it goes out: the voucher is on disk.
+        if due > self.sale.granted.max(self.paid) {
             stakes.set(self.sale.order, due.saturating_sub(self.paid))?;
             self.sale.granted = due;
             actions.push(SupplyAction::Store);

@@ -26,7 +26,7 @@ pub struct ChannelSale {
     pub signed_order: SignedBytes,
     /// The channel that pays.
     pub channel: ChannelId,
-    /// For how much readings may have gone out.
+    /// For how much readings may have gone out, where that is more than was paid then.
     pub granted: Satoshis,
     /// Where the last stream of the order began, and what the readings before that are charged for. By the second a later stream is counted on from there,
     /// out of the log: so nothing about time has to be stored with each voucher, and no crash can lose it.
