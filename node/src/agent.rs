@@ -182,6 +182,7 @@ impl Agent {
             network,
             clock: clock.clone(),
             policy: options.channels,
+            home: home.clone(),
         })?;
         let seller = Seller::new(SellerParts {
             net: net.clone(),
