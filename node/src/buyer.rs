@@ -14,6 +14,7 @@ mod order;
 mod proof;
 mod reads;
 mod receive;
+mod release;
 mod through;
 mod turns;
 
@@ -24,7 +25,9 @@ pub use live::{LiveBatch, LiveEvent, LiveStatus, SubscribeRequest, Subscription}
 pub use order::{Bought, BuyRequest, OrderReceipt, OrderState, OrderSummary, PaidBy, Progress};
 pub use proof::{AnchorDue, Part};
 pub use reads::{Read, Reads, ReadsError, ReadsReport, ReadsRequest, Want};
+pub use release::{ReleaseLimits, ReleaseSummary, Released};
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -53,7 +56,7 @@ use crate::discovery::Discovery;
 use crate::net::{Net, Offence, Protocol, RequestError, peer_id_from_public_key};
 use crate::stakes::AllStakes;
 use crate::store::bought::{self, BoughtStream};
-use crate::store::{Store, channels as records, orders};
+use crate::store::{Store, channels as records, orders, release as releases};
 use crate::stripes::Stripes;
 use crate::wallet::{WalletHandle, WalletHandleError};
 use turns::Turns;
@@ -75,6 +78,7 @@ pub struct Buyer {
     turns: Arc<Turns>,
     streams: Arc<Stripes>,
     channels: Arc<channels::Channels>,
+    releases: Arc<release::Releases>,
     /// What is open with each seller, over all orders however they are paid.
     stakes: Arc<AllStakes>,
 }
@@ -97,6 +101,8 @@ pub struct BuyerParts {
     pub network: Network,
     /// The time.
     pub clock: Clock,
+    /// Where the store is, to see how full the disk is.
+    pub home: Option<PathBuf>,
     /// What may be spent in a day.
     pub budgets: Budgets,
 }
@@ -110,6 +116,7 @@ impl Buyer {
             turns: Arc::default(),
             streams: Arc::default(),
             channels: Arc::default(),
+            releases: Arc::default(),
             stakes: Arc::default(),
         }
     }
@@ -336,6 +343,13 @@ impl Buyer {
         if self.inner.store.read(|tx| records::purchase(tx, id))?.is_some() {
             return self.receive(id, false, &mut through::Showing(progress)).await.map(|_| ());
         }
+        if self.inner.store.read(|tx| releases::purchase(tx, id))?.is_some() {
+            return match self.drive_release(id, Duration::ZERO, progress).await {
+                Ok(true) | Err(BuyError::GivenUp { taken_back: true, .. }) => Ok(()),
+                Ok(false) => Err(BuyError::KeyAwaited { order: *id }),
+                Err(error) => Err(error),
+            };
+        }
         match self.drive(id, progress).await {
             // It was refused before, and the coins are back: ordering anew is not ordering twice.
             Ok(_)
@@ -362,6 +376,12 @@ impl Buyer {
             // Also where all readings are here: the last of them may not be paid yet, and its receipt is missing.
             let Some(last) = terms.end else { continue };
             let wanted = terms.first.max(first)..last.min(end);
+            if &terms.stream == stream && !wanted.is_empty() {
+                return Ok(Some(purchase.id));
+            }
+        }
+        for (purchase, terms) in self.open_releases()? {
+            let wanted = terms.first.max(first)..terms.end.min(end);
             if &terms.stream == stream && !wanted.is_empty() {
                 return Ok(Some(purchase.id));
             }
@@ -438,7 +458,8 @@ impl Buyer {
     }
 
     /// Goes on with every order that is not finished, whichever way it is paid, but for those that another task works on. A live stream that
-    /// nobody listens to any more is ended: what came of it is paid, and its receipt fetched. So are single readings. Returns what became of each.
+    /// nobody listens to any more is ended: what came of it is paid, and its receipt fetched. So are single readings. A key that is not shown yet is not waited for, see
+    /// [`Buyer::resume_releases`]. Returns what became of each.
     ///
     /// # Errors
     /// [`BuyError`].
@@ -461,6 +482,12 @@ impl Buyer {
                 outcomes.push((id, self.resume_order(&id, &mut progress).await));
             }
         }
+        for (purchase, _) in self.open_releases()? {
+            let id = purchase.id;
+            if self.turns.try_take(&id).is_some() {
+                outcomes.push((id, self.resume_order(&id, &mut progress).await));
+            }
+        }
         Ok(outcomes)
     }
 
@@ -474,6 +501,12 @@ impl Buyer {
         mut progress: impl FnMut(Progress),
     ) -> Result<(), BuyError> {
         let Some(purchase) = self.inner.store.read(|tx| records::purchase(tx, id))? else {
+            if self.inner.store.read(|tx| releases::purchase(tx, id))?.is_some() {
+                return match self.drive_release(id, Duration::ZERO, &mut progress).await? {
+                    true => Ok(()),
+                    false => Err(BuyError::KeyAwaited { order: *id }),
+                };
+            }
             return self.drive(id, &mut progress).await.map(|_| ());
         };
         if purchase.offer.is_reads() {
@@ -490,6 +523,9 @@ impl Buyer {
     pub async fn give_up(&self, id: &OrderId) -> Result<(), BuyError> {
         if self.inner.store.read(|tx| records::purchase(tx, id))?.is_some() {
             return self.give_up_on_channel(id).await;
+        }
+        if self.inner.store.read(|tx| releases::purchase(tx, id))?.is_some() {
+            return self.give_up_release(id).await;
         }
         {
             let _one_at_a_time = self.turns.take(id).await;
@@ -522,6 +558,9 @@ impl Buyer {
         for purchase in self.inner.store.read(records::purchases)? {
             summaries.push(self.summary_on_channel(&purchase)?);
         }
+        for purchase in self.inner.store.read(releases::purchases)? {
+            summaries.push(OrderSummary::of_release(&purchase, network)?);
+        }
         summaries.sort_by_key(|summary| summary.agreed_ms);
         Ok(summaries)
     }
@@ -531,10 +570,13 @@ impl Buyer {
     /// # Errors
     /// [`BuyError::UnknownOrder`].
     pub fn summary(&self, id: &OrderId) -> Result<OrderSummary, BuyError> {
-        match self.inner.store.read(|tx| records::purchase(tx, id))? {
-            Some(purchase) => self.summary_on_channel(&purchase),
-            None => OrderSummary::of_direct(&self.purchase(id)?, self.inner.network),
+        if let Some(purchase) = self.inner.store.read(|tx| records::purchase(tx, id))? {
+            return self.summary_on_channel(&purchase);
         }
+        if let Some(purchase) = self.inner.store.read(|tx| releases::purchase(tx, id))? {
+            return OrderSummary::of_release(&purchase, self.inner.network);
+        }
+        OrderSummary::of_direct(&self.purchase(id)?, self.inner.network)
     }
 
     fn summary_on_channel(&self, purchase: &ChannelPurchase) -> Result<OrderSummary, BuyError> {
@@ -551,12 +593,17 @@ impl Buyer {
         OrderSummary::of_channel(purchase, lane.unwrap_or_default(), wants, self.inner.network)
     }
 
-    /// Asks the seller for its receipt of a paid order again; it must be the same.
+    /// Asks the seller for its receipt of a paid order again; it must be the same. Of a key release it is the one that came with the key.
     ///
     /// # Errors
     /// [`BuyError`].
     pub async fn receipt(&self, id: &OrderId) -> Result<OrderReceipt, BuyError> {
         let network = self.inner.network;
+        if let Some(release) = self.inner.store.read(|tx| releases::purchase(tx, id))? {
+            let none = BuyError::NotComplete { order: *id, state: "without a receipt" };
+            let receipt = release.receipt.ok_or(none)?.verify_by(network, &release.seller)?;
+            return Ok(OrderReceipt::Direct(Box::new(receipt)));
+        }
         let on_channel = self.inner.store.read(|tx| records::purchase(tx, id))?;
         let (seller, stored) = match &on_channel {
             Some(purchase) => match &purchase.state {

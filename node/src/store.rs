@@ -23,6 +23,7 @@ pub mod orders;
 pub mod outbox;
 pub mod peers;
 pub mod reads;
+pub mod release;
 pub mod restored;
 pub mod streams;
 pub mod tables;
@@ -285,6 +286,7 @@ impl Store {
             outbox::create(tx)?;
             peers::create(tx)?;
             reads::create(tx)?;
+            release::create(tx)?;
             restored::create(tx)?;
             streams::create(tx)?;
             wallet::create(tx)

@@ -54,7 +54,9 @@ fn readings_are_bought_one_by_one_and_what_is_here_is_free() {
     let counts: Vec<_> = orders.iter().map(|order| order["count"].as_u64().unwrap()).collect();
     assert_eq!(counts, [3, 1, 0, 1, 0]);
     let earned = seller.run("earnings --json").ends_with(0).json();
-    for (order, sold) in orders.iter().zip(earned["orders"].as_array().unwrap()) {
+    let earned = earned["orders"].as_array().unwrap();
+    assert_eq!(earned.len(), 3, "what brought nothing is not in the books: {earned:#?}");
+    for (order, sold) in orders.iter().filter(|order| order["count"] != 0).zip(earned) {
         assert_eq!(
             (&order["order"], &order["count"], &order["paid_sat"]),
             (&sold["order"], &sold["count"], &sold["paid_sat"])

@@ -5,6 +5,7 @@ use sensora_chain::Satoshis;
 use sensora_chain::keys::PublicKey;
 use sensora_protocol::OrderId;
 use sensora_protocol::market::budget::{Budgets, Commitment, Used};
+use sensora_protocol::market::key_release::buy::{BatchPurchase, BatchPurchaseState};
 use sensora_protocol::market::purchase::{Purchase, PurchaseState};
 
 use super::{BuyError, Buyer};
@@ -45,4 +46,24 @@ pub(super) fn settle(tx: &WriteTransaction, purchase: &Purchase, total: Satoshis
         PurchaseState::Complete { .. } => budget::settle(tx, &purchase.id, total),
         _ => Ok(()),
     }
+}
+
+/// The same of a batch. A coin that its cheating seller has taken may still be had back as long as the order is looked after.
+pub(super) fn settle_release(
+    tx: &WriteTransaction,
+    purchase: &BatchPurchase,
+    total: Satoshis,
+    watched: bool,
+) -> Result<(), StoreError> {
+    let cost = match &purchase.state {
+        BatchPurchaseState::Dropped | BatchPurchaseState::TakenBack { .. } | BatchPurchaseState::Refunded => {
+            Satoshis::ZERO
+        }
+        BatchPurchaseState::Complete | BatchPurchaseState::Unreadable { .. } => total,
+        BatchPurchaseState::Cheated { .. } if watched => return Ok(()),
+        BatchPurchaseState::Cheated { .. } if purchase.credited.is_some() => Satoshis::ZERO,
+        BatchPurchaseState::Cheated { .. } => total,
+        _ => return Ok(()),
+    };
+    budget::settle(tx, &purchase.id, cost)
 }

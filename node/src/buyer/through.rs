@@ -7,6 +7,8 @@ use sensora_chain::keys::PublicKey;
 use sensora_protocol::market::channel::spending::Spending;
 use sensora_protocol::market::delivery::receive::ChannelPurchase;
 use sensora_protocol::market::delivery::terms::{Offered, Terms};
+use sensora_protocol::market::key_release::buy::BatchPurchase;
+use sensora_protocol::market::key_release::offer::BatchTerms;
 use sensora_protocol::market::offer::{Offer, OfferError};
 use sensora_protocol::market::price::PriceError;
 use sensora_protocol::market::purchase::Purchase;
@@ -14,6 +16,7 @@ use sensora_protocol::{ChannelId, OrderId, Signed};
 use tokio::sync::OwnedMutexGuard;
 
 use super::receive::{Command, Listener, Told};
+use super::release::brings;
 use super::{BuyError, Buyer, BuyerParts, Progress};
 use crate::stakes::SharedStakes;
 use crate::store::bought::{self, BoughtStream};
@@ -212,6 +215,11 @@ impl Buyer {
                     made.change(|stakes| stakes.note(direct.id, at_risk));
                 }
             }
+            for (purchase, terms) in self.open_releases()? {
+                if &purchase.seller == seller {
+                    made.change(|stakes| stakes.note(purchase.id, staked_on(&purchase, &terms)));
+                }
+            }
             Ok::<_, BuyError>(made)
         })?;
         stakes.change(|stakes| stakes.set_limit(limit));
@@ -224,7 +232,7 @@ impl Buyer {
         Ok(stakes.read(|stakes| stakes.open().amount()))
     }
 
-    /// Counts the price of a direct order as open, if that is within `exposure` with all that is open with the seller.
+    /// Counts the price of a direct order or a batch as open, if that is within `exposure` with all that is open with the seller.
     pub(super) fn stake(
         &self,
         seller: &PublicKey,
@@ -252,4 +260,16 @@ impl Buyer {
         }
         Ok(())
     }
+
+    /// Counts what of a batch is open now: nothing once it has ended.
+    pub(super) fn note_release(&self, purchase: &BatchPurchase, terms: &BatchTerms) {
+        if let Some(stakes) = self.stakes.known(&purchase.seller) {
+            stakes.change(|stakes| stakes.note(purchase.id, staked_on(purchase, terms)));
+        }
+    }
+}
+
+/// What a batch may cost and has not brought yet. Its price counts before the coin is signed: all that is missing for that comes by itself.
+fn staked_on(purchase: &BatchPurchase, terms: &BatchTerms) -> Satoshis {
+    if brings(&purchase.state) { terms.total.max(purchase.at_risk()) } else { Satoshis::ZERO }
 }

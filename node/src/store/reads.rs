@@ -24,6 +24,14 @@ pub fn put_answered(tx: &WriteTransaction, order: &OrderId, runs: &[AskedRun]) -
     ANSWERED.put(tx, order.as_bytes(), &runs)
 }
 
+/// Forgets what was answered in an order of ours as seller, where it was one of single readings.
+///
+/// # Errors
+/// [`StoreError`].
+pub(super) fn remove_answered(tx: &WriteTransaction, order: &OrderId) -> Result<(), StoreError> {
+    ANSWERED.remove(tx, order.as_bytes())
+}
+
 /// What was answered in an order of ours as seller.
 ///
 /// # Errors

@@ -1,5 +1,6 @@
 //! Delivery through a channel: both state machines against each other, whatever the network and the disks do.
 
+mod bad_pages;
 mod endings;
 mod hostile;
 mod live;

@@ -17,4 +17,5 @@ mod protocol_doc;
 mod purchase;
 mod reads;
 mod recordings;
+mod silence;
 mod world;

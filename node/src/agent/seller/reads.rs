@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use libp2p::futures::FutureExt as _;
-use sensora_chain::Satoshis;
+use sensora_chain::{Network, Satoshis};
 use sensora_chain::keys::{PublicKey, Signature};
 use sensora_protocol::market::delivery::frame::{self as delivery, Begin, OrderVoucher};
-use sensora_protocol::market::delivery::supply::{ChannelSale, SupplyAdmission};
-use sensora_protocol::market::exposure::Interval;
+use sensora_protocol::market::delivery::supply::{ChannelSale, ChannelSaleState, SupplyAdmission};
+use sensora_protocol::market::exposure::{Interval, Stakes};
 use sensora_protocol::market::message::Answer;
 use sensora_protocol::market::offer::DEFAULT_LIFETIME_MS;
 use sensora_protocol::market::reads::asked::Asked;
@@ -21,13 +21,13 @@ use sensora_protocol::market::reads::frame::{Cursor, MAX_TO_SELLER_LEN, Row, Sig
 use sensora_protocol::market::reads::offer::ReadsOffer;
 use sensora_protocol::market::reads::serve::{Question, Serve, ServeAction, ServeError, ServeEvent, What};
 use sensora_protocol::market::refusal::Refusal;
-use sensora_protocol::{OrderId, Signed, StreamId};
+use sensora_protocol::{Identity, OrderId, Signed, StreamId};
 use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
 
-use super::channels::{Entry, Live, ToOrders};
+use super::channels::{Channels, Checked, Entry, Live, ToOrders};
+use super::supply::running::{Running, UNPAID_FOR};
 use super::supply::{Ended, PATIENCE, change};
-use super::{Seller, SellerParts, failed, storage};
+use super::{Seller, SellerParts, failed, is_full, storage};
 use crate::net::{DeliveryReceiver, DeliverySender};
 use crate::stakes::SharedStakes;
 use crate::store::{StoreError, channels as records, reads};
@@ -52,8 +52,14 @@ struct Session {
     live: Option<Arc<Live>>,
     stakes: Arc<SharedStakes>,
     serve: Serve,
-    /// The last voucher that was verified and is not booked: the next stored step books it, and with it what the ones before paid.
-    voucher: Option<OrderVoucher>,
+    /// Whether nothing is stored of it.
+    is_new: bool,
+    /// Its place among the streams.
+    running: Running,
+    /// A voucher that came while the one before it was on its way to the disk.
+    waiting: Option<OrderVoucher>,
+    /// The last voucher that was checked: the next stored step books it, and with it what the ones before paid.
+    voucher: Option<Checked>,
     storing: Option<JoinHandle<Result<(), Refusal>>>,
     /// Where the questions of this stream are, by sequence number, and the answers, by time.
     numbers: Cursor,
@@ -104,16 +110,24 @@ impl Seller {
         id: OrderId,
         begin: Begin,
         (sender, receiver): (&mut DeliverySender, &mut DeliveryReceiver),
-        cancel: &CancellationToken,
+        running: &Running,
     ) -> Result<(), Ended> {
         receiver.limit_frames(MAX_TO_SELLER_LEN);
-        let mut session = self.blocking(move |seller| seller.reads_session(buyer, id, &begin)).await?;
-        let outcome = session.serve(sender, receiver, cancel).await;
+        let place = running.clone();
+        let mut session = self.blocking(move |seller| seller.reads_session(buyer, id, &begin, place)).await?;
+        if session.is_new {
+            // Its lane begins with the first stored step, before it is paid for.
+            let entry = session.entry(None);
+            session.book(entry).await?;
+        }
+        let outcome = session.serve(sender, receiver).await;
         // What was answered last must not be forgotten, whyever the stream has ended.
         if let Err(refusal) = session.stored().await {
             tracing::debug!(order = %id, %refusal, "a step was not stored");
         }
-        if session.serve.is_to_be_left() && session.leave().await.is_err() {
+        session.take_voucher().unwrap_or_else(|error| tracing::debug!(order = %id, %error, "not booked"));
+        let is_to_be_left = session.serve.is_to_be_left() || session.voucher.is_some();
+        if is_to_be_left && !session.serve.is_ended() && session.leave().await.is_err() {
             // A voucher that cannot be booked is gone with this.
             session.leave().await?;
         }
@@ -121,46 +135,64 @@ impl Seller {
     }
 
     /// Finds or admits the order.
-    fn reads_session(&self, buyer: PublicKey, id: OrderId, begin: &Begin) -> Result<Session, Refusal> {
-        let SellerParts { store, identity, network, clock, channels, .. } = &self.inner.parts;
+    fn reads_session(
+        &self,
+        buyer: PublicKey,
+        id: OrderId,
+        begin: &Begin,
+        running: Running,
+    ) -> Result<Session, Refusal> {
+        let SellerParts { store, identity, network, clock, channels, home, .. } = &self.inner.parts;
         let live = channels.get(&buyer, &begin.channel);
         let stored = store.read(|tx| {
             let sale = records::sale(tx, &id)?.filter(|sale| sale.buyer == buyer);
-            Ok((sale, reads::answered(tx, &id)?))
+            Ok((sale, reads::answered(tx, &id)?, records::left_unpaid_by(tx, &buyer)?))
         });
-        let (stored, answered) = stored.map_err(|error: StoreError| storage(error.into()))?;
-        let (sale, terms) = match stored {
-            Some(sale) => {
+        let (stored, answered, left) = stored.map_err(|error: StoreError| storage(error.into()))?;
+        let stakes = self.inner.supplies.stakes_of(&buyer);
+        let credit = self.inner.supplies.credit();
+        let is_new = stored.is_none();
+        let (sale, terms, live) = match (stored, live) {
+            (Some(sale), live) => {
                 let terms = sale.go_on(begin, *network, identity)?;
-                (sale, terms)
+                (sale, terms, live.ok())
             }
-            None => {
-                let channel = live.clone()?.view(channels.tip())?;
+            (None, live) => {
+                let live = live?;
+                if is_full(home.as_deref()) {
+                    return Err(Refusal::StorageUnavailable);
+                }
+                // What can never be paid any more does not forbid paying first.
+                let open = stakes.read(|stakes| stakes.open().amount()).saturating_sub(left);
+                if open > credit.limit {
+                    return Err(Refusal::NotPaid { open, limit: credit.limit });
+                }
+                let channel = live.view(channels.tip())?;
                 let now_ms = clock.now_ms();
                 let at =
                     SupplyAdmission { seller: identity, network: *network, peer: &buyer, channel, now_ms };
-                ChannelSale::admit(begin, &at)?
+                let (sale, terms) = ChannelSale::admit(begin, &at)?;
+                (sale, terms, Some(live))
             }
         };
         let paid = match sale.finally_paid(*network) {
             Some(paid) => paid,
-            // Its lane begins with the first stored step.
-            None => live.clone()?.paid_by(&sale.order),
+            None => channels.paid_in_lane(&sale.channel, &id).map_err(|error| failed(&error))?,
         };
-        let credit = self.inner.supplies.credit();
         let unit = terms.unit().map_err(|error| failed(&error))?;
-        let interval = Interval::new(credit.first, credit.limit, unit).unwrap_or(Interval::none());
-        let stakes = self.inner.supplies.stakes_of(&buyer);
-        let open = stakes.read(|stakes| stakes.open().amount());
-        if open > credit.limit {
-            return Err(Refusal::NotPaid { open, limit: credit.limit });
-        }
+        let is_closed =
+            live.as_ref().is_none_or(|live| live.to_orders(channels.tip()) == Ok(ToOrders::Closed));
+        let lent = if is_closed { Satoshis::ZERO } else { credit.limit.saturating_sub(left) };
+        let interval = Interval::new(credit.first, lent, unit).unwrap_or(Interval::none());
         let serve = Serve::new(sale, terms, interval, paid, begin, Asked::from_runs(&answered))?;
         Ok(Session {
             seller: self.clone(),
-            live: live.ok(),
+            live,
             stakes,
             serve,
+            is_new,
+            running,
+            waiting: None,
             voucher: None,
             storing: None,
             numbers: Cursor::default(),
@@ -215,7 +247,6 @@ impl Session {
         &mut self,
         sender: &mut DeliverySender,
         receiver: &mut DeliveryReceiver,
-        cancel: &CancellationToken,
     ) -> Result<(), Ended> {
         let mut room = self.stakes.room();
         let mut changes = self.live.as_ref().map(|live| live.changes());
@@ -224,22 +255,18 @@ impl Session {
         if let Some(live) = self.live.as_ref().filter(|_| !self.serve.is_ended()) {
             live.to_orders(self.seller.inner.parts.channels.tip())?;
         }
-        let actions = {
-            let Self { seller, stakes, serve, .. } = self;
-            let SellerParts { identity, network, clock, .. } = &seller.inner.parts;
-            stakes.change(|stakes| serve.start(stakes, identity, *network, clock.now_ms()))?
-        };
+        let actions = self.step(Serve::start)?;
         self.follow(actions, sender).await?;
         self.at_block(sender).await?;
         let mut looks = tokio::time::interval(LOOK_EVERY);
         looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut quiet = 0;
+        let (mut quiet, running) = (0, self.running.clone());
         while !self.has_ended {
             if self.storing.as_ref().is_some_and(JoinHandle::is_finished) {
                 self.stored().await?;
-                self.event(ServeEvent::Stored, sender).await?;
+                self.was_stored(sender).await?;
             }
-            if cancel.is_cancelled() {
+            if running.cancel.is_cancelled() {
                 return Err(Ended::Gone);
             }
             let bytes = match receiver.next(PATIENCE).now_or_never() {
@@ -248,11 +275,15 @@ impl Session {
                     sender.flush().await?;
                     tokio::select! {
                         biased;
-                        () = cancel.cancelled() => return Err(Ended::Gone),
+                        () = running.cancel.cancelled() => return Err(Ended::Gone),
+                        () = running.make_room.cancelled() => {
+                            let retry_ms = u64::try_from(UNPAID_FOR.as_millis()).unwrap_or(u64::MAX);
+                            return Err(Refusal::Busy { retry_ms }.into());
+                        }
                         bytes = receiver.next(PATIENCE) => bytes,
                         stored = done(&mut self.storing) => {
                             stored?;
-                            self.event(ServeEvent::Stored, sender).await?;
+                            self.was_stored(sender).await?;
                             continue;
                         }
                         () = room.more() => {
@@ -301,35 +332,86 @@ impl Session {
 
     /// What the newest block means for the order.
     async fn at_block(&mut self, sender: &mut DeliverySender) -> Result<(), Ended> {
-        let Some(live) = self.live.as_ref().filter(|_| !self.serve.is_ended()) else { return Ok(()) };
-        match live.to_orders(self.seller.inner.parts.channels.tip())? {
+        if self.serve.is_ended() {
+            return Ok(());
+        }
+        let to_orders = match &self.live {
+            Some(live) => live.to_orders(self.seller.inner.parts.channels.tip())?,
+            // It is settled.
+            None => ToOrders::Closed,
+        };
+        match to_orders {
             ToOrders::Open => Ok(()),
             ToOrders::Closing => self.event(ServeEvent::Closing, sender).await,
             ToOrders::Closed => {
                 // It can be booked no more.
-                self.voucher = None;
+                (self.voucher, self.waiting) = (None, None);
                 self.event(ServeEvent::Closed, sender).await
             }
         }
     }
 
     async fn event(&mut self, event: ServeEvent, sender: &mut DeliverySender) -> Result<(), Ended> {
-        let actions = {
-            let Self { seller, stakes, serve, .. } = self;
-            let SellerParts { identity, network, clock, .. } = &seller.inner.parts;
-            stakes.change(|stakes| serve.handle(event, stakes, identity, *network, clock.now_ms()))?
-        };
+        let actions = self.step(|serve, stakes, seller, network, now_ms| {
+            serve.handle(event, stakes, seller, network, now_ms)
+        })?;
         self.follow(actions, sender).await
     }
 
-    /// Takes a voucher. It is booked with the next grant, which rests on it: what is answered meanwhile is within the one before.
+    /// A step of the state machine. What the order leaves unpaid stays at stake from that moment on.
+    fn step(
+        &mut self,
+        f: impl FnOnce(
+            &mut Serve,
+            &mut Stakes,
+            &Identity,
+            Network,
+            i64,
+        ) -> Result<Vec<ServeAction>, ServeError>,
+    ) -> Result<Vec<ServeAction>, ServeError> {
+        let Self { seller, stakes, serve, .. } = self;
+        let SellerParts { identity, network, clock, .. } = &seller.inner.parts;
+        let now_ms = clock.now_ms();
+        stakes.change(|stakes| {
+            let done = f(serve, stakes, identity, *network, now_ms);
+            if let ChannelSaleState::LeftUnpaid { unpaid, .. } = serve.sale().state {
+                stakes.note(serve.sale().order, unpaid);
+            }
+            done
+        })
+    }
+
+    /// What was last to be stored is on disk. A voucher that has waited for that counts first.
+    async fn was_stored(&mut self, sender: &mut DeliverySender) -> Result<(), Ended> {
+        if let Some(paid) = self.waiting.map(|voucher| voucher.paid) {
+            self.take_voucher()?;
+            self.event(ServeEvent::Paid(paid), sender).await?;
+        }
+        self.event(ServeEvent::Stored, sender).await
+    }
+
+    /// Takes a voucher. It is checked before anything follows from it, and booked with the next grant, which rests on it: what is answered meanwhile is within
+    /// the one before.
     async fn voucher(&mut self, voucher: OrderVoucher, sender: &mut DeliverySender) -> Result<(), Ended> {
-        let order = self.serve.sale().order;
-        let (tip, channel) = (self.seller.inner.parts.channels.tip(), self.serve.sale().channel);
-        let live = self.live.as_ref().ok_or(Refusal::ChannelClosed { channel })?;
-        live.verify(order, &voucher, tip)?;
-        self.voucher = Some(voucher);
+        self.waiting = Some(voucher);
+        // One at a time.
+        if self.storing.is_some() {
+            return Ok(());
+        }
+        self.take_voucher()?;
         self.event(ServeEvent::Paid(voucher.paid), sender).await
+    }
+
+    /// Checks the voucher that waits.
+    fn take_voucher(&mut self) -> Result<(), Refusal> {
+        let Some(voucher) = self.waiting.take() else { return Ok(()) };
+        let ChannelSale { channel, order, .. } = *self.serve.sale();
+        let live = self.live.as_ref().ok_or(Refusal::ChannelClosed { channel })?;
+        live.takes_vouchers(self.seller.inner.parts.channels.tip())?;
+        self.voucher = None;
+        self.voucher = Some(live.check(order, voucher)?);
+        self.running.paid();
+        Ok(())
     }
 
     async fn follow(&mut self, actions: Vec<ServeAction>, sender: &mut DeliverySender) -> Result<(), Ended> {
@@ -388,17 +470,13 @@ impl Session {
 
     /// Stores it with the channel's account in one step.
     async fn book(&self, entry: Entry) -> Result<(), Refusal> {
-        let live = self.live.clone().ok_or(Refusal::ChannelClosed { channel: entry.sale.channel })?;
-        self.seller.inner.parts.channels.book(&live, entry).await
+        book(&self.seller.inner.parts.channels, self.live.as_ref(), entry).await
     }
 
     /// The same, while answers go on.
     fn store(&self, entry: Entry) -> JoinHandle<Result<(), Refusal>> {
         let (live, channels) = (self.live.clone(), self.seller.inner.parts.channels.clone());
-        tokio::spawn(async move {
-            let live = live.ok_or(Refusal::ChannelClosed { channel: entry.sale.channel })?;
-            channels.book(&live, entry).await
-        })
+        tokio::spawn(async move { book(&channels, live.as_ref(), entry).await })
     }
 
     /// Stores what the stream leaves behind.
@@ -424,4 +502,11 @@ async fn done(storing: &mut Option<JoinHandle<Result<(), Refusal>>>) -> Result<(
 async fn send(frame: &ToBuyer, sender: &mut DeliverySender) -> Result<(), Ended> {
     let bytes = frame.to_bytes().map_err(|error| failed(&error))?;
     Ok(sender.feed(Bytes::from(bytes)).await?)
+}
+
+async fn book(channels: &Channels, live: Option<&Arc<Live>>, entry: Entry) -> Result<(), Refusal> {
+    match live {
+        Some(live) => channels.book(live, entry).await,
+        None => channels.store_alone(entry.sale).await.map_err(|error| failed(&error)),
+    }
 }
