@@ -16,6 +16,7 @@ mod init;
 mod man;
 mod offline;
 mod orders;
+mod read;
 mod rows;
 mod sample;
 mod search;
@@ -23,7 +24,6 @@ mod session;
 mod show;
 mod status;
 mod subscribe;
-mod read;
 mod verify;
 mod wallet;
 

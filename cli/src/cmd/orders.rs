@@ -220,7 +220,11 @@ fn show(report: &OrderReport, context: &Context) -> Outcome<Exit> {
             false => format!("{} ({} to {last}), {} received", report.count, report.first, report.received),
         },
     )?;
-    let budget = if report.live || report.single { format!(", at most {}", sat(report.budget_sat)) } else { String::new() };
+    let budget = if report.live || report.single {
+        format!(", at most {}", sat(report.budget_sat))
+    } else {
+        String::new()
+    };
     out.field("price", format!("{}{budget}", sat(report.price_sat)))?;
     out.field("paid", sat(report.paid_sat))?;
     if let Some(txid) = report.txid {

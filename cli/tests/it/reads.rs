@@ -13,9 +13,7 @@ fn events(text: &str) -> Vec<Value> {
 fn shown(events: &[Value]) -> Vec<(u64, bool)> {
     let readings = events.iter().filter(|event| event["event"] == "reading");
     readings
-        .map(|event| {
-            (event["reading"]["seq"].as_u64().unwrap(), event["bought"].as_bool().unwrap())
-        })
+        .map(|event| (event["reading"]["seq"].as_u64().unwrap(), event["bought"].as_bool().unwrap()))
         .collect()
 }
 

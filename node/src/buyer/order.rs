@@ -330,9 +330,10 @@ impl OrderSummary {
             Offered::Live(offer) => {
                 (offer.clone().verify_by::<LiveOffer>(network, &purchase.seller)?.value().name.clone(), true)
             }
-            Offered::Reads(offer) => {
-                (offer.clone().verify_by::<ReadsOffer>(network, &purchase.seller)?.value().name.clone(), false)
-            }
+            Offered::Reads(offer) => (
+                offer.clone().verify_by::<ReadsOffer>(network, &purchase.seller)?.value().name.clone(),
+                false,
+            ),
         };
         let received = purchase.next.saturating_sub(terms.first);
         let due = purchase.due(&terms).map_err(OfferError::from)?;

@@ -418,7 +418,11 @@ impl Buyer {
     }
 
     /// The reservation of an order: as it was before, filled up to what the order may cost.
-    pub(super) async fn take_up(&self, open: &Arc<Open>, purchase: &ChannelPurchase) -> Result<Reservation, BuyError> {
+    pub(super) async fn take_up(
+        &self,
+        open: &Arc<Open>,
+        purchase: &ChannelPurchase,
+    ) -> Result<Reservation, BuyError> {
         let (of, order, budget) = (open.clone(), purchase.id, purchase.budget);
         self.in_turn(open, move |buyer| {
             let Some(mut held) = of.spending().take_up(order) else {

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use libp2p::futures::FutureExt as _;
-use sensora_chain::{Network, Satoshis};
 use sensora_chain::keys::{PublicKey, Signature};
+use sensora_chain::{Network, Satoshis};
 use sensora_protocol::market::delivery::frame::{self as delivery, Begin, OrderVoucher};
 use sensora_protocol::market::delivery::supply::{ChannelSale, ChannelSaleState, SupplyAdmission};
 use sensora_protocol::market::exposure::{Interval, Stakes};
@@ -361,13 +361,7 @@ impl Session {
     /// A step of the state machine. What the order leaves unpaid stays at stake from that moment on.
     fn step(
         &mut self,
-        f: impl FnOnce(
-            &mut Serve,
-            &mut Stakes,
-            &Identity,
-            Network,
-            i64,
-        ) -> Result<Vec<ServeAction>, ServeError>,
+        f: impl FnOnce(&mut Serve, &mut Stakes, &Identity, Network, i64) -> Result<Vec<ServeAction>, ServeError>,
     ) -> Result<Vec<ServeAction>, ServeError> {
         let Self { seller, stakes, serve, .. } = self;
         let SellerParts { identity, network, clock, .. } = &seller.inner.parts;

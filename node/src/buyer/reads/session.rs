@@ -330,8 +330,7 @@ impl Session {
     ) -> Result<(), Broken> {
         let order = self.ask.purchase().id;
         let chain = self.buyer.inner.chain.clone();
-        let (mut room, mut changes, mut tips) =
-            (line.stakes.room(), line.open.changes(), chain.tip_watch());
+        let (mut room, mut changes, mut tips) = (line.stakes.room(), line.open.changes(), chain.tip_watch());
         let begin = self.ask.start();
         self.follow(vec![begin], line).await?;
         self.at_block(line).await?;
@@ -728,11 +727,7 @@ fn runs(
             StoreError::Damaged(format!("readings from {first} on cannot be kept: {error}"))
         })?;
         let count = readings.len() as u64;
-        runs.push(BoughtRun {
-            run: Run { first, columns, salts: Salts::Each(salts) },
-            count,
-            order,
-        });
+        runs.push(BoughtRun { run: Run { first, columns, salts: Salts::Each(salts) }, count, order });
     }
     Ok(runs)
 }

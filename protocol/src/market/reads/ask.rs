@@ -576,7 +576,8 @@ impl Ask {
                 self.stopped = Some(end);
                 // Nothing new is answered after it.
                 let is_answered = |open: &Open| open.owed || matches!(open.asked, Question::Grow);
-                let dropped: Vec<Open> = self.open.iter().copied().filter(|open| !is_answered(open)).collect();
+                let dropped: Vec<Open> =
+                    self.open.iter().copied().filter(|open| !is_answered(open)).collect();
                 self.open.retain(is_answered);
                 let wants = dropped.into_iter().filter_map(|open| open.asked.want());
                 actions.extend(wants.map(|want| AskAction::Got(want, Got::Ending)));
