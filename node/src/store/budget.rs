@@ -214,6 +214,11 @@ mod tests {
         try_to(&store, 3, 2, start + 2, 40).unwrap();
         let full = try_to(&store, 4, 3, start + DAY_MS - 1, 1).unwrap_err();
         assert!(matches!(full, Error::Budget(BudgetError::Day { .. })), "{full}");
+        for (order, sat) in [(1, 60), (3, 40)] {
+            store.write(|tx| settle(tx, &OrderId([order; 32]), Satoshis::from_sat(sat), start + 3)).unwrap();
+        }
+        let full = try_to(&store, 4, 3, start + DAY_MS - 1, 1).unwrap_err();
+        assert!(matches!(full, Error::Budget(BudgetError::Day { .. })), "{full}");
         try_to(&store, 5, 3, start + DAY_MS + QUARTER_MS, 60).unwrap();
     }
 

@@ -22,19 +22,6 @@ use crate::live::{channel_limits, sat};
 use crate::live_seller::{Served, Stage, ended};
 use crate::world::{limits, until};
 
-/// Refuses requests of one kind, and counts them.
-fn refuses(stage: &Stage, kind: &'static str) -> Arc<AtomicU64> {
-    let counted = Arc::new(AtomicU64::new(0));
-    let count = counted.clone();
-    stage.double.intercepts(move |request: &Request| {
-        (request.name() == kind).then(|| {
-            count.fetch_add(1, Ordering::Relaxed);
-            Response::Refused(Refusal::NotSelling)
-        })
-    });
-    counted
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_frozen_wallet_pays_no_voucher_and_counts_none_as_paid() {
     let home = tempfile::tempdir().unwrap();
@@ -88,7 +75,15 @@ async fn a_payment_that_was_signed_before_the_freeze_is_not_sent_and_can_be_take
     let offer = buyer.quote(&request).await.unwrap();
     let order = buyer.order(&offer).unwrap().id;
     assert_eq!(stage.used(), 20);
-    let sent = refuses(&stage, "purchase");
+    let sent = Arc::new(AtomicU64::new(0));
+    let count = sent.clone();
+    stage.double.intercepts(move |request| match request {
+        Request::Purchase(_) => {
+            count.fetch_add(1, Ordering::Relaxed);
+            Some(Response::Refused(Refusal::NotSelling))
+        }
+        _ => None,
+    });
     freeze.set().unwrap();
     let error = buyer.resume_order(&order, |_| {}).await.unwrap_err();
     assert!(error.to_string().contains("frozen"), "{error}");
