@@ -482,7 +482,13 @@ impl Buyer {
         for step in next {
             match step {
                 Next::Ask(request) => {
-                    let seller = lock(&open.record).seller;
+                    let (seller, funding) = {
+                        let record = lock(&open.record);
+                        (record.seller, record.funding.txid)
+                    };
+                    if let Request::OpenChannel(_) = &*request {
+                        self.inner.wallet.may_go_out(&funding)?;
+                    }
                     let event = match self.ask(&seller, &request).await? {
                         Response::Ok(Answer::Channel(report)) => BuyerChannelEvent::Report(report),
                         Response::Refused(refusal) => BuyerChannelEvent::Refused(refusal),
