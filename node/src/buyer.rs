@@ -647,7 +647,7 @@ impl Buyer {
         let on_channel = self.inner.store.read(|tx| records::purchase(tx, id))?;
         let (seller, stored) = match &on_channel {
             Some(purchase) => match &purchase.state {
-                ChannelPurchaseState::Ended { receipt } => (purchase.seller, Some(receipt.clone())),
+                ChannelPurchaseState::Ended { receipt, .. } => (purchase.seller, Some(receipt.clone())),
                 state => return Err(BuyError::NotComplete { order: *id, state: state.name() }),
             },
             None => {

@@ -316,7 +316,8 @@ impl Buyer {
         let of = open.clone();
         self.in_turn(open, move |buyer| {
             let mut next = lock(&of.record).clone();
-            let unclaimed = next.learn(&asked, &report, exposure, &of.contract)?;
+            let restored = buyer.inner.store.read(crate::store::restored::get)?.map(|note| note.restored_ms);
+            let unclaimed = next.learn(&asked, &report, exposure, restored, &of.contract)?;
             if !unclaimed.is_zero() {
                 tracing::warn!(channel = %next.id, %unclaimed, "was paid by orders that this home does not know: it was restored from an old backup");
             }

@@ -590,8 +590,9 @@ impl Session {
         }
         let order = self.receive.purchase().id;
         let Some(reservation) = self.reservation.as_mut() else { return Ok(()) };
-        let network = self.buyer.inner.network;
-        let handled = self.stakes.change(|stakes| self.receive.handle(event, reservation, stakes, network));
+        let (network, now_ms) = (self.buyer.inner.network, self.buyer.inner.clock.now_ms());
+        let handled =
+            self.stakes.change(|stakes| self.receive.handle(event, reservation, stakes, network, now_ms));
         let actions = handled.map_err(|error| match error {
             ReceiveError::Refused(refusal) if refusal.is_temporary() => Broken::Later(refusal.to_string()),
             bad @ (ReceiveError::Delivery(_)
