@@ -12,6 +12,7 @@ use sensora_protocol::market::receipt::ChannelReceipt;
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines, Stdin};
 
+use super::agent::stop_signal;
 use super::find;
 use super::rows::{self, RowStyle, RowWriter};
 use super::session::Session;
@@ -83,14 +84,18 @@ async fn subscribe(args: &SubscribeArgs, context: &Context, session: &Session) -
     }
     let mut subscription = buyer.subscribe(&request).await?;
     let order = subscription.order();
+    let status = subscription.status();
     let verb = if under_way { "going on with" } else { "receiving" };
     context.out.note(format!(
         "{verb} {} as it comes, order {}: at most {} in all, at most {} at risk; Ctrl-C ends it with a receipt",
         stream.ad.name,
         short_id(&order),
-        sat(subscription.status().budget),
-        sat(exposure)
+        sat(status.budget),
+        sat(exposure.min(status.budget))
     ));
+    if under_way {
+        context.out.note("the order keeps its own terms and budget; end it with Ctrl-C to make another");
+    }
     follow(args, context, &mut subscription).await
 }
 
@@ -133,7 +138,8 @@ async fn follow(args: &SubscribeArgs, context: &Context, subscription: &mut Subs
                 }
                 continue;
             }
-            _ = tokio::signal::ctrl_c() => {
+            stopped = stop_signal() => {
+                stopped?;
                 if stopping {
                     return Err(Failure::new(Exit::Interrupted, "stopped before the order was settled")
                         .hint("what was received is kept: `sensora orders --resume` settles it"));

@@ -3,10 +3,12 @@
 #![cfg(test)]
 
 mod arguments;
+mod channels;
 mod demo;
 mod home;
 mod journey;
 mod kill;
+mod kill_channel;
 mod real_node;
 mod support;
 mod wallet;

@@ -3,6 +3,7 @@
 //! Runs where `SENSORA_BITCOIND` names a node's `bitcoind`; see `docs/testing.md`. Elsewhere each test says by its name
 //! that it is skipped, or fails if `SENSORA_REQUIRE_NODE=1`.
 
+mod channels;
 mod crash;
 mod market;
 #[path = "../../../chain/tests/it/real_node/node.rs"]

@@ -1,10 +1,11 @@
 //! Delivery through a channel: both state machines against each other, whatever the network and the disks do.
 
+mod bad_pages;
 mod endings;
 mod hostile;
 mod live;
 mod many;
-mod pair;
+pub(crate) mod pair;
 
 use proptest::prelude::*;
 use sensora_chain::Satoshis;

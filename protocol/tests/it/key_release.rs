@@ -3,7 +3,7 @@
 mod chain;
 pub(crate) mod goods;
 mod offer;
-mod pair;
+pub(crate) mod pair;
 mod parts;
 mod proof;
 mod sale;

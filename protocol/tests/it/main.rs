@@ -16,4 +16,5 @@ mod once;
 mod protocol_doc;
 mod purchase;
 mod recordings;
+mod silence;
 mod world;

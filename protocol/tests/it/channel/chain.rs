@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use sensora_chain::contract::verify_input;
-use sensora_chain::{OutPoint, SighashCache, Transaction, TxOut, Txid};
+use sensora_chain::{OutPoint, Satoshis, Script, SighashCache, Transaction, TxOut, Txid};
 
 /// Why the network does not take a transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,7 +39,7 @@ impl Chain {
         self.blocks.iter().flatten().chain(&self.mempool)
     }
 
-    fn output(&self, outpoint: &OutPoint) -> Option<TxOut> {
+    pub(crate) fn output(&self, outpoint: &OutPoint) -> Option<TxOut> {
         let made = self.all().find(|tx| tx.txid() == outpoint.txid);
         made.map(|tx| tx.outputs[outpoint.vout as usize].clone())
             .or_else(|| self.coins.get(outpoint).cloned())
@@ -47,6 +47,19 @@ impl Chain {
 
     fn spender(&self, outpoint: &OutPoint) -> Option<&Transaction> {
         self.all().find(|tx| tx.inputs.iter().any(|input| &input.previous == outpoint))
+    }
+
+    /// What lies on a script and is not spent.
+    pub(crate) fn balance(&self, script: &Script) -> Satoshis {
+        let made = self.all().flat_map(|tx| {
+            let txid = tx.txid();
+            tx.outputs.iter().zip(0..).map(move |(output, vout)| (OutPoint { txid, vout }, output))
+        });
+        let coins = self.coins.iter().map(|(outpoint, output)| (*outpoint, output));
+        let ours = made
+            .chain(coins)
+            .filter(|(outpoint, output)| &output.locking == script && self.spender(outpoint).is_none());
+        Satoshis::sum(ours.map(|(_, output)| output.value)).unwrap()
     }
 
     pub(crate) fn height_of(&self, txid: &Txid) -> Option<u32> {

@@ -379,6 +379,11 @@ impl Market {
 
     /// Both look at the chain.
     pub(crate) fn look(&mut self) {
+        self.look_as_seller();
+        self.look_as_buyer();
+    }
+
+    pub(crate) fn look_as_seller(&mut self) {
         let outpoint = self.contract.outpoint();
         let (tip, funded) = (self.chain.tip(), self.chain.height_of(&outpoint.txid));
         let spent = self.chain.spent(&outpoint);
@@ -399,11 +404,17 @@ impl Market {
             if mined != funded {
                 self.seller_event(SellerChannelEvent::Mined(funded));
             }
-            if let Some((tx, height)) = spent.clone() {
+            if let Some((tx, height)) = spent {
                 self.seller_event(SellerChannelEvent::Spent { transaction: Box::new(tx), height });
             }
             self.seller_event(SellerChannelEvent::Tip(tip));
         }
+    }
+
+    fn look_as_buyer(&mut self) {
+        let outpoint = self.contract.outpoint();
+        let (tip, funded) = (self.chain.tip(), self.chain.height_of(&outpoint.txid));
+        let spent = self.chain.spent(&outpoint);
         if let BuyerChannelState::Ended { txid, height, .. } = self.buyer.channel.state
             && !spent.as_ref().is_some_and(|(tx, at)| tx.txid() == txid && *at == height)
         {

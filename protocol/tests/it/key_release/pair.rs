@@ -558,6 +558,21 @@ impl<'a> Pair<'a> {
         }
     }
 
+    /// What the seller's claim brought it with what its miner got, and what miners got in all, by the chain.
+    pub(crate) fn settled(&self) -> (u64, u64) {
+        let Some(txid) = self.coins.iter().next() else { return (0, 0) };
+        let sum =
+            |tx: &Transaction| Satoshis::sum(tx.outputs.iter().map(|output| output.value)).unwrap().as_u64();
+        let funds = &self.goods.funds.transaction;
+        let first = self.chain.spender(OutPoint { txid: funds.txid(), vout: 0 }).unwrap();
+        let coin = OutPoint { txid: *txid, vout: 1 };
+        let spend = self.chain.spender(coin);
+        let value = first.outputs.get(1).map_or(0, |output| output.value.as_u64());
+        let fee = spend.map_or(0, |spend| value - sum(spend));
+        let paid = if self.outcome() == "paid" { value } else { 0 };
+        (paid, sum(funds) - sum(first) + fee)
+    }
+
     /// When all is over: nobody has lost more than it chose.
     pub(crate) fn check_over(&self, honest: bool) {
         let (state, outcome) = (self.buyer.state.name(), self.outcome());
