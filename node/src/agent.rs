@@ -185,6 +185,7 @@ impl Agent {
             network,
             clock: clock.clone(),
             policy: options.channels,
+            home: home.clone(),
         })?;
         let seller = Seller::new(SellerParts {
             net: net.clone(),

@@ -10,7 +10,7 @@ pub mod release;
 pub mod supply;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
@@ -31,7 +31,7 @@ use sensora_protocol::stream::checkpoint::Checkpoint;
 use sensora_protocol::{Identity, OrderId, Signed, SignedBytes, StreamId};
 use tokio_util::sync::CancellationToken;
 
-use super::anchorer::Anchorer;
+use super::anchorer::{Anchorer, MIN_FREE_SPACE};
 use super::recorder::{Recorder, RecorderError};
 use crate::chain_access::ChainAccess;
 use crate::clock::{Clock, Stopwatch};
@@ -415,16 +415,10 @@ impl Seller {
     /// # Errors
     /// [`StoreError`].
     pub fn resume(&self) -> Result<(), StoreError> {
-        let SellerParts { store, channels, .. } = &self.inner.parts;
+        let SellerParts { store, .. } = &self.inner.parts;
         self.admitted().extend(store.read(orders::admitted_sales)?);
         self.load_releases()?;
-        // What was delivered and not paid before a restart still counts.
-        for sale in store.read(records::open_sales)? {
-            let live = channels.get(&sale.buyer, &sale.channel);
-            let paid = live.map(|live| live.paid_by(&sale.order)).unwrap_or_default();
-            self.inner.supplies.note(&sale, paid);
-        }
-        Ok(())
+        self.note_open()
     }
 
     /// Until cancelled: brings payments to the network that it has not answered, from before a restart too, and forgets orders
@@ -452,6 +446,7 @@ impl Seller {
     /// # Errors
     /// [`StoreError`].
     pub fn forget_old(&self) -> Result<(), StoreError> {
+        self.forget_ended()?;
         let SellerParts { store, clock, .. } = &self.inner.parts;
         let before = clock.now_ms().saturating_sub(KEEP_SOLD_MS);
         let old = store.read(|tx| orders::sales_admitted_before(tx, before, FORGET_AT_ONCE))?;
@@ -514,6 +509,11 @@ impl Seller {
         let checkpoint = checkpoint.into_bytes();
         Ok(Answer::Proof(Box::new(AnchoredProof { checkpoint, range, consistency, anchor })))
     }
+}
+
+/// Whether the disk has room only for what is under way. One that does not say is not full.
+fn is_full(home: Option<&Path>) -> bool {
+    home.is_some_and(|home| crate::home::free_space(home).is_ok_and(|free| free < MIN_FREE_SPACE))
 }
 
 fn storage(error: RecorderError) -> Refusal {

@@ -1,5 +1,6 @@
 //! A seller whose answers can be bent: the real one's rules on a swarm of its own, and a rule of the test between it and the buyer.
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -87,6 +88,11 @@ pub(crate) fn readings(first: i64, count: i64) -> Vec<RawReading> {
 impl Double {
     /// A double with two streams of `count` readings, on the chain of `bootstrap`.
     pub(crate) async fn new(seed: u8, bootstrap: &Node, count: i64) -> Self {
+        Self::on_disk_of(None, seed, bootstrap, count).await
+    }
+
+    /// One whose store is on the disk that `home` is on.
+    pub(crate) async fn on_disk_of(home: Option<PathBuf>, seed: u8, bootstrap: &Node, count: i64) -> Self {
         let identity = identity(seed);
         let (network, clock) = (Network::Regtest, Clock::fixed(Clock::system().now_ns()));
         let cancel = CancellationToken::new();
@@ -145,6 +151,7 @@ impl Double {
             network,
             clock: clock.clone(),
             policy: ChannelPolicy::default(),
+            home: home.clone(),
         });
         let seller = Seller::new(SellerParts {
             net: net.clone(),
@@ -159,7 +166,7 @@ impl Double {
             identity: identity.clone(),
             network,
             clock: clock.clone(),
-            home: None,
+            home,
         });
         let rule: Arc<Mutex<Rule>> = Arc::new(Mutex::new(Box::new(|_, answer| answer)));
         let guard: Arc<Mutex<Guard>> = Arc::new(Mutex::new(Box::new(|_| None)));

@@ -6,6 +6,7 @@ mod backup;
 mod bad_input;
 mod chain_access;
 mod channels;
+mod channels_hostile;
 mod config;
 mod crash;
 mod crowd;

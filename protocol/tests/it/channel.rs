@@ -10,7 +10,9 @@ use sensora_protocol::Signed;
 use sensora_protocol::market::channel::buyer::BuyerChannelEvent;
 use sensora_protocol::market::channel::message::{ChannelReport, ChannelStanding, CloseChannel};
 use sensora_protocol::market::channel::offer::{ChannelOffer, ChannelOfferError, MIN_MARGIN};
-use sensora_protocol::market::channel::seller::BookError;
+use sensora_protocol::market::channel::seller::{
+    BookError, SellerChannelAction, SellerChannelEvent, SellerChannelState,
+};
 use sensora_protocol::market::delivery::frame::OrderVoucher;
 use sensora_protocol::market::refusal::Refusal;
 
@@ -45,6 +47,27 @@ fn a_channel_is_opened_paid_and_closed_with_two_transactions() {
     assert_eq!(market.seller.channel.as_ref().unwrap().state.name(), "closed");
     assert_eq!((market.seller.credited, market.buyer.credited), (sat(700), sat(CAPACITY - 700)));
     market.check_end();
+}
+
+#[test]
+fn a_channel_whose_funding_nobody_answered_is_forgotten_when_it_would_be_closed() {
+    let mut market = Market::new();
+    let open = market.to_seller.pop().unwrap();
+    market.deliver_to_seller(open);
+    let mut channel = market.seller.channel.clone().unwrap();
+    channel.state = SellerChannelState::Admitted;
+    let end = market.offer.value().closes_at();
+    let seller = &market.world.seller;
+    let before = channel.handle(SellerChannelEvent::Tip(end - 1), seller, NETWORK).unwrap();
+    assert_eq!((before, channel.state.name()), (Vec::new(), "admitted"));
+    let at_end = channel.handle(SellerChannelEvent::Tip(end), seller, NETWORK).unwrap();
+    assert_eq!(at_end, [SellerChannelAction::Forget]);
+    // One that is open is closed there, and kept.
+    let mut open = market.seller.channel.clone().unwrap();
+    assert_eq!(open.state.name(), "open");
+    let at_end = open.handle(SellerChannelEvent::Tip(end), seller, NETWORK).unwrap();
+    assert!(!at_end.contains(&SellerChannelAction::Forget), "{at_end:?}");
+    assert_eq!(open.state.name(), "closing");
 }
 
 #[test]
