@@ -39,7 +39,7 @@ const BATCH: u64 = 8 * 1024;
 /// What a stream's readings are.
 #[derive(Clone, Copy)]
 enum Kind {
-    /// A text of 400 characters that does not compress: the data is nearly all of what moves.
+    /// A text of 240 characters that does not compress: the data is nearly all of what moves.
     Text,
     /// A number with one decimal each second: a chunk of 1,024 is a few hundred bytes.
     Number,
@@ -48,7 +48,7 @@ enum Kind {
 impl Kind {
     const fn name(self) -> &'static str {
         match self {
-            Self::Text => "texts of 400 bytes",
+            Self::Text => "texts of 240 bytes",
             Self::Number => "1 number, compressed",
         }
     }
@@ -59,7 +59,7 @@ impl Kind {
         let value = match self {
             Self::Text => {
                 let mut state = number;
-                let words = (0..25).map(|_| {
+                let words = (0..15).map(|_| {
                     state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
                     let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
                     format!("{:016x}", mixed ^ (mixed >> 27))
@@ -80,10 +80,10 @@ fn main() {
     let is_full = std::env::args().any(|word| word == "--bench");
     let runtime = tokio::runtime::Runtime::new().unwrap();
     for kind in [Kind::Text, Kind::Number] {
-        // 128 MiB of texts; twelve million numbers would be the same in memory, and take a minute.
+        // 120 MiB of texts, and 480; as many bytes of compressed numbers would take minutes.
         let (rounds, readings, long) = match (is_full, kind) {
             (false, _) => (1, 4_096, 8_192),
-            (true, Kind::Text) => (3, 320 * 1024, 2_560 * 1024),
+            (true, Kind::Text) => (3, 512 * 1024, 2_048 * 1024),
             (true, Kind::Number) => (3, 4_000_000, 8_000_000),
         };
         runtime.block_on(run(kind, rounds, readings, long));

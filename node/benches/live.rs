@@ -106,10 +106,10 @@ fn main() {
     // Without `--bench` this is a test run: does it work at all?
     let size = if words.iter().any(|word| word == "--bench") {
         Size {
-            rounds: 5,
+            rounds: 3,
             full: 200_000,
             paces: &[100, 1_000, 10_000],
-            seconds: 5,
+            seconds: 3,
             subscribers: 100,
             each: 20_000,
         }

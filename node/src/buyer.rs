@@ -56,15 +56,21 @@ use crate::discovery::Discovery;
 use crate::net::{Net, Offence, Protocol, RequestError, peer_id_from_public_key};
 use crate::stakes::AllStakes;
 use crate::store::bought::{self, BoughtStream};
-use crate::store::{Store, channels as records, orders, release as releases};
+use crate::store::{self, Store, channels as records, orders, release as releases};
 use crate::stripes::Stripes;
 use crate::wallet::{WalletHandle, WalletHandleError};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use turns::Turns;
 
 /// How long one answer of a seller may take.
 const ASK_TIMEOUT: Duration = Duration::from_secs(20);
 /// How often a request is sent again when no answer comes, before the purchase is left for later.
 const ATTEMPTS: u32 = 5;
+/// Orders that are gone on with at the same time after a stop: a few silent sellers hold up nobody, and each is a stream and a page in memory.
+const RESUMED_AT_ONCE: usize = 16;
+/// Steps of theirs that wait to be shown.
+const MANY_STEPS: usize = 64;
 /// Pause before the first repetition; it doubles.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 
@@ -467,28 +473,67 @@ impl Buyer {
         &self,
         mut progress: impl FnMut(Progress),
     ) -> Result<Vec<(OrderId, Result<(), BuyError>)>, BuyError> {
-        let mut outcomes = Vec::new();
+        let mut all = Vec::new();
         for purchase in self.inner.store.read(orders::open_purchases)? {
             let id = purchase.id;
-            if purchase.payment.is_none() {
-                self.inner.store.commit(move |tx| orders::remove_purchase(tx, &id)).await?;
+            if purchase.payment.is_some() {
+                all.push((id, false));
                 continue;
             }
-            outcomes.push((id, self.drive(&id, &mut progress).await.map(|_| ())));
+            let now_ms = self.inner.clock.now_ms();
+            let removed = self.inner.store.commit(move |tx| {
+                store::budget::settle(tx, &id, Satoshis::ZERO, now_ms)?;
+                orders::remove_purchase(tx, &id)
+            });
+            removed.await?;
         }
-        for purchase in self.inner.store.read(records::open_purchases)? {
-            let id = purchase.id;
-            if self.turns.try_take(&id).is_some() {
-                outcomes.push((id, self.resume_order(&id, &mut progress).await));
+        all.extend(
+            self.inner.store.read(records::open_purchases)?.iter().map(|purchase| (purchase.id, true)),
+        );
+        all.extend(self.open_releases()?.iter().map(|(purchase, _)| (purchase.id, true)));
+        self.resume_all(all, &mut progress).await
+    }
+
+    /// Goes on with some orders at a time, so that none waits for the seller of another. Those on a channel that another task works on are left out.
+    async fn resume_all(
+        &self,
+        orders: Vec<(OrderId, bool)>,
+        progress: &mut impl FnMut(Progress),
+    ) -> Result<Vec<(OrderId, Result<(), BuyError>)>, BuyError> {
+        let (told, mut telling) = mpsc::channel(MANY_STEPS);
+        let mut waiting = orders.into_iter().enumerate();
+        let (mut tasks, mut outcomes) = (JoinSet::new(), Vec::new());
+        loop {
+            while tasks.len() < RESUMED_AT_ONCE
+                && let Some((place, (id, is_on_channel))) = waiting.next()
+            {
+                let (buyer, told) = (self.clone(), told.clone());
+                tasks.spawn(async move {
+                    if is_on_channel && buyer.turns.try_take(&id).is_none() {
+                        return None;
+                    }
+                    // A step that nobody has time to look at is followed by others.
+                    let resumed = buyer.resume_order(&id, |step| drop(told.try_send(step)));
+                    Some((place, id, resumed.await))
+                });
+            }
+            tokio::select! {
+                Some(step) = telling.recv() => progress(step),
+                done = tasks.join_next() => match done {
+                    None => break,
+                    Some(Ok(outcome)) => outcomes.extend(outcome),
+                    Some(Err(error)) => {
+                        tracing::error!(%error, "an order was not gone on with to its end");
+                        return Err(BuyError::Stopping);
+                    }
+                },
             }
         }
-        for (purchase, _) in self.open_releases()? {
-            let id = purchase.id;
-            if self.turns.try_take(&id).is_some() {
-                outcomes.push((id, self.resume_order(&id, &mut progress).await));
-            }
+        while let Ok(step) = telling.try_recv() {
+            progress(step);
         }
-        Ok(outcomes)
+        outcomes.sort_by_key(|(place, ..)| *place);
+        Ok(outcomes.into_iter().map(|(_, id, outcome)| (id, outcome)).collect())
     }
 
     /// Goes on with one order, as [`Buyer::resume`] does.
@@ -607,7 +652,7 @@ impl Buyer {
         let on_channel = self.inner.store.read(|tx| records::purchase(tx, id))?;
         let (seller, stored) = match &on_channel {
             Some(purchase) => match &purchase.state {
-                ChannelPurchaseState::Ended { receipt } => (purchase.seller, Some(receipt.clone())),
+                ChannelPurchaseState::Ended { receipt, .. } => (purchase.seller, Some(receipt.clone())),
                 state => return Err(BuyError::NotComplete { order: *id, state: state.name() }),
             },
             None => {

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use sensora_chain::keys::PrivateKey;
+use sensora_chain::keys::{PrivateKey, PublicKey};
 use sensora_chain::{FeeRate, Network, Satoshis};
 use sensora_node::agent::anchorer::AnchorPolicy;
 use sensora_node::agent::seller::supply::Credit;
@@ -21,9 +21,12 @@ use sensora_protocol::ad::StreamAd;
 use sensora_protocol::market::budget::Budgets;
 use sensora_protocol::market::channel::offer::ChannelLimits;
 use tempfile::TempDir;
+use tokio::task::JoinSet;
 
 /// Blocks until a channel's refund height: nobody comes near it.
 const BLOCKS: u32 = 1_000;
+/// Buyers that are made ready at once.
+const AT_ONCE: usize = 10;
 /// Money of a buyer beside its channel.
 const CHANGE: u64 = 10_000;
 
@@ -61,30 +64,19 @@ impl Market {
         let bootstrap = Node::start(options).await.unwrap();
         let known = bootstrap.addresses().await;
         let agent = agent(&plan, folder, &known).await;
-        let seller = agent.identity().public();
+        let seller = *agent.identity().public();
         let mut buyers = Vec::new();
-        for number in 0..plan.buyers {
-            let mut options = node(u16::try_from(2 + number).unwrap(), folder);
-            options.bootstrap.clone_from(&known);
-            let buyer = Node::start(options).await.unwrap();
-            let money = Satoshis::from_sat(plan.value.as_u64() + CHANGE);
-            while let Err(error) = buyer.wallet().fund_from_faucet(money).await {
-                eprintln!("faucet: {error}");
-                tokio::time::sleep(Duration::from_millis(500)).await;
+        let numbers: Vec<usize> = (0..plan.buyers).collect();
+        for some in numbers.chunks(AT_ONCE) {
+            let mut opening = JoinSet::new();
+            for number in some {
+                let options = node(u16::try_from(2 + number).unwrap(), folder);
+                opening.spawn(buyer(options, known.clone(), seller, plan.value));
             }
-            while buyer.discovery().ad_of(seller).await.is_err() {
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-            let limits = ChannelLimits {
-                max_value: plan.value,
-                max_blocks: 2 * BLOCKS,
-                max_close_fee: Satoshis::from_sat(100),
-            };
-            buyer.buyer().open_channel(seller, plan.value, BLOCKS, limits).await.unwrap();
-            buyers.push(buyer);
+            buyers.extend(opening.join_all().await);
         }
         bootstrap.chain().mine().await.unwrap();
-        let ad = buyers[0].discovery().ad_of(seller).await.unwrap().ad;
+        let ad = buyers[0].discovery().ad_of(&seller).await.unwrap().ad;
         let stream = ad.value().streams[0].clone();
         // Until the seller has seen the block: above a value it takes no voucher before.
         tokio::time::sleep(Duration::from_secs(3)).await;
@@ -96,6 +88,24 @@ impl Market {
             node.shutdown().await;
         }
     }
+}
+
+/// A buyer with an open channel.
+async fn buyer(mut options: NodeOptions, known: Vec<Multiaddr>, seller: PublicKey, value: Satoshis) -> Node {
+    options.bootstrap = known;
+    let buyer = Node::start(options).await.unwrap();
+    let money = Satoshis::from_sat(value.as_u64() + CHANGE);
+    while let Err(error) = buyer.wallet().fund_from_faucet(money).await {
+        eprintln!("faucet: {error}");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    while buyer.discovery().ad_of(&seller).await.is_err() {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let limits =
+        ChannelLimits { max_value: value, max_blocks: 2 * BLOCKS, max_close_fee: Satoshis::from_sat(100) };
+    buyer.buyer().open_channel(&seller, value, BLOCKS, limits).await.unwrap();
+    buyer
 }
 
 fn node(number: u16, folder: &Path) -> NodeOptions {

@@ -24,7 +24,7 @@ use sensora_protocol::market::delivery::supply::ChannelSaleState;
 use sensora_protocol::market::live::LiveOffer;
 use sensora_protocol::market::message::{AnchoredProof, Answer, LiveFrom, Request, Response, Sample};
 use sensora_protocol::market::offer::{DEFAULT_LIFETIME_MS, Offer, Range};
-use sensora_protocol::market::price::{MAX_GAP_MS, MIN_GAP_MS, Metered, Tariff};
+use sensora_protocol::market::price::{Metered, Tariff, usual_gap_ms};
 use sensora_protocol::market::receipt::HOLD_MS;
 use sensora_protocol::market::refusal::Refusal;
 use sensora_protocol::market::sale::{Sale, SaleState};
@@ -121,14 +121,6 @@ pub struct SellerParts {
     pub clock: Clock,
     /// Where the store is, to see how full the disk is.
     pub home: Option<PathBuf>,
-}
-
-/// The most that one reading is charged for: a few times what usually lies between two, so that a late one is paid and an outage is not.
-fn longest_gap_ms(cadence_ms: Option<u64>) -> u32 {
-    const A_FEW: u64 = 3;
-    const UNKNOWN_MS: u32 = 60_000;
-    let usual = cadence_ms.map(|ms| u32::try_from(ms.saturating_mul(A_FEW)).unwrap_or(MAX_GAP_MS));
-    usual.unwrap_or(UNKNOWN_MS).clamp(MIN_GAP_MS, MAX_GAP_MS)
 }
 
 impl Seller {
@@ -272,7 +264,7 @@ impl Seller {
             Metered::Reading => Tariff::Reading(stream.price),
             Metered::Second => {
                 let price = stream.second.ok_or(Refusal::NotBySecond)?;
-                Tariff::Second { price, longest_gap_ms: longest_gap_ms(stream.cadence_ms) }
+                Tariff::Second { price, longest_gap_ms: usual_gap_ms(stream.cadence_ms) }
             }
         };
         let size = recorder.summary(&id).map_err(storage)?.size;

@@ -136,7 +136,7 @@ impl OrderState {
     pub const fn is_complete(&self) -> bool {
         match self {
             Self::Direct(state) => matches!(state, PurchaseState::Complete { .. }),
-            Self::Channel(state) => matches!(state, ChannelPurchaseState::Ended { .. }),
+            Self::Channel(state) => state.is_complete(),
             Self::Release(state) => matches!(state, BatchPurchaseState::Complete),
         }
     }
@@ -338,9 +338,10 @@ impl OrderSummary {
         let received = purchase.next.saturating_sub(terms.first);
         let due = purchase.due(&terms).map_err(OfferError::from)?;
         let (paid, why) = match &purchase.state {
-            ChannelPurchaseState::Ended { receipt } => {
+            ChannelPurchaseState::Ended { receipt, missing } => {
                 let receipt = receipt.clone().verify_by::<ChannelReceipt>(network, &purchase.seller)?;
-                (receipt.value().paid, None)
+                let short = (*missing > 0).then(|| format!("it has ended {missing} readings early"));
+                (receipt.value().paid, short)
             }
             ChannelPurchaseState::LeftUnpaid { paid, due } => {
                 (*paid, Some(format!("its channel was closed before it had ended; {due} was due")))

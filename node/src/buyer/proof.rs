@@ -198,7 +198,7 @@ impl Buyer {
         let not = |state| BuyError::NotComplete { order: *id, state };
         if let Some(purchase) = store.read(|tx| channels::purchase(tx, id))? {
             return match (&purchase.state, &purchase.offer) {
-                (ChannelPurchaseState::Ended { .. }, Offered::Range(offer)) => {
+                (ChannelPurchaseState::Ended { missing: 0, .. }, Offered::Range(offer)) => {
                     let offer = offer.clone().verify_by::<Offer>(*network, &purchase.seller)?;
                     self.held_range(id, &purchase.seller, offer.value())
                 }

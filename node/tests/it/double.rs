@@ -21,7 +21,7 @@ use sensora_node::chain_access::{
 use sensora_node::clock::Clock;
 use sensora_node::fees::{FeePolicy, Fees};
 use sensora_node::freeze::Freeze;
-use sensora_node::net::{
+use sensora_node::net::{StreamKind, 
     DeliveryStream, Multiaddr, Net, NetConfig, NetEvent, NetEvents, PeerId, Protocol, Transport,
     public_key_of,
 };
@@ -33,7 +33,7 @@ use sensora_protocol::market::message::{Request, Response};
 use sensora_protocol::market::offer::Range;
 use sensora_protocol::stream::{Field, Kind, Schema, Unit, Value};
 use sensora_protocol::{Identity, Signed, StreamId};
-use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::world::{address, identity, limits};
@@ -44,8 +44,8 @@ type Rule = Box<dyn FnMut(&Request, Response) -> Response + Send>;
 /// Decides before the honest seller sees it: an answer in its place, or `None`.
 type Guard = Box<dyn FnMut(&Request) -> Option<Response> + Send>;
 
-/// Where the long-lived streams go that buyers open, where the test takes them.
-type Streams = Arc<Mutex<Option<Sender<DeliveryStream>>>>;
+/// Who takes the deliveries that are opened to it, in the honest seller's place.
+type Taker = Arc<Mutex<Option<mpsc::Sender<DeliveryStream>>>>;
 
 /// The streams of a double.
 pub(crate) struct Pages {
@@ -68,7 +68,7 @@ pub(crate) struct Double {
     pub(crate) streams: Vec<StreamId>,
     rule: Arc<Mutex<Rule>>,
     guard: Arc<Mutex<Guard>>,
-    opened: Streams,
+    taker: Taker,
     _tasks: ChainTasks,
     _stop: tokio_util::sync::DropGuard,
 }
@@ -170,8 +170,8 @@ impl Double {
         });
         let rule: Arc<Mutex<Rule>> = Arc::new(Mutex::new(Box::new(|_, answer| answer)));
         let guard: Arc<Mutex<Guard>> = Arc::new(Mutex::new(Box::new(|_| None)));
-        let opened = Streams::default();
-        tokio::spawn(serve(events, seller.clone(), rule.clone(), guard.clone(), opened.clone()));
+        let taker = Taker::default();
+        tokio::spawn(serve(events, seller.clone(), rule.clone(), guard.clone(), taker.clone()));
         let stop = cancel.drop_guard();
         let double = Self {
             identity,
@@ -187,7 +187,7 @@ impl Double {
             streams,
             rule,
             guard,
-            opened,
+            taker,
             _tasks: tasks,
             _stop: stop,
         };
@@ -213,12 +213,11 @@ impl Double {
         *self.guard.lock().unwrap() = Box::new(guard);
     }
 
-    /// From now on the test serves the long-lived streams that buyers open.
-    pub(crate) fn takes_streams(&self) -> Receiver<DeliveryStream> {
-        // More than any test opens.
-        let (to, streams) = channel(64);
-        *self.opened.lock().unwrap() = Some(to);
-        streams
+    /// Takes the long-lived streams that are opened to it from now on, as long as somebody waits for them.
+    pub(crate) fn takes_streams(&self) -> mpsc::Receiver<DeliveryStream> {
+        let (taker, taken) = mpsc::channel(8);
+        *self.taker.lock().unwrap() = Some(taker);
+        taken
     }
 
     /// Tells the truth from now on.
@@ -281,8 +280,10 @@ async fn serve(
     seller: Seller,
     rule: Arc<Mutex<Rule>>,
     guard: Arc<Mutex<Guard>>,
-    opened: Streams,
+    taker: Taker,
 ) {
+    let cancel = CancellationToken::new();
+    let _ends_with_this = cancel.clone().drop_guard();
     while let Some(event) = events.recv().await {
         match event {
             NetEvent::Request { peer, protocol: Protocol::Market, body, responder } => {
@@ -299,10 +300,23 @@ async fn serve(
                     responder.respond(answer.to_bytes().unwrap());
                 });
             }
-            NetEvent::Delivery { stream } => match &*opened.lock().unwrap() {
-                Some(to) => drop(to.try_send(stream)),
-                None => stream.refuse(),
-            },
+            NetEvent::Delivery { stream } => {
+                let taker = taker.lock().unwrap().clone();
+                let stream = match taker {
+                    Some(taker) => match taker.send(stream).await {
+                        Ok(()) => continue,
+                        Err(unwanted) => unwanted.0,
+                    },
+                    None => stream,
+                };
+                if stream.kind() != StreamKind::Delivery {
+                    stream.refuse();
+                    continue;
+                }
+                let (seller, cancel) = (seller.clone(), cancel.clone());
+                let key = PublicKey::from_bytes(&public_key_of(&stream.peer()).unwrap()).unwrap();
+                tokio::spawn(async move { seller.deliver(key, stream, cancel).await });
+            }
             NetEvent::Gossip { verdict, .. } => verdict.accept(),
             _ => {}
         }

@@ -129,7 +129,7 @@ impl From<Refusal> for Ended {
 /// One delivery: the state machine and what it stands on.
 struct Session {
     seller: Seller,
-    /// The channel; none where the order has ended and its channel is settled. Its receipt is shown all the same.
+    /// The channel; none where it is settled. What is paid is delivered all the same, and a receipt is shown.
     live: Option<Arc<Live>>,
     stakes: Arc<SharedStakes>,
     supply: Supply,

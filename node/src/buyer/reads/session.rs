@@ -15,6 +15,7 @@ use sensora_protocol::market::delivery::frame::{OrderVoucher, ToSeller as Openin
 use sensora_protocol::market::delivery::receive::{ChannelPurchase, ChannelPurchaseState};
 use sensora_protocol::market::delivery::terms::Terms;
 use sensora_protocol::market::exposure::Interval;
+use sensora_protocol::market::offer::OfferError;
 use sensora_protocol::market::reads::ask::{Ask, AskAction, AskError, AskEvent, Got, Piece, Want};
 use sensora_protocol::market::reads::frame::{MAX_TO_BUYER_LEN, ToBuyer, ToSeller};
 use sensora_protocol::market::receipt::ChannelReceipt;
@@ -26,13 +27,14 @@ use sensora_protocol::{OrderId, StreamId};
 use tokio::sync::{OwnedMutexGuard, mpsc};
 use tokio::task::JoinHandle;
 
+use super::super::budget::settle_on_channel;
 use super::super::channels::{Open, ToOrders};
 use super::super::{ATTEMPTS, BuyError, Buyer, BuyerParts, FIRST_PAUSE};
 use super::{Command, Read, ReadsError, ReadsReport, ReadsRequest, Told};
 use crate::net::{DeliveryError, DeliveryReceiver, DeliverySender, Offence, PeerId, peer_id_from_public_key};
 use crate::stakes::SharedStakes;
 use crate::store::bought::{self, BoughtRun};
-use crate::store::{Store, StoreError, budget, channels as records, reads};
+use crate::store::{Store, StoreError, channels as records, reads};
 
 /// How long the seller may take to answer the opening of a stream.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(20);
@@ -105,7 +107,7 @@ pub(super) struct Session {
 
 impl Session {
     pub(super) fn new(buyer: Buyer, exposure: Satoshis, purchase: ChannelPurchase, terms: Terms) -> Self {
-        let ask = ask_of(purchase, terms, exposure);
+        let ask = ask_of(&buyer, purchase, terms, exposure);
         Self {
             buyer,
             exposure,
@@ -206,7 +208,7 @@ impl Session {
         let Some(request) = self.request.clone() else { return Ok(()) };
         let left = request.budget.saturating_sub(self.report.paid);
         let (purchase, terms) = self.buyer.order_reads(&request, left).await?;
-        self.ask = ask_of(purchase, terms, self.exposure);
+        self.ask = ask_of(&self.buyer, purchase, terms, self.exposure);
         Ok(())
     }
 
@@ -281,7 +283,7 @@ impl Session {
         let purchase = self.ask.purchase();
         match &purchase.state {
             ChannelPurchaseState::Refused { refusal } => Err(BuyError::Refused(refusal.clone())),
-            ChannelPurchaseState::Ended { receipt } => {
+            ChannelPurchaseState::Ended { receipt, .. } => {
                 let receipt = receipt
                     .clone()
                     .verify_by::<ChannelReceipt>(self.buyer.inner.network, &purchase.seller)?;
@@ -308,7 +310,8 @@ impl Session {
         let mut stream = stream.map_err(|error| broken(order, error))?;
         stream.limit_frames(MAX_TO_BUYER_LEN);
         let (sender, mut receiver) = stream.split();
-        let reservation = Some(buyer.take_up(&open, &purchase).await?);
+        let due = purchase.due(self.ask.terms()).map_err(OfferError::from).map_err(BuyError::from)?;
+        let reservation = Some(buyer.take_up(&open, &purchase, due).await?);
         let mut line = Line { open, stakes, reservation, sender, turn: turn.clone() };
         let outcome = self.talk(&mut line, &mut receiver, peer).await;
         // The lane stays as it is for the next stream.
@@ -499,6 +502,10 @@ impl Session {
     }
 
     async fn event(&mut self, event: AskEvent, line: &mut Line) -> Result<(), Broken> {
+        // Before the machine counts a voucher as paid.
+        if may_pay(&event) {
+            self.buyer.inner.wallet.freeze().check().map_err(BuyError::from)?;
+        }
         let order = self.ask.purchase().id;
         let Some(reservation) = line.reservation.as_mut() else { return Ok(()) };
         let network = self.buyer.inner.network;
@@ -628,22 +635,24 @@ impl Session {
     async fn end(&mut self, paid: Satoshis, line: &mut Line) -> Result<(), Broken> {
         let Some(reservation) = line.reservation.take() else { return Ok(()) };
         let (open, purchase, turn) = (line.open.clone(), self.ask.purchase().clone(), line.turn.clone());
+        let exposure = self.exposure;
         let ended = self.buyer.in_turn(&line.open, move |buyer| {
             let _turn = turn;
             // First as it will be, to store it; then as it is.
             let next = Spending::new(open.spending().record());
-            if let Some(held) = next.take_up(purchase.id) {
-                held.end(paid)?;
-            }
-            let stored = buyer.store_spending(&open, &next.record(), |tx| {
-                budget::settle(tx, &purchase.id, paid)?;
-                Ok(records::put_purchase(tx, &purchase)?)
+            let ended = next.take_up(purchase.id).map_or(Ok(()), |held| held.end(paid));
+            let stored = ended.map_err(BuyError::from).and_then(|()| {
+                buyer.store_spending(&open, &next.record(), |tx| {
+                    settle_on_channel(tx, &purchase, (paid, exposure), buyer.inner.clock.now_ms())?;
+                    Ok(records::put_purchase(tx, &purchase)?)
+                })
             });
             if let Err(error) = stored {
                 reservation.leave();
                 return Err(error);
             }
             reservation.end(paid)?;
+            buyer.note_lost(&purchase, exposure);
             Ok(())
         });
         ended.await?;
@@ -651,10 +660,23 @@ impl Session {
     }
 }
 
-fn ask_of(purchase: ChannelPurchase, terms: Terms, exposure: Satoshis) -> Ask {
+/// What the seller has lost us is not paid ahead again; where that cannot be read, nothing is.
+fn ask_of(buyer: &Buyer, purchase: ChannelPurchase, terms: Terms, exposure: Satoshis) -> Ask {
+    let lost = buyer.lost_with(&purchase.seller).unwrap_or(Satoshis::MAX);
+    let exposure = exposure.saturating_sub(lost);
     let unit = terms.tariff.price().due(1).unwrap_or(Satoshis::MAX);
     let interval = Interval::new(unit, exposure, unit).unwrap_or(Interval::none());
     Ask::new(purchase, terms, interval)
+}
+
+/// Whether the machine may answer with a voucher. What ends an order may, too, but mostly does not.
+fn may_pay(event: &AskEvent) -> bool {
+    use sensora_protocol::market::delivery::frame::ToBuyer::{Alive, Ended, Refused};
+    match event {
+        AskEvent::Frame(frame) => !matches!(**frame, ToBuyer::Order(Ended { .. } | Refused(_) | Alive)),
+        AskEvent::Want(_) | AskEvent::Kept | AskEvent::Room | AskEvent::Rest => true,
+        AskEvent::Stop | AskEvent::Closing | AskEvent::Closed => false,
+    }
 }
 
 const fn read(reading: Reading, bought: bool) -> Read {

@@ -101,7 +101,7 @@ impl Buyer {
                 if next.state.is_final() {
                     records::remove_parts(tx, id, terms.parts)?;
                 }
-                settle_release(tx, &next, terms.total, watched)?;
+                settle_release(tx, &next, terms.total, watched, self.inner.clock.now_ms())?;
                 records::put_purchase(tx, &next, watched)?;
                 Ok::<_, BuyError>(())
             })?;
@@ -370,7 +370,7 @@ impl Buyer {
                         keep_page(tx, &next, &terms, page)?;
                     }
                     records::remove_parts(tx, id, opened)?;
-                    settle_release(tx, &next, terms.total, true)?;
+                    settle_release(tx, &next, terms.total, true, self.inner.clock.now_ms())?;
                     records::put_purchase(tx, &next, true)
                 })
                 .map_err(|error: StoreError| BuyError::from(error))?;

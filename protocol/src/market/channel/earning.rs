@@ -336,7 +336,7 @@ mod tests {
                         });
                         let booked = account.paid().unwrap();
                         // A lane of before that holds more than the seller has heard of may make up for it; nothing else is booked to nobody.
-                        let unclaimed = disk.learn(account.highest, booked, &claims, Satoshis::MAX).unwrap();
+                        let unclaimed = disk.learn(account.highest, booked, &claims, Satoshis::MAX, true).unwrap();
                         prop_assert_eq!(unclaimed, Satoshis::ZERO);
                         prop_assert!(disk.paid().unwrap() >= booked);
                         spending = Spending::new(disk.clone());
@@ -348,6 +348,7 @@ mod tests {
                     }
                 }
                 prop_assert!(account.paid().unwrap() <= account.highest);
+                prop_assert!(signed <= disk.highest.max(disk.promised().unwrap()), "no voucher proves that our memory is lost");
                 prop_assert!(account.highest <= signed, "the seller has no voucher that was not signed");
                 prop_assert!(signed <= sat(capacity));
                 for tag in tags {

@@ -300,7 +300,9 @@ impl SellerChannel {
     pub fn view(&self, standing: ChannelStanding) -> Result<ChannelView, Refusal> {
         match standing {
             ChannelStanding::Open => {
-                let free = self.earning.capacity.saturating_sub(self.earning.highest);
+                // Not what the highest voucher leaves: what orders that have ended had paid ahead pays for the next. Only a record that was altered has no sum.
+                let paid = self.earning.paid().unwrap_or(self.earning.highest);
+                let free = self.earning.capacity.saturating_sub(paid);
                 Ok(ChannelView { id: self.id, buyer: self.buyer, free })
             }
             ChannelStanding::WaitsForBlock => Err(Refusal::ChannelNotMined { channel: self.id }),

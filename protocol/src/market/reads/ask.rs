@@ -307,7 +307,7 @@ impl Ask {
     pub fn new(mut purchase: ChannelPurchase, terms: Terms, interval: Interval) -> Self {
         let asked = Asked::from_runs(&[AskedRun { first: None, count: purchase.next }]);
         if purchase.next > 0 && purchase.state == ChannelPurchaseState::Running {
-            purchase.state = ChannelPurchaseState::Stopping { end: None };
+            purchase.state = ChannelPurchaseState::Stopping { end: None, bound: None };
         }
         let price = terms.tariff.price();
         Self {
@@ -469,7 +469,7 @@ impl Ask {
             AskEvent::Stop => {
                 self.wanted.clear();
                 if self.purchase.state == ChannelPurchaseState::Running {
-                    self.purchase.state = ChannelPurchaseState::Stopping { end: None };
+                    self.purchase.state = ChannelPurchaseState::Stopping { end: None, bound: None };
                     actions.push(AskAction::Store);
                 }
             }
@@ -499,7 +499,7 @@ impl Ask {
         }
         let wanted = self.wanted.drain(..).map(|(want, _)| AskAction::Got(want, Got::Ending));
         actions.extend(wanted);
-        self.purchase.state = ChannelPurchaseState::Stopping { end: None };
+        self.purchase.state = ChannelPurchaseState::Stopping { end: None, bound: None };
         actions.push(AskAction::Store);
     }
 
@@ -631,7 +631,7 @@ impl Ask {
         actions: &mut Vec<AskAction>,
     ) -> Result<(), AskError> {
         let receipted = self.check_receipt(&receipt, reservation.paid(), network)?;
-        self.purchase.state = ChannelPurchaseState::Ended { receipt };
+        self.purchase.state = ChannelPurchaseState::Ended { receipt, missing: 0 };
         self.purchase.next = self.asked.count();
         stakes.note(self.purchase.id, Satoshis::ZERO);
         actions.push(AskAction::End(receipted));

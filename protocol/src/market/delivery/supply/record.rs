@@ -80,7 +80,7 @@ pub struct ChannelView {
     pub id: ChannelId,
     /// Who pays with it.
     pub buyer: PublicKey,
-    /// What no voucher has paid yet.
+    /// What no order has been charged yet.
     pub free: Satoshis,
 }
 
