@@ -580,7 +580,8 @@ impl Pair {
         let sale = self.seller_disk.sale.clone();
         assert!(sale.as_ref().is_none_or(ChannelSale::is_final), "{sale:?}");
         assert_eq!(self.seller_stakes.open().amount(), Satoshis::ZERO);
-        if let (ChannelPurchaseState::Ended { receipt, .. }, Some(sale)) = (&self.buyer_disk.purchase.state, sale)
+        if let (ChannelPurchaseState::Ended { receipt, .. }, Some(sale)) =
+            (&self.buyer_disk.purchase.state, sale)
         {
             assert_eq!(sale.state, ChannelSaleState::Ended { receipt: receipt.clone() });
             let paid = self.buyer_disk.purchase.next;
