@@ -31,7 +31,7 @@ pub(crate) struct ReadArgs {
     /// The readings with these sequence numbers
     #[arg(long, value_name = "N", value_delimiter = ',', help_heading = "Range")]
     pub(crate) seq: Vec<u64>,
-    /// Ask for the newest again after each such time, such as 500ms, 10s or 5m
+    /// Ask for the newest again after each such time, such as 10s or 5m
     #[arg(long, value_name = "SPAN", requires = "latest", conflicts_with = "seq", help_heading = "Range", value_parser = parse_span)]
     pub(crate) every: Option<Duration>,
     /// End when it was asked for so many times

@@ -37,11 +37,11 @@ fn readings_are_bought_one_by_one_and_what_is_here_is_free() {
     assert!(missing.error()["message"].as_str().unwrap().contains("1200"));
 
     // The newest, again and again: the recording does not grow.
-    let looks = buyer.run("read machine --latest --every 50ms --count 4 --budget 50 --json").ends_with(0);
+    let looks = buyer.run("read machine --latest --every 1s --count 4 --budget 50 --json").ends_with(0);
     let looks = events(&looks.stdout);
     assert_eq!(shown(&looks), [(1199, true)]);
     assert_eq!(looks.iter().filter(|event| event["event"] == "unchanged").count(), 3);
-    let mut watching = buyer.spawn("read machine --latest --every 50ms --budget 50 --json");
+    let mut watching = buyer.spawn("read machine --latest --every 1s --budget 50 --json");
     watching.wait_for(|event| event["event"] == "unchanged");
     assert_eq!(watching.interrupt(), 0);
 
