@@ -6,6 +6,7 @@
 mod agent;
 mod channels;
 mod cost;
+mod read;
 mod subscribe;
 mod trade;
 mod upkeep;
@@ -20,6 +21,7 @@ use sensora_chain::Network;
 pub(crate) use agent::AgentArgs;
 pub(crate) use channels::{ChannelsAction, ChannelsArgs, CloseChannelArgs, EarningsArgs, OpenChannelArgs};
 pub(crate) use cost::CostArgs;
+pub(crate) use read::ReadArgs;
 pub(crate) use subscribe::SubscribeArgs;
 pub(crate) use trade::{
     BuyArgs, ExportArgs, OrdersArgs, RowFormat, SampleArgs, SearchArgs, ShowArgs, StreamArgs, VerifyArgs, Way,
@@ -160,6 +162,7 @@ pub(crate) enum Command {
     Sample(SampleArgs),
     Buy(Box<BuyArgs>),
     Subscribe(Box<SubscribeArgs>),
+    Read(Box<ReadArgs>),
     Orders(OrdersArgs),
     Channels(ChannelsArgs),
     Earnings(EarningsArgs),

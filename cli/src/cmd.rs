@@ -16,6 +16,7 @@ mod init;
 mod man;
 mod offline;
 mod orders;
+mod read;
 mod rows;
 mod sample;
 mod search;
@@ -43,6 +44,7 @@ pub(crate) fn run(command: Command, context: &Context) -> Outcome<Exit> {
         Command::Buy(args) => buy::run(&args, context),
         Command::Orders(args) => orders::run(&args, context),
         Command::Subscribe(args) => subscribe::run(&args, context),
+        Command::Read(args) => read::run(&args, context),
         Command::Channels(args) => channels::run(&args, context),
         Command::Earnings(args) => earnings::run(&args, context),
         Command::Export(args) => export::run(&args, context),

@@ -13,6 +13,9 @@ use sensora_protocol::market::delivery::frame::{ToBuyer, ToSeller};
 use sensora_protocol::market::delivery::receive::ChannelPurchase;
 use sensora_protocol::market::delivery::supply::ChannelSale;
 use sensora_protocol::market::live::LiveOffer;
+use sensora_protocol::market::reads::frame as reads;
+use sensora_protocol::market::reads::offer::ReadsOffer;
+use sensora_protocol::market::reads::serve::Question;
 use sensora_protocol::market::receipt::ChannelReceipt;
 
 const MAX: usize = 1 << 20;
@@ -31,6 +34,19 @@ fuzz_target!(|bytes: &[u8]| {
             assert_eq!(frame.to_bytes().unwrap(), bytes);
         }
     }
+    if let Ok(frame) = reads::ToSeller::from_bytes(bytes) {
+        assert_eq!(frame.to_bytes().unwrap(), bytes);
+        for size in [0, 1, 5, 1 << 20, u64::MAX] {
+            if let Ok(Some(question)) = Question::of(&frame, size, &mut reads::Cursor::default()) {
+                let _ = question.what.hashes(size);
+            }
+        }
+    }
+    if let Ok(frame) = reads::ToBuyer::from_bytes(bytes)
+        && !matches!(frame, reads::ToBuyer::Order(ToBuyer::Refused(_)))
+    {
+        assert_eq!(frame.to_bytes().unwrap(), bytes);
+    }
     macro_rules! same {
         ($($kind:ty),*) => { $(
             if let Ok(value) = codec::decode_exact::<$kind>(bytes, MAX) {
@@ -38,7 +54,7 @@ fuzz_target!(|bytes: &[u8]| {
             }
         )* };
     }
-    same!(ChannelOffer, LiveOffer, ChannelReceipt, OpenChannel, CloseChannel, AskChannel, ChannelReport);
+    same!(ChannelOffer, LiveOffer, ReadsOffer, ChannelReceipt, OpenChannel, CloseChannel, AskChannel, ChannelReport);
     same!(ChannelSale, ChannelPurchase);
     if let Ok(channel) = codec::decode_exact::<SellerChannel>(bytes, MAX) {
         let _ = (channel.earning.paid(), channel.earning.capacity);

@@ -46,11 +46,3 @@ fuzz_target!(|bytes: &[u8]| {
     actions.iter().for_each(|action| pair.act(*action));
     pair.come_to_an_end();
 });
-    actions.iter().for_each(|action| pair.act(*action));
-    if buyer_limit.max(seller_limit) >= price.total(1).unwrap().as_u64() {
-        pair.grow(60);
-        pair.stop_if_live();
-        pair.settle();
-        pair.check_ended(pair.kept());
-    }
-});

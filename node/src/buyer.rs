@@ -12,6 +12,7 @@ mod error;
 mod live;
 mod order;
 mod proof;
+mod reads;
 mod receive;
 mod release;
 mod through;
@@ -23,6 +24,7 @@ pub use error::{BuyError, ProofFailure};
 pub use live::{LiveBatch, LiveEvent, LiveStatus, SubscribeRequest, Subscription};
 pub use order::{Bought, BuyRequest, OrderReceipt, OrderState, OrderSummary, PaidBy, Progress};
 pub use proof::{AnchorDue, Part};
+pub use reads::{Read, Reads, ReadsError, ReadsReport, ReadsRequest, Want};
 pub use release::{ReleaseLimits, ReleaseSummary, Released};
 
 use std::path::PathBuf;
@@ -462,7 +464,7 @@ impl Buyer {
     }
 
     /// Goes on with every order that is not finished, whichever way it is paid, but for those that another task works on. A live stream that
-    /// nobody listens to any more is ended: what came of it is paid, and its receipt fetched. A key that is not shown yet is not waited for, see
+    /// nobody listens to any more is ended: what came of it is paid, and its receipt fetched. So are single readings. A key that is not shown yet is not waited for, see
     /// [`Buyer::resume_releases`]. Returns what became of each.
     ///
     /// # Errors
@@ -552,6 +554,9 @@ impl Buyer {
             }
             return self.drive(id, &mut progress).await.map(|_| ());
         };
+        if purchase.offer.is_reads() {
+            return self.settle_reads(id).await.map(|_| ());
+        }
         let is_live = matches!(purchase.offer, Offered::Live(_));
         self.receive(id, is_live, &mut through::Showing(&mut progress)).await.map(|_| ())
     }

@@ -22,6 +22,7 @@ pub mod kinds;
 pub mod orders;
 pub mod outbox;
 pub mod peers;
+pub mod reads;
 pub mod release;
 pub mod restored;
 pub mod streams;
@@ -284,6 +285,7 @@ impl Store {
             orders::create(tx)?;
             outbox::create(tx)?;
             peers::create(tx)?;
+            reads::create(tx)?;
             release::create(tx)?;
             restored::create(tx)?;
             streams::create(tx)?;

@@ -17,6 +17,7 @@ pub mod order;
 pub mod payment;
 pub mod price;
 pub mod purchase;
+pub mod reads;
 pub mod receipt;
 pub mod refusal;
 pub mod sale;

@@ -205,7 +205,8 @@ fn covering_orders(session: &Session, bought: &Bought) -> Outcome<Vec<OrderSumma
     let end = bought.first.saturating_add(bought.count);
     let mut orders = session.node.buyer().orders()?;
     orders.retain(|order| {
-        let is_here = order.state.is_complete() && order.stream == bought.stream;
+        // Single readings have no proof that could be tied to the chain.
+        let is_here = order.state.is_complete() && order.stream == bought.stream && !order.is_reads;
         is_here && order.first < end && order.first.saturating_add(order.count) > bought.first
     });
     orders.sort_by_key(|order| order.first);

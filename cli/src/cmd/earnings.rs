@@ -21,6 +21,9 @@ pub(super) struct EarningReport {
     buyer: String,
     stream: StreamId,
     first: u64,
+    /// Whether they are single readings, which need not follow each other; `first` is 0 then.
+    #[serde(default)]
+    single: bool,
     /// Readings that were sold; null while a live stream runs.
     count: Option<u64>,
     paid_sat: Satoshis,
@@ -54,6 +57,7 @@ impl EarningReport {
             buyer: peer_id(&earned.buyer),
             stream: earned.stream,
             first: earned.first,
+            single: earned.is_reads,
             count: earned.count,
             paid_sat: earned.paid,
             open_sat: earned.open,
@@ -112,7 +116,7 @@ pub(super) fn run(args: &EarningsArgs, context: &Context) -> Outcome<Exit> {
             short_id(&order.order),
             order.admitted.clone(),
             shortened(&order.buyer, 16),
-            order.first.to_string(),
+            if order.single { "-".to_owned() } else { order.first.to_string() },
             order.count.map_or_else(|| "live".to_owned(), |count| count.to_string()),
             sat(order.paid_sat),
             sat(order.open_sat),

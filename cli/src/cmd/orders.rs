@@ -39,6 +39,9 @@ pub(super) struct OrderReport {
     pub(super) name: String,
     /// Whether it is a stream as it comes.
     pub(super) live: bool,
+    /// Whether it is of single readings, which need not follow each other; `first` is 0 then.
+    #[serde(default)]
+    pub(super) single: bool,
     pub(super) first: u64,
     pub(super) count: u64,
     /// Readings that are here and verified.
@@ -77,6 +80,7 @@ impl OrderReport {
             stream: order.stream,
             name: order.name.clone(),
             live: order.is_live,
+            single: order.is_reads,
             first: order.first,
             count: order.count,
             received: order.received,
@@ -175,8 +179,12 @@ fn list(reports: &[OrderReport], context: &Context) -> Outcome<Exit> {
         table.row([
             short_id(&report.order),
             report.agreed.clone(),
-            if report.live { format!("{} (live)", report.name) } else { report.name.clone() },
-            report.first.to_string(),
+            match (report.live, report.single) {
+                (true, _) => format!("{} (live)", report.name),
+                (_, true) => format!("{} (single)", report.name),
+                _ => report.name.clone(),
+            },
+            if report.single { "-".to_owned() } else { report.first.to_string() },
             report.count.to_string(),
             report.received.to_string(),
             sat(report.price_sat),
@@ -207,9 +215,16 @@ fn show(report: &OrderReport, context: &Context) -> Outcome<Exit> {
     out.field("stream", format!("{} {}", report.name, out.paint().dim(&report.stream.to_string())))?;
     out.field(
         "readings",
-        format!("{} ({} to {last}), {} received", report.count, report.first, report.received),
+        match report.single {
+            true => format!("{} single ones, all received", report.count),
+            false => format!("{} ({} to {last}), {} received", report.count, report.first, report.received),
+        },
     )?;
-    let budget = if report.live { format!(", at most {}", sat(report.budget_sat)) } else { String::new() };
+    let budget = if report.live || report.single {
+        format!(", at most {}", sat(report.budget_sat))
+    } else {
+        String::new()
+    };
     out.field("price", format!("{}{budget}", sat(report.price_sat)))?;
     out.field("paid", sat(report.paid_sat))?;
     if let Some(txid) = report.txid {

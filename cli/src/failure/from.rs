@@ -3,7 +3,7 @@
 use sensora_chain::wallet::WalletError;
 use sensora_node::agent::AgentError;
 use sensora_node::backup::BackupError;
-use sensora_node::buyer::BuyError;
+use sensora_node::buyer::{BuyError, ReadsError};
 use sensora_node::chain_access::ChainError;
 use sensora_node::discovery::DiscoveryError;
 use sensora_node::home::HomeError;
@@ -16,6 +16,7 @@ use sensora_node::watch_only::WatchError;
 use sensora_protocol::market::key_release::offer::KeyReleaseOfferError;
 use sensora_protocol::market::offer::OfferError;
 use sensora_protocol::market::purchase::PurchaseError;
+use sensora_protocol::market::reads::ask::AskError;
 use sensora_protocol::market::refusal::Refusal;
 
 use super::Failure;
@@ -147,6 +148,14 @@ impl From<WatchError> for Failure {
     }
 }
 
+/// Single readings that do not come as they must.
+fn of_reads(error: &AskError) -> Exit {
+    match error {
+        AskError::Refused(refusal) => of_refusal(refusal),
+        _ => Exit::Unverified,
+    }
+}
+
 /// The exit code of a seller's no.
 fn of_refusal(refusal: &Refusal) -> Exit {
     match refusal {
@@ -194,6 +203,7 @@ impl From<BuyError> for Failure {
                 _ => Self::from_error(Exit::Unverified, &error),
             },
             BuyError::Proof(_) => Self::from_error(Exit::Unverified, &error),
+            BuyError::Reads { ref source, .. } => Self::from_error(of_reads(source), &error).hint(RESUME),
             BuyError::Damaged(_) => Self::from_error(Exit::Home, &error),
             BuyError::NoOffer { .. } => Self::from_error(Exit::Unreachable, &error),
             BuyError::ReleaseOffer(ref source) => {
@@ -231,11 +241,24 @@ impl Failure {
             BuyError::Refused(refusal) => of_refusal(refusal),
             BuyError::Frozen(_) => Exit::Frozen,
             BuyError::Receive { .. } | BuyError::Proof(_) => Exit::Unverified,
+            BuyError::Reads { source, .. } => of_reads(source),
             BuyError::Request { .. } | BuyError::Stream { .. } | BuyError::Left { .. } => Exit::Unreachable,
             _ => Exit::Failure,
         };
         Self::from_error(exit, error)
             .hint("what was received is kept: the same command goes on with the order")
+    }
+}
+
+impl From<ReadsError> for Failure {
+    fn from(error: ReadsError) -> Self {
+        match error {
+            ReadsError::Failed(error) => Self::of_shared(&error)
+                .hint("what was received is kept: `sensora orders --resume` settles the order"),
+            ReadsError::Absent { .. } => Self::from_error(Exit::NotFound, &error),
+            ReadsError::Spent { .. } => Self::from_error(Exit::OverLimit, &error),
+            _ => Self::from_error(Exit::Failure, &error),
+        }
     }
 }
 

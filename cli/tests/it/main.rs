@@ -9,6 +9,7 @@ mod home;
 mod journey;
 mod kill;
 mod kill_channel;
+mod reads;
 mod real_node;
 mod release;
 mod support;

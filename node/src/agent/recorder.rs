@@ -28,10 +28,16 @@ use sensora_protocol::{Hash, Identity, Signed, StreamId};
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
+use single::OpenedChunks;
+
 use super::source::RawReading;
 use crate::clock::Clock;
 use crate::store::streams::{self, ChunkEntry, StreamRecord};
 use crate::store::{Store, StoreError};
+
+mod single;
+
+pub use single::Single;
 
 /// Bytes of runs in one page. With one more chunk, which is at most 960 KiB and its salts, a page could pass the frame of 1 MiB; so a page takes another
 /// run only while it stays below this.
@@ -119,6 +125,8 @@ struct Inner {
     streams: RwLock<BTreeMap<StreamId, Arc<Stream>>>,
     /// Counts the batches that were recorded.
     grown: watch::Sender<u64>,
+    /// Chunks that single readings were asked of.
+    opened: OpenedChunks,
 }
 
 /// What is known of a stream without opening a chunk.
@@ -203,7 +211,8 @@ impl Recorder {
             found.insert(record.id, Stream::new(Recorded::open(&store, record)?));
         }
         let (streams, grown) = (RwLock::new(found), watch::Sender::new(0));
-        Ok(Self { inner: Arc::new(Inner { store, identity, network, clock, streams, grown }) })
+        let opened = OpenedChunks::default();
+        Ok(Self { inner: Arc::new(Inner { store, identity, network, clock, streams, grown, opened }) })
     }
 
     /// Begins the stream `name` with this schema, or goes on with it where it was begun before.

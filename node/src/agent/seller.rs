@@ -6,6 +6,7 @@
 pub mod channels;
 pub mod earnings;
 mod payments;
+mod reads;
 pub mod release;
 pub mod supply;
 
@@ -88,6 +89,8 @@ struct Inner {
     supplies: Supplies,
     /// Batches whose key is released on the chain.
     releases: Releases,
+    /// Checkpoints that single readings were last proven under.
+    signatures: reads::Signatures,
 }
 
 /// What a seller works with.
@@ -127,8 +130,9 @@ impl Seller {
         let (terms, orders, admitted, looked) =
             (RwLock::default(), Stripes::default(), Mutex::default(), Mutex::default());
         let (sold, supplies) = (AtomicU64::new(0), Supplies::new(parts.credit));
-        let releases = Releases::default();
-        Self { inner: Arc::new(Inner { parts, terms, orders, admitted, looked, sold, supplies, releases }) }
+        let (releases, signatures) = (Releases::default(), reads::Signatures::default());
+        let inner = Inner { parts, terms, orders, admitted, looked, sold, supplies, releases, signatures };
+        Self { inner: Arc::new(inner) }
     }
 
     /// Sets what is offered. An ad that is withdrawn ends all quotes; orders that are paid are still delivered.
@@ -229,6 +233,7 @@ impl Seller {
             Request::Sample { stream, count } => self.sample(peer, stream, count),
             Request::Quote { stream, range, mode } => self.quote(peer, stream, range, mode),
             Request::QuoteLive { stream, from, by } => self.quote_live(peer, stream, from, by),
+            Request::QuoteReads { stream } => self.quote_reads(peer, stream),
             Request::QuoteChannel { value, blocks } => {
                 let offer = self.inner.parts.channels.quote(peer, value, blocks)?;
                 Ok(Answer::ChannelOffer(offer.into_bytes()))

@@ -15,6 +15,7 @@ use sensora_protocol::market::key_release::buy::BuyError as ReleaseError;
 use sensora_protocol::market::key_release::offer::KeyReleaseOfferError;
 use sensora_protocol::market::offer::OfferError;
 use sensora_protocol::market::purchase::PurchaseError;
+use sensora_protocol::market::reads::ask::AskError;
 use sensora_protocol::market::refusal::Refusal;
 use sensora_protocol::statement::StatementError;
 use sensora_protocol::stream::ChunkError;
@@ -188,6 +189,14 @@ pub enum BuyError {
         order: OrderId,
         /// Why.
         source: Box<ReceiveError>,
+    },
+    /// Single readings do not come as they must.
+    #[error("order {order} of single readings: {source}")]
+    Reads {
+        /// The order.
+        order: OrderId,
+        /// What is wrong.
+        source: Box<AskError>,
     },
     /// The stream to the seller broke and could not be made again.
     #[error(

@@ -221,7 +221,7 @@ impl Buyer {
     fn live_order(&self, stream: &StreamId) -> Result<Option<ChannelPurchase>, BuyError> {
         for purchase in self.inner.store.read(records::open_purchases)? {
             let terms = purchase.offer.terms(self.inner.network, &purchase.seller)?;
-            if terms.end.is_none() && &terms.stream == stream {
+            if matches!(purchase.offer, Offered::Live(_)) && &terms.stream == stream {
                 return Ok(Some(purchase));
             }
         }
@@ -264,8 +264,8 @@ impl Buyer {
     fn listen(&self, purchase: ChannelPurchase, gap: Option<(u64, u64)>) -> Result<Subscription, BuyError> {
         let BuyerParts { network, store, .. } = &*self.inner;
         let terms = purchase.offer.terms(*network, &purchase.seller)?;
-        if terms.end.is_some() {
-            return Err(BuyError::NotComplete { order: purchase.id, state: "a range and no live stream" });
+        if !matches!(purchase.offer, Offered::Live(_)) {
+            return Err(BuyError::NotComplete { order: purchase.id, state: "no live stream" });
         }
         // Taken again by the task: whoever comes between the two waits for it.
         if !purchase.is_final() && self.turns.try_take(&purchase.id).is_none() {

@@ -12,6 +12,7 @@ use sensora_protocol::market::key_release::offer::{BatchTerms, KeyReleaseOffer};
 use sensora_protocol::market::live::LiveOffer;
 use sensora_protocol::market::offer::{BuyerLimits, Offer, OfferError, Range};
 use sensora_protocol::market::purchase::{Purchase, PurchaseState};
+use sensora_protocol::market::reads::offer::ReadsOffer;
 use sensora_protocol::market::receipt::{ChannelReceipt, Receipt};
 use sensora_protocol::market::refusal::Refusal;
 use sensora_protocol::{ChannelId, OrderId, Signed, SignedBytes, StreamId};
@@ -210,13 +211,15 @@ pub struct OrderSummary {
     pub name: String,
     /// First sequence number.
     pub first: u64,
-    /// Number of readings; of a live stream, those that have come.
+    /// Number of readings; of a live stream and of single readings, those that have come.
     pub count: u64,
     /// Whether it is a live stream.
     pub is_live: bool,
+    /// Whether it is of single readings, which need not follow each other: `first` says nothing of them.
+    pub is_reads: bool,
     /// Readings that are here.
     pub received: u64,
-    /// Price of all; of a live stream, of what has come.
+    /// Price of all; of a live stream and of single readings, of what has come.
     pub total: Satoshis,
     /// The most that it may cost.
     pub budget: Satoshis,
@@ -300,6 +303,7 @@ impl OrderSummary {
             first: terms.first,
             count: terms.count,
             is_live: false,
+            is_reads: false,
             received: purchase.next.saturating_sub(terms.first),
             total: terms.total,
             budget: terms.total,
@@ -326,6 +330,10 @@ impl OrderSummary {
             Offered::Live(offer) => {
                 (offer.clone().verify_by::<LiveOffer>(network, &purchase.seller)?.value().name.clone(), true)
             }
+            Offered::Reads(offer) => (
+                offer.clone().verify_by::<ReadsOffer>(network, &purchase.seller)?.value().name.clone(),
+                false,
+            ),
         };
         let received = purchase.next.saturating_sub(terms.first);
         let due = purchase.due(&terms).map_err(OfferError::from)?;
@@ -347,6 +355,9 @@ impl OrderSummary {
             ChannelPurchaseState::Running if lane.paid < due => {
                 (lane.paid, Some(format!("{due} is due for what is here and not paid yet")))
             }
+            ChannelPurchaseState::Running if purchase.offer.is_reads() => {
+                (lane.paid, Some("more may be asked for, and the receipt is still to come".to_owned()))
+            }
             ChannelPurchaseState::Running => (lane.paid, Some("readings are still to come".to_owned())),
             ChannelPurchaseState::Stopping { .. } => {
                 (lane.paid, Some("it is stopped, and the receipt is still to come".to_owned()))
@@ -360,6 +371,7 @@ impl OrderSummary {
             first: terms.first,
             count: terms.end.map_or(received, |end| end.saturating_sub(terms.first)),
             is_live,
+            is_reads: purchase.offer.is_reads(),
             received,
             total: terms.total().unwrap_or(due),
             budget: purchase.budget,
@@ -397,6 +409,7 @@ impl OrderSummary {
             first: terms.first,
             count,
             is_live: false,
+            is_reads: false,
             received,
             total: terms.total,
             budget: terms.total,

@@ -203,6 +203,7 @@ impl Buyer {
                     self.held_range(id, &purchase.seller, offer.value())
                 }
                 (_, Offered::Live(offer)) => self.held_live(&purchase, offer),
+                (_, Offered::Reads(_)) => Err(not("of single readings")),
                 (state, _) => Err(not(state.name())),
             };
         }

@@ -466,7 +466,7 @@ impl Buyer {
 
     /// The reservation of an order: as it was before, filled up to what the order may cost. Where others have the rest of the channel, it goes on
     /// with what it has, if that pays what is `due`.
-    async fn take_up(
+    pub(super) async fn take_up(
         &self,
         open: &Arc<Open>,
         purchase: &ChannelPurchase,

@@ -153,6 +153,18 @@ pub fn runs(
     }
 }
 
+/// The newest reading of a stream that we have.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn newest(tx: &ReadTransaction, stream: &StreamId) -> Result<Option<u64>, StoreError> {
+    let Some((_, bytes)) = RUNS.last_up_to(tx, stream.as_bytes(), &key(stream, u64::MAX))? else {
+        return Ok(None);
+    };
+    let run: BoughtRun = from_record("bought_runs", &bytes)?;
+    Ok(run.run.first.saturating_add(run.count).checked_sub(1))
+}
+
 /// Which readings of `[first, end)` we do not have, as ranges in order.
 ///
 /// # Errors

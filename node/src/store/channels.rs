@@ -337,6 +337,7 @@ pub fn put_sale(tx: &WriteTransaction, sale: &ChannelSale, now_ms: i64) -> Resul
 /// [`StoreError`].
 pub fn remove_sale(tx: &WriteTransaction, id: &OrderId) -> Result<(), StoreError> {
     SALES_OPEN.remove(tx, id.as_bytes())?;
+    super::reads::remove_answered(tx, id)?;
     SALES.remove(tx, id.as_bytes())
 }
 

@@ -21,6 +21,7 @@ mod live_seller;
 mod market;
 mod money;
 mod net;
+mod reads;
 mod real_node;
 mod release;
 mod source;

@@ -57,6 +57,11 @@ pub enum Request {
         /// What is counted.
         by: Metered,
     },
+    /// The price of single readings.
+    QuoteReads {
+        /// The stream.
+        stream: StreamId,
+    },
     /// A channel of this value.
     QuoteChannel {
         /// What would be put into it.
@@ -121,6 +126,8 @@ pub enum Answer {
     Offer(SignedBytes),
     /// The signed live offer.
     LiveOffer(SignedBytes),
+    /// The signed offer of single readings.
+    ReadsOffer(SignedBytes),
     /// The signed offer of a channel.
     ChannelOffer(SignedBytes),
     /// How a channel stands.
@@ -190,6 +197,7 @@ impl Request {
             Self::Sample { .. } => "sample",
             Self::Quote { .. } => "quote",
             Self::QuoteLive { .. } => "quote_live",
+            Self::QuoteReads { .. } => "quote_reads",
             Self::QuoteChannel { .. } => "quote_channel",
             Self::OpenChannel(_) => "open_channel",
             Self::CloseChannel(_) => "close_channel",
@@ -230,6 +238,7 @@ impl Response {
             Self::Ok(Answer::Sample(_)) => "sample",
             Self::Ok(Answer::Offer(_)) => "offer",
             Self::Ok(Answer::LiveOffer(_)) => "live_offer",
+            Self::Ok(Answer::ReadsOffer(_)) => "reads_offer",
             Self::Ok(Answer::ChannelOffer(_)) => "channel_offer",
             Self::Ok(Answer::Channel(_)) => "channel",
             Self::Ok(Answer::Receipt(_)) => "receipt",

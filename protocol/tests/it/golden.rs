@@ -5,6 +5,7 @@
 
 mod delivery;
 mod key_release;
+mod reads;
 
 use std::collections::BTreeMap;
 use std::net::Ipv6Addr;
@@ -32,6 +33,8 @@ use sensora_protocol::market::offer::{Offer, Range};
 use sensora_protocol::market::order::Order;
 use sensora_protocol::market::payment;
 use sensora_protocol::market::price::Metered;
+use sensora_protocol::market::reads::frame as single;
+use sensora_protocol::market::reads::offer::ReadsOffer;
 use sensora_protocol::market::receipt::{ChannelReceipt, Receipt};
 use sensora_protocol::market::refusal::Refusal;
 use sensora_protocol::market::sale::{Sale, SaleEvent};
@@ -189,6 +192,7 @@ fn market() -> Vec<Vector> {
                 by: Metered::Reading,
             },
         ),
+        ("quote reads", Request::QuoteReads { stream }),
         ("quote channel", Request::QuoteChannel { value: sat(10_000), blocks: 299 }),
         ("open channel", Request::OpenChannel(delivery::open_channel())),
         ("close channel", Request::CloseChannel(delivery::close_channel())),
@@ -210,6 +214,7 @@ fn market() -> Vec<Vector> {
         ("sample", Answer::Sample(sample)),
         ("offer", Answer::Offer(offer.into_bytes())),
         ("live offer", Answer::LiveOffer(delivery::live().into_bytes())),
+        ("reads offer", Answer::ReadsOffer(reads::golden_offer().into_bytes())),
         ("channel offer", Answer::ChannelOffer(delivery::channel_offer(&small()).into_bytes())),
         ("channel", Answer::Channel(delivery::report())),
         ("receipt", Answer::Receipt(receipt.into_bytes())),
@@ -535,7 +540,7 @@ fn streams() -> Vec<Vector> {
     all
 }
 
-fn files() -> [(&'static str, &'static str, Vec<Vector>); 7] {
+fn files() -> [(&'static str, &'static str, Vec<Vector>); 8] {
     [
         (
             "statements.json",
@@ -546,6 +551,11 @@ fn files() -> [(&'static str, &'static str, Vec<Vector>); 7] {
         ("chain.json", "Messages of /sensora/chain/1.", chain_messages()),
         ("onchain.json", "What is written into transactions.", onchain()),
         ("delivery.json", "Channels, and what moves over /sensora/delivery/1.", delivery::vectors()),
+        (
+            "reads.json",
+            "Single readings: their offer, and the frames under an order of them.",
+            reads::vectors(),
+        ),
         (
             "key_release.json",
             "A batch whose key is released on the chain, frames of /sensora/release/1, and a proof of misbehaviour.",
@@ -588,6 +598,9 @@ pub(crate) fn rewrite(kind: &str, bytes: &[u8]) -> Option<Vec<u8>> {
         "receipt" => exact::<Receipt>(bytes),
         "channel-offer" => exact::<ChannelOffer>(bytes),
         "live-offer" => exact::<LiveOffer>(bytes),
+        "reads-offer" => exact::<ReadsOffer>(bytes),
+        "reads-to-seller" => single::ToSeller::from_bytes(bytes).unwrap().to_bytes().unwrap(),
+        "reads-to-buyer" => single::ToBuyer::from_bytes(bytes).unwrap().to_bytes().unwrap(),
         "channel-receipt" => exact::<ChannelReceipt>(bytes),
         "open-channel" => exact::<OpenChannel>(bytes),
         "close-channel" => exact::<CloseChannel>(bytes),

@@ -15,6 +15,7 @@ mod market;
 mod once;
 mod protocol_doc;
 mod purchase;
+mod reads;
 mod recordings;
 mod silence;
 mod world;

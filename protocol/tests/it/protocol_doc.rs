@@ -144,6 +144,16 @@ fn the_limits_are_those_of_the_code() {
         format!("| market response | {} bytes |", grouped(market::message::MAX_RESPONSE_LEN)),
         format!("| frame to a seller | {} bytes |", grouped(market::delivery::frame::MAX_TO_SELLER_LEN)),
         format!("| frame to a buyer | {} bytes |", grouped(market::delivery::frame::MAX_TO_BUYER_LEN)),
+        format!(
+            "| frame under an order of single readings, to a seller and to a buyer | {} and {} bytes |",
+            grouped(market::reads::frame::MAX_TO_SELLER_LEN),
+            grouped(market::reads::frame::MAX_TO_BUYER_LEN)
+        ),
+        format!(
+            "| questions open, runs of readings in an order of single readings | {} and {} |",
+            market::reads::serve::MAX_OPEN,
+            grouped(market::reads::asked::MAX_RUNS)
+        ),
         format!("| orders that run on one channel | {} |", market::channel::spending::MAX_LANES),
         format!("| chain request | {} bytes |", grouped(chain_access::message::MAX_REQUEST_LEN)),
         format!("| chain response | {} bytes |", grouped(chain_access::message::MAX_RESPONSE_LEN)),
@@ -189,6 +199,7 @@ fn the_limits_are_those_of_the_code() {
         market::receipt::Receipt,
         market::channel::offer::ChannelOffer,
         market::live::LiveOffer,
+        market::reads::offer::ReadsOffer,
         market::receipt::ChannelReceipt,
         market::key_release::offer::KeyReleaseOffer
     );

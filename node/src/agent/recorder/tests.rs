@@ -49,3 +49,40 @@ fn a_log_does_not_depend_on_the_batches_it_came_in() {
         }
     }
 }
+
+/// What a buyer of single readings is given leads to the checkpoint, for readings of sealed chunks and of the open one.
+#[test]
+fn single_readings_lead_to_the_checkpoint_wherever_they_are() {
+    use sensora_protocol::market::reads::known::{Known, Subtree, subtrees};
+    use sensora_protocol::stream::leaf;
+
+    let folder = tempfile::tempdir().unwrap();
+    let (recorder, stream) = recorder(folder.path());
+    recorder.append(vec![(stream, readings(0, 2 * CHUNK_LEN + 300))]).unwrap();
+    // A checkpoint inside of what is a sealed chunk later.
+    let (old, size) = (CHUNK_LEN + 5, 2 * CHUNK_LEN + 300);
+    for known_size in [old, size] {
+        let mut known = Known::new();
+        let roots = recorder.roots(&stream, &subtrees(0, known_size)).unwrap();
+        let growth = known.grown(known_size, &roots, None).unwrap();
+        let checkpoint = recorder.checkpoint_at(&stream, known_size).unwrap();
+        assert_eq!((growth.root(), known_size), (checkpoint.value().root, checkpoint.value().size));
+        known.take(growth, true);
+        for seq in
+            [0, 1, 1023, 1024, old - 1, 2047, 2048, size - 1].into_iter().filter(|seq| *seq < known_size)
+        {
+            let plan = known.ask(seq).unwrap();
+            let way: Vec<Subtree> =
+                (0..plan.levels).map(|level| Subtree { level, index: (seq >> level) ^ 1 }).collect();
+            let single = recorder.single(&stream, seq).unwrap();
+            assert!(recorder.is_at_hand(&stream, Some(seq), &way), "the chunk is open now");
+            let hashes = recorder.roots(&stream, &way).unwrap();
+            known.verify(seq, leaf::hash(&single.reading, &single.salt), plan, &hashes).unwrap();
+            assert_eq!(recorder.readings(&stream, seq, seq + 1).unwrap(), [single.reading]);
+        }
+    }
+    assert!(recorder.single(&stream, size).is_err());
+    assert!(recorder.roots(&stream, &[Subtree { level: 10, index: 2 }]).is_err(), "it is not whole");
+    assert!(recorder.roots(&stream, &[Subtree { level: 3, index: u64::MAX }]).is_err());
+    assert!(recorder.checkpoint_at(&stream, size + 1).is_err());
+}

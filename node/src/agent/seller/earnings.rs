@@ -10,7 +10,7 @@ use sensora_protocol::market::sale::{Sale, SaleState};
 use sensora_protocol::{ChannelId, OrderId, SignedBytes, StreamId};
 
 use super::{Seller, SellerParts};
-use crate::store::{Store, StoreError, channels as records, orders, release};
+use crate::store::{Store, StoreError, channels as records, orders, reads, release};
 
 /// One order, as its seller's books have it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +23,8 @@ pub struct Earned {
     pub stream: StreamId,
     /// First sequence number.
     pub first: u64,
+    /// Whether it is of single readings, which need not follow each other: `first` says nothing of them.
+    pub is_reads: bool,
     /// Readings that were sold; none while a live stream runs.
     pub count: Option<u64>,
     /// What was paid.
@@ -86,7 +88,9 @@ impl Earned {
         }
         for sale in store.read(records::sales)? {
             let channel = store.read(|tx| records::seller(tx, &sale.channel))?;
-            earned.push(Self::on_channel(&sale, channel.as_ref(), network, seller)?);
+            let answered = store.read(|tx| reads::answered(tx, &sale.order))?;
+            let answered = answered.iter().map(|run| run.count).sum();
+            earned.push(Self::on_channel(&sale, answered, channel.as_ref(), network, seller)?);
         }
         earned.extend(Self::stored_batches(store, network, seller)?);
         earned.sort_by_key(|order| order.admitted_ms);
@@ -124,6 +128,7 @@ impl Earned {
             buyer: sale.buyer,
             stream: terms.stream,
             first: terms.first,
+            is_reads: false,
             count: Some(terms.count),
             paid,
             open: Satoshis::ZERO,
@@ -136,6 +141,7 @@ impl Earned {
 
     fn on_channel(
         sale: &ChannelSale,
+        answered: u64,
         channel: Option<&SellerChannel>,
         network: Network,
         seller: &PublicKey,
@@ -143,7 +149,10 @@ impl Earned {
         let terms = sale.offer.terms(network, seller);
         let terms = terms.map_err(|error| damaged(&sale.order, &error))?;
         let lane = channel.map(|record| record.earning.paid_by(&sale.order)).unwrap_or_default();
-        let range = terms.end.map(|end| end.saturating_sub(terms.first));
+        let range = match sale.offer.is_reads() {
+            true => Some(answered),
+            false => terms.end.map(|end| end.saturating_sub(terms.first)),
+        };
         let (count, paid, receipted_ms, why) = match &sale.state {
             ChannelSaleState::Ended { receipt } => {
                 let receipt = receipt.clone().verify_by::<ChannelReceipt>(network, seller);
@@ -171,6 +180,7 @@ impl Earned {
             buyer: sale.buyer,
             stream: terms.stream,
             first: terms.first,
+            is_reads: sale.offer.is_reads(),
             count,
             paid,
             open: sale.open(lane),
@@ -220,6 +230,7 @@ impl Earned {
             buyer: sale.buyer,
             stream: terms.stream,
             first: terms.first,
+            is_reads: false,
             count: Some(terms.end.saturating_sub(terms.first)),
             paid,
             open,

@@ -4,7 +4,7 @@
 //! anything follows from them, reads pages from the log, and sends them.
 
 mod leaving;
-mod running;
+pub(super) mod running;
 
 use std::convert::Infallible;
 use std::ops::Range;
@@ -83,8 +83,13 @@ impl Supplies {
         Self { credit, stakes: AllStakes::default(), running: AllRunning::default() }
     }
 
+    /// What is let stand open.
+    pub(super) const fn credit(&self) -> Credit {
+        self.credit
+    }
+
     /// What is open with a buyer: from before a restart, too.
-    fn stakes_of(&self, buyer: &PublicKey) -> Arc<SharedStakes> {
+    pub(super) fn stakes_of(&self, buyer: &PublicKey) -> Arc<SharedStakes> {
         let Ok(stakes) = self.stakes.of(buyer, || Ok::<_, Infallible>(SharedStakes::new(self.credit.limit)));
         stakes
     }
@@ -100,7 +105,7 @@ impl Supplies {
 }
 
 /// Why a delivery ended before its order did.
-enum Ended {
+pub(super) enum Ended {
     /// The stream did.
     Stream(DeliveryError),
     /// The buyer has gone, or came with another stream for the same order.
@@ -185,6 +190,14 @@ impl Seller {
         let guard = running.served.lock().await;
         let outcome = match running.cancel.is_cancelled() {
             true => Err(Ended::Gone),
+            false if begin.offer.is_reads() => {
+                supplies.running.make_room_for(&id);
+                let served = self.serve_reads(buyer, id, begin, stream, &running).await;
+                if served.is_err() {
+                    self.note_stored(&buyer, id).await;
+                }
+                served
+            }
             false => match self.blocking(move |seller| seller.session(buyer, id, &begin, mine)).await {
                 Ok(mut session) => {
                     supplies.running.make_room_for(&id);
@@ -448,7 +461,10 @@ impl Session {
     async fn store(&mut self, ends: Option<Satoshis>) -> Result<(), Refusal> {
         let (sale, channels) = (self.supply.sale().clone(), &self.seller.inner.parts.channels);
         match &self.live {
-            Some(live) => channels.book(live, Entry { sale, voucher: self.voucher.take(), ends }).await,
+            Some(live) => {
+                let entry = Entry { sale, voucher: self.voucher.take(), ends, answered: None };
+                channels.book(live, entry).await
+            }
             None => channels.store_alone(sale).await.map_err(|error| failed(&error)),
         }
     }
@@ -507,7 +523,7 @@ enum Made {
 }
 
 /// Waits until the channel has changed.
-async fn change(changes: &mut Option<watch::Receiver<u64>>) {
+pub(super) async fn change(changes: &mut Option<watch::Receiver<u64>>) {
     if let Some(changes) = changes
         && changes.changed().await.is_ok()
     {

@@ -8,11 +8,12 @@ use crate::id::{Hash, StreamId};
 use crate::market::live::LiveOffer;
 use crate::market::offer::{Offer, OfferError};
 use crate::market::price::{PriceError, Tariff};
+use crate::market::reads::offer::ReadsOffer;
 use crate::statement::SignedBytes;
 use crate::stream::checkpoint::Checkpoint;
 use crate::stream::schema::Schema;
 
-/// A signed offer of either kind, as it was received.
+/// A signed offer of any kind, as it was received.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Offered {
@@ -20,6 +21,8 @@ pub enum Offered {
     Range(SignedBytes),
     /// A [`LiveOffer`]: readings as they come.
     Live(SignedBytes),
+    /// A [`ReadsOffer`]: single readings, as they are asked for.
+    Reads(SignedBytes),
 }
 
 /// The terms of one order.
@@ -89,7 +92,32 @@ impl Offered {
                     expires_ms: offer.expires_ms,
                 })
             }
+            Self::Reads(bytes) => {
+                let signed = bytes.clone().verify_by::<ReadsOffer>(network, seller)?;
+                let offer = signed.value();
+                offer.check(seller, network)?;
+                Ok(Terms {
+                    offer: signed.digest(network),
+                    stream: offer.stream,
+                    schema: offer.schema.clone(),
+                    seller: *seller,
+                    buyer: offer.buyer,
+                    // Places in the order, not sequence numbers.
+                    first: 0,
+                    end: None,
+                    tariff: Tariff::Reading(offer.price),
+                    checkpoint: None,
+                    expires_ms: offer.expires_ms,
+                })
+            }
         }
+    }
+
+    /// Whether it is of single readings: an order of it counts places and not sequence numbers, and is served by
+    /// [`reads`](crate::market::reads).
+    #[must_use]
+    pub const fn is_reads(&self) -> bool {
+        matches!(self, Self::Reads(_))
     }
 }
 

@@ -62,6 +62,11 @@ pub(super) fn live() -> Signed<LiveOffer> {
     live_offer(&small(), Tariff::Reading(Price::from_msat(1500).unwrap()))
 }
 
+/// The golden voucher's signature.
+pub(super) fn signature() -> sensora_chain::keys::Signature {
+    messages().1.signature
+}
+
 pub(super) fn open_channel() -> OpenChannel {
     messages().0
 }

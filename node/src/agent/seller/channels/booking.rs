@@ -9,11 +9,12 @@ use sensora_protocol::OrderId;
 use sensora_protocol::market::channel::seller::SellerChannel;
 use sensora_protocol::market::delivery::frame::OrderVoucher;
 use sensora_protocol::market::delivery::supply::{ChannelSale, ChannelSaleState};
+use sensora_protocol::market::reads::asked::AskedRun;
 use sensora_protocol::market::refusal::Refusal;
 use tokio::sync::oneshot;
 
 use super::{Channels, ChannelsParts, Live, failed, lock};
-use crate::store::{StoreError, channels};
+use crate::store::{StoreError, channels, reads};
 
 /// What an order changes on its channel, together with itself.
 pub(in super::super) struct Entry {
@@ -23,6 +24,8 @@ pub(in super::super) struct Entry {
     pub(in super::super) voucher: Option<Checked>,
     /// With what it has paid the order ends, where it does.
     pub(in super::super) ends: Option<Satoshis>,
+    /// Of single readings: what was answered at which place.
+    pub(in super::super) answered: Option<Vec<AskedRun>>,
 }
 
 /// A voucher that will be booked, whatever else is booked before it. Until then it counts against those that come after it.
@@ -121,7 +124,8 @@ impl Channels {
         if good.is_empty() {
             return;
         }
-        let sales: Vec<_> = good.iter().map(|waiting| waiting.entry.sale.clone()).collect();
+        let sales: Vec<_> =
+            good.iter().map(|Waiting { entry, .. }| (entry.sale.clone(), entry.answered.clone())).collect();
         let record = is_current.then(|| next.clone());
         let ChannelsParts { store, network, clock, .. } = &self.inner.parts;
         let (network, now_ms) = (*network, clock.now_ms());
@@ -129,7 +133,13 @@ impl Channels {
             if let Some(record) = &record {
                 channels::put_seller(tx, record, false)?;
             }
-            sales.iter().try_for_each(|sale| keep(tx, sale, network, now_ms))
+            sales.iter().try_for_each(|(sale, answered)| {
+                // First: a sale that leaves nothing behind takes it along.
+                if let Some(answered) = answered {
+                    reads::put_answered(tx, &sale.order, answered)?;
+                }
+                keep(tx, sale, network, now_ms)
+            })
         });
         let stored = stored.await.map_err(|error| failed(&error));
         if stored.is_ok() {
@@ -164,7 +174,7 @@ fn keep(tx: &WriteTransaction, sale: &ChannelSale, network: Network, now_ms: i64
 
 /// Enters what an order changes into its channel's record.
 fn enter(record: &mut SellerChannel, contract: &Channel, entry: &Entry) -> Result<(), Refusal> {
-    let Entry { sale, voucher, ends } = entry;
+    let Entry { sale, voucher, ends, .. } = entry;
     let mut next = record.clone();
     next.earning.begin(sale.order).map_err(|_| Refusal::Busy { retry_ms: 1_000 })?;
     if let Some(Checked { voucher, is_signed, .. }) = voucher {

@@ -67,7 +67,7 @@ impl Seller {
         let left = sale.clone();
         match channels.get(&sale.buyer, &sale.channel) {
             Ok(live) => {
-                let entry = Entry { sale, voucher: None, ends: Some(paid) };
+                let entry = Entry { sale, voucher: None, ends: Some(paid), answered: None };
                 if let Err(refusal) = channels.book(&live, entry).await {
                     tracing::error!(%order, %refusal, "an order that is left could not be stored");
                     return Ok(());

@@ -14,15 +14,15 @@ use crate::net::limits::MAX_INBOUND_DELIVERIES;
 /// From so many streams on, one that begins may end another. A quarter of all places is left to those that begin meanwhile.
 const MANY: usize = MAX_INBOUND_DELIVERIES / 4 * 3;
 /// A stream that was paid for within this time is not ended for another. An order that pays at all pays more often, where there is something to pay.
-pub(super) const UNPAID_FOR: Duration = Duration::from_secs(60);
+pub(in super::super) const UNPAID_FOR: Duration = Duration::from_secs(60);
 
 /// The streams of one order: one is served, and those that come after it wait until it has ended.
 #[derive(Clone)]
-pub(super) struct Running {
+pub(in super::super) struct Running {
     /// Ends the one that is served when the buyer comes with another.
-    pub(super) cancel: CancellationToken,
+    pub(in super::super) cancel: CancellationToken,
     /// Ends it when another order needs its place.
-    pub(super) make_room: CancellationToken,
+    pub(in super::super) make_room: CancellationToken,
     /// Held by the one that is served: what it stores must not come after what the next one stores.
     pub(super) served: Arc<tokio::sync::Mutex<()>>,
     /// When it began, or was paid for last.
@@ -31,7 +31,7 @@ pub(super) struct Running {
 
 impl Running {
     /// It was paid for.
-    pub(super) fn paid(&self) {
+    pub(in super::super) fn paid(&self) {
         *lock(&self.paid_at) = Instant::now();
     }
 }
