@@ -194,6 +194,13 @@ impl Buyer {
     /// [`BuyError`]; [`BuyError::Busy`] for one that is in use.
     pub async fn settle_reads(&self, order: &OrderId) -> Result<ChannelPurchase, BuyError> {
         let purchase = self.channel_purchase(order)?;
+        if !purchase.is_final() && self.channel(&purchase.channel).is_err() {
+            // Its channel was settled while nobody worked on it.
+            let turn = self.turns.try_take(order).ok_or(BuyError::Busy { order: *order })?;
+            self.leave_order(order, turn, ChannelPurchase::channel_closed).await?;
+            let state = self.channel_purchase(order)?.state.name();
+            return Err(BuyError::Over { order: *order, state });
+        }
         if !purchase.is_final() {
             let exposure = self.inner.store.read(|tx| records::wants(tx, order))?.exposure;
             let terms = purchase.offer.terms(self.inner.network, &purchase.seller)?;

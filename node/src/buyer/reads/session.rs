@@ -27,6 +27,7 @@ use sensora_protocol::{OrderId, StreamId};
 use tokio::sync::{OwnedMutexGuard, mpsc};
 use tokio::task::JoinHandle;
 
+use super::super::budget::settle_on_channel;
 use super::super::channels::{Open, ToOrders};
 use super::super::{ATTEMPTS, BuyError, Buyer, BuyerParts, FIRST_PAUSE};
 use super::{Command, Read, ReadsError, ReadsReport, ReadsRequest, Told};
@@ -107,7 +108,7 @@ pub(super) struct Session {
 
 impl Session {
     pub(super) fn new(buyer: Buyer, exposure: Satoshis, purchase: ChannelPurchase, terms: Terms) -> Self {
-        let ask = ask_of(purchase, terms, exposure);
+        let ask = ask_of(&buyer, purchase, terms, exposure);
         Self {
             buyer,
             exposure,
@@ -208,7 +209,7 @@ impl Session {
         let Some(request) = self.request.clone() else { return Ok(()) };
         let left = request.budget.saturating_sub(self.report.paid);
         let (purchase, terms) = self.buyer.order_reads(&request, left).await?;
-        self.ask = ask_of(purchase, terms, self.exposure);
+        self.ask = ask_of(&self.buyer, purchase, terms, self.exposure);
         Ok(())
     }
 
@@ -502,6 +503,10 @@ impl Session {
     }
 
     async fn event(&mut self, event: AskEvent, line: &mut Line) -> Result<(), Broken> {
+        // Before the machine counts a voucher as paid.
+        if may_pay(&event) {
+            self.buyer.inner.wallet.freeze().check().map_err(BuyError::from)?;
+        }
         let order = self.ask.purchase().id;
         let Some(reservation) = line.reservation.as_mut() else { return Ok(()) };
         let network = self.buyer.inner.network;
@@ -636,12 +641,12 @@ impl Session {
             let _turn = turn;
             // First as it will be, to store it; then as it is.
             let next = Spending::new(open.spending().record());
-            if let Some(held) = next.take_up(purchase.id) {
-                held.end(paid)?;
-            }
-            let stored = buyer.store_spending(&open, &next.record(), |tx| {
-                settle_on_channel(tx, &purchase, (paid, exposure), buyer.inner.clock.now_ms())?;
-                Ok(records::put_purchase(tx, &purchase)?)
+            let ended = next.take_up(purchase.id).map_or(Ok(()), |held| held.end(paid));
+            let stored = ended.map_err(BuyError::from).and_then(|()| {
+                buyer.store_spending(&open, &next.record(), |tx| {
+                    settle_on_channel(tx, &purchase, (paid, exposure), buyer.inner.clock.now_ms())?;
+                    Ok(records::put_purchase(tx, &purchase)?)
+                })
             });
             if let Err(error) = stored {
                 reservation.leave();
@@ -656,10 +661,23 @@ impl Session {
     }
 }
 
-fn ask_of(purchase: ChannelPurchase, terms: Terms, exposure: Satoshis) -> Ask {
+/// What the seller has lost us is not paid ahead again; where that cannot be read, nothing is.
+fn ask_of(buyer: &Buyer, purchase: ChannelPurchase, terms: Terms, exposure: Satoshis) -> Ask {
+    let lost = buyer.lost_with(&purchase.seller).unwrap_or(Satoshis::MAX);
+    let exposure = exposure.saturating_sub(lost);
     let unit = terms.tariff.price().due(1).unwrap_or(Satoshis::MAX);
     let interval = Interval::new(unit, exposure, unit).unwrap_or(Interval::none());
     Ask::new(purchase, terms, interval)
+}
+
+/// Whether the machine may answer with a voucher. What ends an order may, too, but mostly does not.
+fn may_pay(event: &AskEvent) -> bool {
+    use sensora_protocol::market::delivery::frame::ToBuyer::{Alive, Ended, Refused};
+    match event {
+        AskEvent::Frame(frame) => !matches!(**frame, ToBuyer::Order(Ended { .. } | Refused(_) | Alive)),
+        AskEvent::Want(_) | AskEvent::Kept | AskEvent::Room | AskEvent::Rest => true,
+        AskEvent::Stop | AskEvent::Closing | AskEvent::Closed => false,
+    }
 }
 
 const fn read(reading: Reading, bought: bool) -> Read {

@@ -228,7 +228,7 @@ impl Pair {
             let claim = Claim { order, paid: self.claim(), due: self.due(self.buyer_disk.purchase.next) };
             let booked = self.earning.paid().unwrap();
             let limit = sat(self.setup.buyer_limit);
-            record.learn(self.earning.highest, booked, &[claim], limit).unwrap();
+            record.learn(self.earning.highest, booked, &[claim], limit, false).unwrap();
             self.spending = Spending::new(record.clone());
             self.buyer_disk.spending = record;
             self.reservation = self.spending.take_up(order);
@@ -580,7 +580,8 @@ impl Pair {
         let sale = self.seller_disk.sale.clone();
         assert!(sale.as_ref().is_none_or(ChannelSale::is_final), "{sale:?}");
         assert_eq!(self.seller_stakes.open().amount(), Satoshis::ZERO);
-        if let (ChannelPurchaseState::Ended { receipt }, Some(sale)) = (&self.buyer_disk.purchase.state, sale)
+        if let (ChannelPurchaseState::Ended { receipt, .. }, Some(sale)) =
+            (&self.buyer_disk.purchase.state, sale)
         {
             assert_eq!(sale.state, ChannelSaleState::Ended { receipt: receipt.clone() });
             let paid = self.buyer_disk.purchase.next;
@@ -662,7 +663,7 @@ impl Pair {
     pub(crate) fn check_ended(&self) {
         let purchase = &self.buyer_disk.purchase;
         let sale = self.seller_disk.sale.as_ref().unwrap();
-        let ChannelPurchaseState::Ended { receipt } = &purchase.state else {
+        let ChannelPurchaseState::Ended { receipt, .. } = &purchase.state else {
             panic!("{:?}\n{:?}\n{:?}\n{:?}", purchase, sale.state, self.errors, self.refusals)
         };
         assert_eq!(sale.state, ChannelSaleState::Ended { receipt: receipt.clone() });
