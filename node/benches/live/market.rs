@@ -157,6 +157,7 @@ async fn agent(plan: &Plan<'_>, folder: &Path, known: &[Multiaddr]) -> Node {
         sources: vec![SourceOptions { spec: SourceSpec::Csv(csv), name: Some("machine".into()), terms }],
         channels: Default::default(),
         credit: Credit::default(),
+        releases: Default::default(),
     });
     let agent = Node::start(options).await.unwrap();
     let ended = loop {
