@@ -30,13 +30,15 @@ pub(crate) enum Exit {
     NotAnchored = 10,
     /// The wallet is frozen: nothing was paid.
     Frozen = 11,
+    /// An order is under way and waits for its seller or for blocks: it goes on by itself, and nothing is lost.
+    Waiting = 12,
     /// Stopped by Ctrl-C before the work was done; what was done is kept.
     Interrupted = 130,
 }
 
 impl Exit {
     /// All of them, in order.
-    pub(crate) const ALL: [Self; 13] = [
+    pub(crate) const ALL: [Self; 14] = [
         Self::Ok,
         Self::Failure,
         Self::Usage,
@@ -49,6 +51,7 @@ impl Exit {
         Self::Unreachable,
         Self::NotAnchored,
         Self::Frozen,
+        Self::Waiting,
         Self::Interrupted,
     ];
 
@@ -72,6 +75,7 @@ impl Exit {
             Self::Unreachable => "unreachable",
             Self::NotAnchored => "not_anchored",
             Self::Frozen => "frozen",
+            Self::Waiting => "waiting",
             Self::Interrupted => "interrupted",
         }
     }
@@ -91,6 +95,7 @@ impl Exit {
             Self::Unreachable => "no peer or no chain could be reached in time",
             Self::NotAnchored => "verified, but not anchored in a block yet",
             Self::Frozen => "the wallet is frozen: nothing was paid",
+            Self::Waiting => "begun, and goes on by itself: nothing is lost",
             Self::Interrupted => "stopped by Ctrl-C; what was done is kept",
         }
     }

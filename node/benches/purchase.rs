@@ -174,6 +174,7 @@ impl Market {
             sources: vec![thermometer()],
             channels: Default::default(),
             credit: Default::default(),
+            releases: Default::default(),
         });
         let agent = Node::start(options).await.unwrap();
         while agent.agent().unwrap().ended_sources().await.is_empty() {

@@ -26,6 +26,7 @@ use self::advertiser::{Advertiser, AdvertiserError, AdvertiserParts, Listing};
 use self::anchorer::{AnchorPolicy, Anchorer, AnchorerParts};
 use self::recorder::{Recorder, RecorderError};
 use self::seller::channels::{ChannelPolicy, Channels, ChannelsParts};
+use self::seller::release::ReleasePolicy;
 use self::seller::supply::Credit;
 use self::seller::{Seller, SellerParts};
 use self::source::{Fingerprint, RawReading, Source, SourceError, SourceSpec};
@@ -111,6 +112,8 @@ pub struct AgentOptions {
     pub channels: ChannelPolicy,
     /// What may stand open with buyers that pay through them.
     pub credit: Credit,
+    /// Whether and how batches are sold whose key is released on the chain.
+    pub releases: ReleasePolicy,
 }
 
 /// What an agent works with.
@@ -182,11 +185,13 @@ impl Agent {
             network,
             clock: clock.clone(),
             policy: options.channels,
+            home: home.clone(),
         })?;
         let seller = Seller::new(SellerParts {
             net: net.clone(),
             channels: channels.clone(),
             credit: options.credit,
+            releases: options.releases,
             recorder: recorder.clone(),
             anchorer: anchorer.clone(),
             wallet: wallet.clone(),
@@ -199,6 +204,7 @@ impl Agent {
         });
         let mut modes = vec![PaymentMode::Direct];
         modes.extend(options.channels.is_taken().then_some(PaymentMode::Channel));
+        modes.extend(options.releases.offered.then_some(PaymentMode::KeyRelease));
         let advertiser = Advertiser::new(AdvertiserParts {
             name: options.name,
             modes,
@@ -261,6 +267,7 @@ impl Agent {
         agent.inner.seller.resume()?;
         tasks.spawn(agent.inner.seller.clone().run(cancel.clone()));
         tasks.spawn(channels.run(cancel.clone()));
+        tasks.spawn(agent.inner.seller.clone().run_releases(cancel.clone()));
         for (name, source, ids, is_live) in pumps {
             let (pumping, cancel) = (agent.clone(), cancel.clone());
             tasks.spawn(async move {

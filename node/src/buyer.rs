@@ -13,6 +13,7 @@ mod live;
 mod order;
 mod proof;
 mod receive;
+mod release;
 mod through;
 mod turns;
 
@@ -22,7 +23,9 @@ pub use error::{BuyError, ProofFailure};
 pub use live::{LiveBatch, LiveEvent, LiveStatus, SubscribeRequest, Subscription};
 pub use order::{Bought, BuyRequest, OrderReceipt, OrderState, OrderSummary, PaidBy, Progress};
 pub use proof::{AnchorDue, Part};
+pub use release::{ReleaseLimits, ReleaseSummary, Released};
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -51,15 +54,21 @@ use crate::discovery::Discovery;
 use crate::net::{Net, Offence, Protocol, RequestError, peer_id_from_public_key};
 use crate::stakes::AllStakes;
 use crate::store::bought::{self, BoughtStream};
-use crate::store::{Store, channels as records, orders};
+use crate::store::{self, Store, channels as records, orders, release as releases};
 use crate::stripes::Stripes;
 use crate::wallet::{WalletHandle, WalletHandleError};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use turns::Turns;
 
 /// How long one answer of a seller may take.
 const ASK_TIMEOUT: Duration = Duration::from_secs(20);
 /// How often a request is sent again when no answer comes, before the purchase is left for later.
 const ATTEMPTS: u32 = 5;
+/// Orders that are gone on with at the same time after a stop: a few silent sellers hold up nobody, and each is a stream and a page in memory.
+const RESUMED_AT_ONCE: usize = 16;
+/// Steps of theirs that wait to be shown.
+const MANY_STEPS: usize = 64;
 /// Pause before the first repetition; it doubles.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 
@@ -73,6 +82,7 @@ pub struct Buyer {
     turns: Arc<Turns>,
     streams: Arc<Stripes>,
     channels: Arc<channels::Channels>,
+    releases: Arc<release::Releases>,
     /// What is open with each seller, over all orders however they are paid.
     stakes: Arc<AllStakes>,
 }
@@ -95,6 +105,8 @@ pub struct BuyerParts {
     pub network: Network,
     /// The time.
     pub clock: Clock,
+    /// Where the store is, to see how full the disk is.
+    pub home: Option<PathBuf>,
     /// What may be spent in a day.
     pub budgets: Budgets,
 }
@@ -108,6 +120,7 @@ impl Buyer {
             turns: Arc::default(),
             streams: Arc::default(),
             channels: Arc::default(),
+            releases: Arc::default(),
             stakes: Arc::default(),
         }
     }
@@ -334,6 +347,13 @@ impl Buyer {
         if self.inner.store.read(|tx| records::purchase(tx, id))?.is_some() {
             return self.receive(id, false, &mut through::Showing(progress)).await.map(|_| ());
         }
+        if self.inner.store.read(|tx| releases::purchase(tx, id))?.is_some() {
+            return match self.drive_release(id, Duration::ZERO, progress).await {
+                Ok(true) | Err(BuyError::GivenUp { taken_back: true, .. }) => Ok(()),
+                Ok(false) => Err(BuyError::KeyAwaited { order: *id }),
+                Err(error) => Err(error),
+            };
+        }
         match self.drive(id, progress).await {
             // It was refused before, and the coins are back: ordering anew is not ordering twice.
             Ok(_)
@@ -360,6 +380,12 @@ impl Buyer {
             // Also where all readings are here: the last of them may not be paid yet, and its receipt is missing.
             let Some(last) = terms.end else { continue };
             let wanted = terms.first.max(first)..last.min(end);
+            if &terms.stream == stream && !wanted.is_empty() {
+                return Ok(Some(purchase.id));
+            }
+        }
+        for (purchase, terms) in self.open_releases()? {
+            let wanted = terms.first.max(first)..terms.end.min(end);
             if &terms.stream == stream && !wanted.is_empty() {
                 return Ok(Some(purchase.id));
             }
@@ -436,7 +462,8 @@ impl Buyer {
     }
 
     /// Goes on with every order that is not finished, whichever way it is paid, but for those that another task works on. A live stream that
-    /// nobody listens to any more is ended: what came of it is paid, and its receipt fetched. Returns what became of each.
+    /// nobody listens to any more is ended: what came of it is paid, and its receipt fetched. A key that is not shown yet is not waited for, see
+    /// [`Buyer::resume_releases`]. Returns what became of each.
     ///
     /// # Errors
     /// [`BuyError`].
@@ -444,22 +471,67 @@ impl Buyer {
         &self,
         mut progress: impl FnMut(Progress),
     ) -> Result<Vec<(OrderId, Result<(), BuyError>)>, BuyError> {
-        let mut outcomes = Vec::new();
+        let mut all = Vec::new();
         for purchase in self.inner.store.read(orders::open_purchases)? {
             let id = purchase.id;
-            if purchase.payment.is_none() {
-                self.inner.store.commit(move |tx| orders::remove_purchase(tx, &id)).await?;
+            if purchase.payment.is_some() {
+                all.push((id, false));
                 continue;
             }
-            outcomes.push((id, self.drive(&id, &mut progress).await.map(|_| ())));
+            let now_ms = self.inner.clock.now_ms();
+            let removed = self.inner.store.commit(move |tx| {
+                store::budget::settle(tx, &id, Satoshis::ZERO, now_ms)?;
+                orders::remove_purchase(tx, &id)
+            });
+            removed.await?;
         }
-        for purchase in self.inner.store.read(records::open_purchases)? {
-            let id = purchase.id;
-            if self.turns.try_take(&id).is_some() {
-                outcomes.push((id, self.resume_order(&id, &mut progress).await));
+        all.extend(
+            self.inner.store.read(records::open_purchases)?.iter().map(|purchase| (purchase.id, true)),
+        );
+        all.extend(self.open_releases()?.iter().map(|(purchase, _)| (purchase.id, true)));
+        self.resume_all(all, &mut progress).await
+    }
+
+    /// Goes on with some orders at a time, so that none waits for the seller of another. Those on a channel that another task works on are left out.
+    async fn resume_all(
+        &self,
+        orders: Vec<(OrderId, bool)>,
+        progress: &mut impl FnMut(Progress),
+    ) -> Result<Vec<(OrderId, Result<(), BuyError>)>, BuyError> {
+        let (told, mut telling) = mpsc::channel(MANY_STEPS);
+        let mut waiting = orders.into_iter().enumerate();
+        let (mut tasks, mut outcomes) = (JoinSet::new(), Vec::new());
+        loop {
+            while tasks.len() < RESUMED_AT_ONCE
+                && let Some((place, (id, is_on_channel))) = waiting.next()
+            {
+                let (buyer, told) = (self.clone(), told.clone());
+                tasks.spawn(async move {
+                    if is_on_channel && buyer.turns.try_take(&id).is_none() {
+                        return None;
+                    }
+                    // A step that nobody has time to look at is followed by others.
+                    let resumed = buyer.resume_order(&id, |step| drop(told.try_send(step)));
+                    Some((place, id, resumed.await))
+                });
+            }
+            tokio::select! {
+                Some(step) = telling.recv() => progress(step),
+                done = tasks.join_next() => match done {
+                    None => break,
+                    Some(Ok(outcome)) => outcomes.extend(outcome),
+                    Some(Err(error)) => {
+                        tracing::error!(%error, "an order was not gone on with to its end");
+                        return Err(BuyError::Stopping);
+                    }
+                },
             }
         }
-        Ok(outcomes)
+        while let Ok(step) = telling.try_recv() {
+            progress(step);
+        }
+        outcomes.sort_by_key(|(place, ..)| *place);
+        Ok(outcomes.into_iter().map(|(_, id, outcome)| (id, outcome)).collect())
     }
 
     /// Goes on with one order, as [`Buyer::resume`] does.
@@ -472,6 +544,12 @@ impl Buyer {
         mut progress: impl FnMut(Progress),
     ) -> Result<(), BuyError> {
         let Some(purchase) = self.inner.store.read(|tx| records::purchase(tx, id))? else {
+            if self.inner.store.read(|tx| releases::purchase(tx, id))?.is_some() {
+                return match self.drive_release(id, Duration::ZERO, &mut progress).await? {
+                    true => Ok(()),
+                    false => Err(BuyError::KeyAwaited { order: *id }),
+                };
+            }
             return self.drive(id, &mut progress).await.map(|_| ());
         };
         let is_live = matches!(purchase.offer, Offered::Live(_));
@@ -485,6 +563,9 @@ impl Buyer {
     pub async fn give_up(&self, id: &OrderId) -> Result<(), BuyError> {
         if self.inner.store.read(|tx| records::purchase(tx, id))?.is_some() {
             return self.give_up_on_channel(id).await;
+        }
+        if self.inner.store.read(|tx| releases::purchase(tx, id))?.is_some() {
+            return self.give_up_release(id).await;
         }
         {
             let _one_at_a_time = self.turns.take(id).await;
@@ -517,6 +598,9 @@ impl Buyer {
         for purchase in self.inner.store.read(records::purchases)? {
             summaries.push(self.summary_on_channel(&purchase)?);
         }
+        for purchase in self.inner.store.read(releases::purchases)? {
+            summaries.push(OrderSummary::of_release(&purchase, network)?);
+        }
         summaries.sort_by_key(|summary| summary.agreed_ms);
         Ok(summaries)
     }
@@ -526,10 +610,13 @@ impl Buyer {
     /// # Errors
     /// [`BuyError::UnknownOrder`].
     pub fn summary(&self, id: &OrderId) -> Result<OrderSummary, BuyError> {
-        match self.inner.store.read(|tx| records::purchase(tx, id))? {
-            Some(purchase) => self.summary_on_channel(&purchase),
-            None => OrderSummary::of_direct(&self.purchase(id)?, self.inner.network),
+        if let Some(purchase) = self.inner.store.read(|tx| records::purchase(tx, id))? {
+            return self.summary_on_channel(&purchase);
         }
+        if let Some(purchase) = self.inner.store.read(|tx| releases::purchase(tx, id))? {
+            return OrderSummary::of_release(&purchase, self.inner.network);
+        }
+        OrderSummary::of_direct(&self.purchase(id)?, self.inner.network)
     }
 
     fn summary_on_channel(&self, purchase: &ChannelPurchase) -> Result<OrderSummary, BuyError> {
@@ -546,16 +633,21 @@ impl Buyer {
         OrderSummary::of_channel(purchase, lane.unwrap_or_default(), wants, self.inner.network)
     }
 
-    /// Asks the seller for its receipt of a paid order again; it must be the same.
+    /// Asks the seller for its receipt of a paid order again; it must be the same. Of a key release it is the one that came with the key.
     ///
     /// # Errors
     /// [`BuyError`].
     pub async fn receipt(&self, id: &OrderId) -> Result<OrderReceipt, BuyError> {
         let network = self.inner.network;
+        if let Some(release) = self.inner.store.read(|tx| releases::purchase(tx, id))? {
+            let none = BuyError::NotComplete { order: *id, state: "without a receipt" };
+            let receipt = release.receipt.ok_or(none)?.verify_by(network, &release.seller)?;
+            return Ok(OrderReceipt::Direct(Box::new(receipt)));
+        }
         let on_channel = self.inner.store.read(|tx| records::purchase(tx, id))?;
         let (seller, stored) = match &on_channel {
             Some(purchase) => match &purchase.state {
-                ChannelPurchaseState::Ended { receipt } => (purchase.seller, Some(receipt.clone())),
+                ChannelPurchaseState::Ended { receipt, .. } => (purchase.seller, Some(receipt.clone())),
                 state => return Err(BuyError::NotComplete { order: *id, state: state.name() }),
             },
             None => {

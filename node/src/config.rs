@@ -17,6 +17,7 @@ use sensora_chain::keys::Address;
 use sensora_chain::{Network, Satoshis};
 use sensora_protocol::market::budget::Budgets;
 use sensora_protocol::market::channel::offer::{ChannelLimits, MIN_MARGIN};
+use sensora_protocol::market::key_release::offer::{CLAIM_MARGIN, DEFAULT_REFUND_AFTER};
 use sensora_protocol::market::price::Price;
 use serde::{Deserialize, Serialize};
 
@@ -27,6 +28,7 @@ pub use streams::{PlaceText, StreamConfig};
 
 use crate::agent::anchorer::AnchorPolicy;
 use crate::agent::seller::channels::ChannelPolicy;
+use crate::agent::seller::release::ReleasePolicy;
 use crate::agent::seller::supply::Credit;
 use crate::agent::{AgentOptions, SourceOptions, Terms};
 use crate::net::Multiaddr;
@@ -162,6 +164,10 @@ pub struct SellingSection {
     pub max_blocks: u32,
     /// A channel is closed when so much is earned on it; zero: only when its time has come.
     pub settle_sat: Satoshis,
+    /// Whether batches are sold whose key is released on the chain.
+    pub key_release: bool,
+    /// Blocks on a buyer's coin before its key is shown.
+    pub confirmations: u32,
 }
 
 impl Default for Config {
@@ -231,7 +237,8 @@ impl Default for BuyerSection {
 
 impl Default for SellingSection {
     fn default() -> Self {
-        let (channels, credit) = (ChannelPolicy::default(), Credit::default());
+        let (channels, credit, releases) =
+            (ChannelPolicy::default(), Credit::default(), ReleasePolicy::default());
         Self {
             channels: true,
             exposure_sat: credit.limit,
@@ -241,6 +248,8 @@ impl Default for SellingSection {
             unmined_sat: channels.unmined_up_to,
             max_blocks: channels.max_blocks,
             settle_sat: Satoshis::ZERO,
+            key_release: releases.offered,
+            confirmations: releases.confirmations,
         }
     }
 }
@@ -292,6 +301,16 @@ impl SellingSection {
     #[must_use]
     pub const fn credit(&self) -> Credit {
         Credit { limit: self.exposure_sat, first: self.first_exposure_sat }
+    }
+
+    /// Whether and how batches are sold whose key is released on the chain.
+    #[must_use]
+    pub const fn releases(&self) -> ReleasePolicy {
+        ReleasePolicy {
+            offered: self.key_release,
+            confirmations: self.confirmations,
+            ..ReleasePolicy::none()
+        }
     }
 }
 
@@ -411,6 +430,10 @@ impl Config {
             let reason = format!("it is {} to {MAX_BLOCKS} blocks", 2 * MIN_MARGIN);
             return invalid("selling", "max_blocks", &reason);
         }
+        if selling.key_release && !selling.releases().can_be_paid() {
+            let most = DEFAULT_REFUND_AFTER - CLAIM_MARGIN - 1;
+            return invalid("selling", "confirmations", &format!("it is at most {most}"));
+        }
         if !(2 * MIN_MARGIN..=MAX_BLOCKS).contains(&self.buyer.channel_blocks) {
             let reason = format!("it is {} to {MAX_BLOCKS} blocks", 2 * MIN_MARGIN);
             return invalid("buyer", "channel_blocks", &reason);
@@ -451,6 +474,7 @@ impl Config {
             sources: self.streams.iter().map(source).collect(),
             channels: self.selling.channels(),
             credit: self.selling.credit(),
+            releases: self.selling.releases(),
         }
     }
 

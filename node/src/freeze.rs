@@ -1,7 +1,8 @@
 //! The kill switch: while a home is frozen, no money leaves it.
 //!
 //! It is a file in the home, so that it can be set while another process works with the home, and holds across restarts until somebody lifts it.
-//! What brings money back still runs: taking back a refused payment, refunds and closes of channels, claims.
+//! What was signed before and has not gone out stays here as well, payments to sellers and fundings of channels among it. What brings money back still
+//! runs: taking back a refused payment, refunds and closes of channels, claims.
 
 use std::fs;
 use std::io::{self, Write as _};

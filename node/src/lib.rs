@@ -16,6 +16,7 @@ pub mod home;
 pub mod keystore;
 pub mod net;
 pub mod recovery;
+mod release;
 mod stakes;
 pub mod store;
 mod stripes;

@@ -53,7 +53,7 @@ pub use self::{
     address::{peer_id_from_public_key, peer_id_from_secret_key, public_key_of, split_peer_id},
     config::{KadMode, NetConfig, Refusal, Transport},
     counters::{Counters, CountersSnapshot},
-    delivery::{DeliveryError, DeliveryReceiver, DeliverySender, DeliveryStream},
+    delivery::{DeliveryError, DeliveryReceiver, DeliverySender, DeliveryStream, StreamKind},
     error::{DialError, FindError, NetError, ProvideError, PublishError, RequestError},
     event::{NetEvent, NetEvents, Responder, Verdict},
     handle::Net,
@@ -67,6 +67,9 @@ pub const KAD_PROTOCOL: &str = "/sensora/kad/1";
 
 /// The protocol id of delivery streams: frames of at most [`limits::MAX_DELIVERY_FRAME`] bytes, both ways, for as long as both sides like.
 pub const DELIVERY_PROTOCOL: &str = "/sensora/delivery/1";
+
+/// The protocol id of streams on which a batch is sold whose key is released on the chain; the same framing and limits.
+pub const RELEASE_PROTOCOL: &str = "/sensora/release/1";
 
 /// How long a provider record lives at the nodes that store it. A provider announces again four times in that time, and
 /// one that is gone is forgotten before a buyer has tried it often.

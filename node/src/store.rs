@@ -22,6 +22,7 @@ pub mod kinds;
 pub mod orders;
 pub mod outbox;
 pub mod peers;
+pub mod release;
 pub mod restored;
 pub mod streams;
 pub mod tables;
@@ -283,6 +284,7 @@ impl Store {
             orders::create(tx)?;
             outbox::create(tx)?;
             peers::create(tx)?;
+            release::create(tx)?;
             restored::create(tx)?;
             streams::create(tx)?;
             wallet::create(tx)

@@ -40,8 +40,8 @@ use crate::fees::{FeeLimits, Fees};
 use crate::freeze::Freeze;
 use crate::home::HomePaths;
 use crate::net::{
-    self, Multiaddr, Net, NetConfig, NetError, NetEvent, NetEvents, Offence, PeerId, Protocol, Topic,
-    Transport, public_key_of, split_peer_id,
+    self, Multiaddr, Net, NetConfig, NetError, NetEvent, NetEvents, Offence, PeerId, Protocol, StreamKind,
+    Topic, Transport, public_key_of, split_peer_id,
 };
 use crate::store::headers::{FileHeaderStore, HeaderFileError};
 use crate::store::peers::{self, KnownPeer};
@@ -301,11 +301,13 @@ impl Node {
             identity: identity.clone(),
             network: *network,
             clock: clock.clone(),
+            home: home.clone(),
             budgets: options.budgets,
         });
         buyer.load_channels().map_err(Box::new)?;
         let mut parts = JoinSet::new();
         parts.spawn(buyer.clone().run_channels(cancel.clone()));
+        parts.spawn(buyer.clone().run_releases(cancel.clone()));
         wallet.set_sweep(options.sweep)?;
         parts.spawn(wallet.clone().run(cancel.clone()));
         if has_services {
@@ -623,11 +625,16 @@ impl Router {
                 let key = public_key_of(&stream.peer()).and_then(|key| PublicKey::from_bytes(&key).ok());
                 let (Some(agent), Some(key)) = (&self.agent, key) else { return stream.refuse() };
                 let (seller, cancel) = (agent.seller().clone(), self.cancel.clone());
-                // Whoever takes no channels has nothing to deliver: the other side should hear that, and not wait.
-                if !seller.delivers() {
-                    return stream.refuse();
+                // Whoever takes no channels has nothing to deliver, and the same with batches: the other side should hear that, and not wait.
+                match stream.kind() {
+                    StreamKind::Delivery if seller.delivers() => {
+                        working.spawn(async move { seller.deliver(key, stream, cancel).await });
+                    }
+                    StreamKind::Release if seller.releases() => {
+                        working.spawn(async move { seller.release(key, stream, cancel).await });
+                    }
+                    StreamKind::Delivery | StreamKind::Release => stream.refuse(),
                 }
-                working.spawn(async move { seller.deliver(key, stream, cancel).await });
             }
             NetEvent::PeerConnected { .. } => {
                 if let Some(agent) = &self.agent {

@@ -101,6 +101,10 @@ pub(crate) enum RowFormat {
     Jsonl,
 }
 
+/// How long a key is waited for where nothing is said, in seconds: some blocks of a development chain. On a real network it takes
+/// an hour, and nobody has to wait for it.
+const KEY_WAIT_S: u64 = 30;
+
 /// How a purchase is paid.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ModeArg {
@@ -165,6 +169,10 @@ pub(crate) struct BuyArgs {
     /// How to pay: auto takes the cheapest way whose exposure is within the limits, and says why
     #[arg(long, value_enum, default_value_t, value_name = "MODE", help_heading = "Limits")]
     pub(crate) mode: ModeArg,
+    /// With key-release: how long to wait for the seller to show the key, in seconds. It does so when the coin is some
+    /// blocks deep; afterwards `sensora orders --resume` goes on with the order
+    #[arg(long, value_name = "SECONDS", default_value_t = KEY_WAIT_S, help_heading = "Limits")]
+    pub(crate) wait: u64,
     /// Write the readings to a file (- for standard output)
     #[arg(long, short, value_name = "FILE", help_heading = "Result")]
     pub(crate) out: Option<PathBuf>,
@@ -194,12 +202,18 @@ pub(crate) struct OrdersArgs {
     /// Finish the orders that were interrupted
     #[arg(long, conflicts_with = "order")]
     pub(crate) resume: bool,
+    /// With --resume: how long to wait for the keys of coins that are locked, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = KEY_WAIT_S, requires = "resume")]
+    pub(crate) wait: u64,
     /// Wait no longer for a seller that does not answer the order's payment: take the coins back
     #[arg(long, requires = "order", conflicts_with_all = ["resume", "evidence"])]
     pub(crate) give_up: bool,
     /// Write the evidence of the order to a file
     #[arg(long, value_name = "FILE", requires = "order")]
     pub(crate) evidence: Option<PathBuf>,
+    /// Where the seller has cheated with a key release: write the proof to a file, for `verify --misbehaviour`
+    #[arg(long, value_name = "FILE", requires = "order", conflicts_with_all = ["give_up", "evidence"])]
+    pub(crate) misbehaviour: Option<PathBuf>,
     /// How to reach others.
     #[command(flatten)]
     pub(crate) network: NetworkArgs,
@@ -234,12 +248,16 @@ pub(crate) struct ExportArgs {
 /// Check an evidence file, trusting nobody.
 ///
 /// Recomputes every leaf, the root, the seller's signature, the anchoring transaction and its Merkle path to a block
-/// header. Works offline, against the headers this home has checked or those in a file.
+/// header. Works offline, against the headers this home has checked or those in a file. With --misbehaviour it checks
+/// instead whether a seller has signed an offer of readings that it did not deliver, which needs no headers at all.
 #[derive(Args, Debug)]
 pub(crate) struct VerifyArgs {
     /// The evidence file (- for standard input)
     #[arg(value_name = "FILE")]
     pub(crate) file: PathBuf,
+    /// The file is a proof that a seller has cheated: JSON or CBOR
+    #[arg(long, conflicts_with_all = ["headers", "sync"])]
+    pub(crate) misbehaviour: bool,
     /// Block headers to check against: a file of 80-byte headers as `export --headers` writes it, raw or as hex lines
     #[arg(long, value_name = "FILE", conflicts_with = "sync")]
     pub(crate) headers: Option<PathBuf>,

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use sensora_chain::Satoshis;
 use sensora_chain::keys::PublicKey;
-use sensora_node::buyer::{AnchorDue, Bought, BuyError, BuyRequest, OrderSummary, Progress as Step};
+use sensora_node::buyer::{
+    AnchorDue, Bought, BuyError, BuyRequest, OrderSummary, Progress as Step, ReleaseLimits, Released,
+};
 use sensora_protocol::OrderId;
 use sensora_protocol::anchor::Standing;
 use sensora_protocol::evidence::Evidence;
@@ -120,7 +122,19 @@ async fn buy(args: &BuyArgs, context: &Context, session: &Session) -> Outcome<Ex
             buyer.channel_for(&request.seller, planned.total, channel, CHANNEL_OPENS, waiting).await?;
             buyer.buy_through_channel(&request, |step| tell(&progress, &step)).await?
         }
-        _ => buyer.buy(&request, |step| tell(&progress, &step)).await?,
+        Some(Mode::KeyRelease) => {
+            let (limits, patience) = (ReleaseLimits::default(), Duration::from_secs(args.wait));
+            let released =
+                buyer.buy_by_key_release(&request, limits, patience, |step| tell(&progress, &step));
+            match released.await? {
+                Released::Bought(bought) => bought,
+                Released::Waiting { order, state, .. } => {
+                    drop(progress);
+                    return report::waiting(&buyer.summary(&order)?, state, context);
+                }
+            }
+        }
+        Some(Mode::Direct) | None => buyer.buy(&request, |step| tell(&progress, &step)).await?,
     };
     let orders = covering_orders(session, &bought)?;
     let (mut anchored, mut due) = (true, None);

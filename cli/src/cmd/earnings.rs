@@ -26,9 +26,9 @@ pub(super) struct EarningReport {
     paid_sat: Satoshis,
     /// What may have been delivered and is not paid.
     open_sat: Satoshis,
-    /// How it is paid: `direct` or `channel`.
+    /// How it is paid: `direct`, `channel` or `key-release`.
     mode: String,
-    /// What brought the money to the chain: the payment, or the close of the channel once it is in a block.
+    /// What brought the money to the chain: the payment, the close of the channel once it is in a block, or the claim that shows the key.
     txid: Option<Txid>,
     channel: Option<ChannelId>,
     /// The channel's highest voucher, which pays for all orders on it.
@@ -44,6 +44,7 @@ impl EarningReport {
     fn of(earned: &Earned) -> Self {
         let (mode, txid, channel, voucher_sat) = match earned.by {
             EarnedBy::Transaction { txid } => ("direct", Some(txid), None, None),
+            EarnedBy::Claim { txid } => ("key-release", txid, None, None),
             EarnedBy::Channel { channel, voucher, closed_by } => {
                 ("channel", closed_by, Some(channel), Some(voucher))
             }
@@ -103,6 +104,7 @@ pub(super) fn run(args: &EarningsArgs, context: &Context) -> Outcome<Exit> {
     for order in &all {
         let by = match (order.channel, order.txid) {
             (Some(channel), _) => format!("channel {}", short_id(&channel)),
+            (None, Some(txid)) if order.mode == "key-release" => format!("claim {}", short_id(&txid)),
             (None, Some(txid)) => format!("payment {}", short_id(&txid)),
             (None, None) => order.mode.clone(),
         };

@@ -1,11 +1,13 @@
 //! `sensora orders`: what was ordered, how far it came, and finishing what was interrupted.
 
 use std::path::Path;
+use std::time::Duration;
 
 use sensora_chain::{Satoshis, Txid};
 use sensora_node::buyer::{BuyError, OrderSummary, PaidBy};
 use sensora_node::store;
 use sensora_protocol::identity::parse_peer_id;
+use sensora_protocol::market::key_release::buy::BatchPurchaseState;
 use sensora_protocol::stream::checkpoint::Checkpoint;
 use sensora_protocol::{ChannelId, OrderId, StreamId};
 use serde::{Deserialize, Serialize};
@@ -13,7 +15,7 @@ use serde_json::json;
 
 use super::buy::is_mined;
 use super::control::{self, Books, Question};
-use super::offline::pick;
+use super::offline::{Offline, pick};
 use super::session::Session;
 use crate::args::OrdersArgs;
 use crate::context::Context;
@@ -46,9 +48,9 @@ pub(super) struct OrderReport {
     /// The most that it may cost.
     pub(super) budget_sat: Satoshis,
     pub(super) paid_sat: Satoshis,
-    /// How it is paid: `direct` or `channel`.
+    /// How it is paid: `direct`, `channel` or `key-release`.
     pub(super) mode: String,
-    /// The payment, where it has one of its own.
+    /// The payment, or what holds the coin of a key release.
     pub(super) txid: Option<Txid>,
     /// The channel whose vouchers pay it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -64,6 +66,7 @@ impl OrderReport {
         let (mode, channel) = match order.by {
             PaidBy::Channel { channel } => ("channel", Some(channel)),
             PaidBy::Transaction { .. } => ("direct", None),
+            PaidBy::Coin { .. } => ("key-release", None),
         };
         Self {
             order: order.order,
@@ -101,10 +104,34 @@ pub(super) fn run(args: &OrdersArgs, context: &Context) -> Outcome<Exit> {
     if args.give_up {
         return give_up(report.order, args, context);
     }
+    if let Some(path) = &args.misbehaviour {
+        return misbehaviour(report.order, path, context);
+    }
     match &args.evidence {
         Some(path) => evidence(report.order, path, args, context),
         None => show(report, context),
     }
+}
+
+/// Writes what shows anybody that the seller of an order has cheated.
+fn misbehaviour(order: OrderId, path: &Path, context: &Context) -> Outcome<Exit> {
+    let home = Offline::open(context)?;
+    let purchase = home.store.read(|tx| store::release::purchase(tx, &order))?;
+    let Some(BatchPurchaseState::Cheated { proof }) = purchase.map(|purchase| purchase.state) else {
+        let text = format!("order {} holds no proof that its seller has cheated", short_id(&order));
+        return Err(Failure::new(Exit::NotFound, text));
+    };
+    let text = proof.to_json().map_err(|error| Failure::from_error(Exit::Home, &error))?;
+    std::fs::write(path, text).map_err(|error| Failure::file("write", path, &error))?;
+    if context.out.is_json() {
+        context.out.document(&json!({"order": order, "misbehaviour": path}))?;
+    } else {
+        let file = path.display();
+        context.out.note(format!(
+            "the proof is in {file}: anybody checks it with `sensora verify --misbehaviour {file}`"
+        ));
+    }
+    Ok(Exit::Ok)
 }
 
 /// All orders of the books, oldest first.
@@ -256,7 +283,24 @@ fn resume(args: &OrdersArgs, context: &Context) -> Outcome<Exit> {
     context.block_on(async {
         let session = Session::start(context, open, &args.network).await?;
         let resumed = async {
-            let resumed = session.node.buyer().resume(|_| ()).await?;
+            let buyer = session.node.buyer();
+            let progress = context.out.progress(0, "waiting for the keys of coins that are locked");
+            let released = buyer.resume_releases(Duration::from_secs(args.wait), |_| ()).await?;
+            drop(progress);
+            let mut resumed = Vec::new();
+            for (order, outcome) in released {
+                let outcome = match outcome {
+                    Ok(true) => Ok(()),
+                    Ok(false) => Err(BuyError::KeyAwaited { order }),
+                    Err(error) => Err(error),
+                };
+                resumed.push((order, outcome));
+            }
+            for (order, outcome) in buyer.resume(|_| ()).await? {
+                if resumed.iter().all(|(known, _)| known != &order) {
+                    resumed.push((order, outcome));
+                }
+            }
             let mut reports = Vec::new();
             for (order, _) in &resumed {
                 let anchored = session.node.buyer().standing(order).is_ok_and(is_mined);

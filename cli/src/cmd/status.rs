@@ -6,7 +6,9 @@ use std::path::Path;
 
 use sensora_chain::FeeRate;
 use sensora_chain::header::HeaderView as _;
+use sensora_chain::keys::PublicKey;
 use sensora_chain::wallet::{Status as TxStatus, Wallet};
+use sensora_node::agent::seller::earnings::Earned;
 use sensora_node::buyer::OrderSummary;
 use sensora_node::config::{ChainSource, Config};
 use sensora_node::fees::Fees;
@@ -120,7 +122,7 @@ fn of_rest(home: &Offline, context: &Context) -> Outcome<Status> {
     });
     let (wallet, height) = (offline_wallet(home)?, home.headers()?.tip_height());
     let policy = Fees::new(context.config(home.home.paths())?.chain.fees()).now().rate;
-    let (sales, orders, unfinished) = sums(&home.store, home.network)?;
+    let (sales, orders, unfinished) = sums(&home.store, home.network, &home.key)?;
     Ok(Status {
         home: home.home.paths().root().to_owned(),
         network: home.network,
@@ -171,9 +173,11 @@ fn configured_source(config: &Config) -> String {
     }
 }
 
-fn sums(store: &Store, network: sensora_chain::Network) -> Outcome<(Sums, Sums, usize)> {
+fn sums(store: &Store, network: sensora_chain::Network, key: &PublicKey) -> Outcome<(Sums, Sums, usize)> {
     let sales = store.read(store::orders::sales)?;
     let mut sold: Vec<_> = sales.iter().filter(|sale| sale.is_sold()).map(|sale| sale.paid).collect();
+    let batches = Earned::stored_batches(store, network, key)?;
+    sold.extend(batches.iter().map(|batch| batch.paid).filter(|paid| !paid.is_zero()));
     // What was paid through channels is what their highest vouchers say, whichever orders it was for.
     let streamed = store.read(store::channels::sales)?.len();
     let channels = store.read(store::channels::all_seller)?;
@@ -220,7 +224,7 @@ fn try_write(session: &Session) -> Outcome {
             anchor_lag_ms: lag.map(|lag| lag.age_ms),
         }
     };
-    let (sales, orders, unfinished) = sums(node.store(), session.network)?;
+    let (sales, orders, unfinished) = sums(node.store(), session.network, node.identity().public())?;
     let progress = *node.chain().sync_progress().borrow();
     let paths = session.paths();
     let status = Status {

@@ -1,4 +1,5 @@
-//! `sensora verify FILE`: an evidence file against block headers, trusting neither who made it nor who sent it.
+//! `sensora verify FILE`: an evidence file against block headers, or a proof of misbehaviour by itself, trusting neither who made it nor who
+//! sent it.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -7,6 +8,7 @@ use std::path::Path;
 use sensora_chain::header::{Header, HeaderChain, HeaderView};
 use sensora_protocol::anchor::Standing;
 use sensora_protocol::evidence::{Evidence, Verified};
+use sensora_protocol::market::key_release::misbehaviour::{Conviction, MAX_JSON_LEN, MisbehaviourProof};
 use serde::Serialize;
 
 use super::offline::{Offline, chain_of};
@@ -33,8 +35,21 @@ struct Report<'a> {
     tip_height: u32,
 }
 
+/// What `--json` prints of a proof of misbehaviour.
+#[derive(Serialize)]
+struct Convicted<'a> {
+    file: &'a Path,
+    verified: bool,
+    convicted: bool,
+    #[serde(flatten)]
+    of: &'a Conviction,
+}
+
 /// Checks the file.
 pub(super) fn run(args: &VerifyArgs, context: &Context) -> Outcome<Exit> {
+    if args.misbehaviour {
+        return misbehaviour(&args.file, context);
+    }
     let evidence = read_evidence(&args.file)?;
     let headers = headers(args, context, &evidence)?;
     let verified = evidence.verify(&headers).map_err(|error| {
@@ -93,6 +108,32 @@ pub(super) fn run(args: &VerifyArgs, context: &Context) -> Outcome<Exit> {
         }
     }
     Ok(if anchored { Exit::Ok } else { Exit::NotAnchored })
+}
+
+/// Says who is convicted of what. It needs no headers: the offer that the seller has signed binds all of it.
+fn misbehaviour(path: &Path, context: &Context) -> Outcome<Exit> {
+    let bytes = read(path, MAX_JSON_LEN as u64)?;
+    // No CBOR item of a proof begins like JSON does: it is a map.
+    let is_json = bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
+    let proof =
+        if is_json { MisbehaviourProof::from_json(&bytes) } else { MisbehaviourProof::from_bytes(&bytes) };
+    let convicted = proof.and_then(|proof| proof.verify()).map_err(|error| {
+        Failure::new(Exit::Unverified, format!("{} convicts nobody: {error}", path.display()))
+    })?;
+    let out = &context.out;
+    if out.is_json() {
+        out.document(&Convicted { file: path, verified: true, convicted: true, of: &convicted })?;
+        return Ok(Exit::Ok);
+    }
+    let paint = out.paint();
+    let Conviction { seller, offer, stream, part, first, count, fault } = &convicted;
+    let last = first.saturating_add(count.saturating_sub(1));
+    out.line(format!("{} {}", paint.good("verified"), path.display()))?;
+    out.field("convicted", format!("{} {seller}", paint.warn("seller")))?;
+    out.field("of", format!("selling readings {first} to {last} and delivering something else: {fault}"))?;
+    out.field("stream", stream)?;
+    out.field("offer", format!("{offer}, part {part}"))?;
+    Ok(Exit::Ok)
 }
 
 /// Reads an evidence file.

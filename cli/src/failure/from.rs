@@ -13,6 +13,7 @@ use sensora_node::store::StoreError;
 use sensora_node::supervisor::NodeError;
 use sensora_node::wallet::WalletHandleError;
 use sensora_node::watch_only::WatchError;
+use sensora_protocol::market::key_release::offer::KeyReleaseOfferError;
 use sensora_protocol::market::offer::OfferError;
 use sensora_protocol::market::purchase::PurchaseError;
 use sensora_protocol::market::refusal::Refusal;
@@ -194,6 +195,25 @@ impl From<BuyError> for Failure {
             },
             BuyError::Proof(_) => Self::from_error(Exit::Unverified, &error),
             BuyError::Damaged(_) => Self::from_error(Exit::Home, &error),
+            BuyError::NoOffer { .. } => Self::from_error(Exit::Unreachable, &error),
+            BuyError::ReleaseOffer(ref source) => {
+                let exit = match &**source {
+                    KeyReleaseOfferError::Offer(OfferError::MaxPrice { .. })
+                    | KeyReleaseOfferError::Exposure { .. }
+                    | KeyReleaseOfferError::TooLong { .. } => Exit::OverLimit,
+                    KeyReleaseOfferError::TooCheap(_) | KeyReleaseOfferError::RefundHeight { .. } => {
+                        Exit::Refused
+                    }
+                    _ => Exit::Unverified,
+                };
+                Self::from_error(exit, &error)
+            }
+            BuyError::KeyAwaited { .. } => Self::from_error(Exit::Waiting, &error)
+                .hint("`sensora orders --resume` goes on with it, as does anything that runs on this home"),
+            BuyError::KeyNotShown { .. } => Self::from_error(Exit::Refused, &error),
+            BuyError::Cheated { .. } | BuyError::Unreadable { .. } => {
+                Self::from_error(Exit::Unverified, &error)
+            }
             BuyError::Budget(_) | BuyError::NoWay(_) => Self::from_error(Exit::OverLimit, &error),
             BuyError::Frozen(_) => Self::from_error(Exit::Frozen, &error),
             BuyError::UnknownOrder(_) | BuyError::UnknownChannel(_) | BuyError::NotComplete { .. } => {

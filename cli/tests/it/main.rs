@@ -10,5 +10,7 @@ mod journey;
 mod kill;
 mod kill_channel;
 mod real_node;
+mod release;
 mod support;
+mod verify;
 mod wallet;

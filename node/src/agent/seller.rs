@@ -6,10 +6,11 @@
 pub mod channels;
 pub mod earnings;
 mod payments;
+pub mod release;
 pub mod supply;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
@@ -22,7 +23,7 @@ use sensora_protocol::market::delivery::supply::ChannelSaleState;
 use sensora_protocol::market::live::LiveOffer;
 use sensora_protocol::market::message::{AnchoredProof, Answer, LiveFrom, Request, Response, Sample};
 use sensora_protocol::market::offer::{DEFAULT_LIFETIME_MS, Offer, Range};
-use sensora_protocol::market::price::{MAX_GAP_MS, MIN_GAP_MS, Metered, Tariff};
+use sensora_protocol::market::price::{Metered, Tariff, usual_gap_ms};
 use sensora_protocol::market::receipt::HOLD_MS;
 use sensora_protocol::market::refusal::Refusal;
 use sensora_protocol::market::sale::{Sale, SaleState};
@@ -30,7 +31,7 @@ use sensora_protocol::stream::checkpoint::Checkpoint;
 use sensora_protocol::{Identity, OrderId, Signed, SignedBytes, StreamId};
 use tokio_util::sync::CancellationToken;
 
-use super::anchorer::Anchorer;
+use super::anchorer::{Anchorer, MIN_FREE_SPACE};
 use super::recorder::{Recorder, RecorderError};
 use crate::chain_access::ChainAccess;
 use crate::clock::{Clock, Stopwatch};
@@ -39,6 +40,7 @@ use crate::store::{Store, StoreError, channels as records, orders};
 use crate::stripes::Stripes;
 use crate::wallet::WalletHandle;
 use channels::Channels;
+use release::{ReleasePolicy, Releases};
 use supply::{Credit, Supplies};
 
 /// Most orders whose payment the network has not answered. Each is up to 128 KiB on disk and costs whoever makes it
@@ -84,6 +86,8 @@ struct Inner {
     sold: AtomicU64,
     /// Deliveries that are paid through channels.
     supplies: Supplies,
+    /// Batches whose key is released on the chain.
+    releases: Releases,
 }
 
 /// What a seller works with.
@@ -98,6 +102,8 @@ pub struct SellerParts {
     pub channels: Channels,
     /// What may stand open with buyers that pay through channels.
     pub credit: Credit,
+    /// Whether and how batches are sold whose key is released on the chain.
+    pub releases: ReleasePolicy,
     /// Takes the coins.
     pub wallet: WalletHandle,
     /// Broadcasts payments and has the headers.
@@ -114,14 +120,6 @@ pub struct SellerParts {
     pub home: Option<PathBuf>,
 }
 
-/// The most that one reading is charged for: a few times what usually lies between two, so that a late one is paid and an outage is not.
-fn longest_gap_ms(cadence_ms: Option<u64>) -> u32 {
-    const A_FEW: u64 = 3;
-    const UNKNOWN_MS: u32 = 60_000;
-    let usual = cadence_ms.map(|ms| u32::try_from(ms.saturating_mul(A_FEW)).unwrap_or(MAX_GAP_MS));
-    usual.unwrap_or(UNKNOWN_MS).clamp(MIN_GAP_MS, MAX_GAP_MS)
-}
-
 impl Seller {
     /// A seller that offers nothing yet.
     #[must_use]
@@ -129,7 +127,8 @@ impl Seller {
         let (terms, orders, admitted, looked) =
             (RwLock::default(), Stripes::default(), Mutex::default(), Mutex::default());
         let (sold, supplies) = (AtomicU64::new(0), Supplies::new(parts.credit));
-        Self { inner: Arc::new(Inner { parts, terms, orders, admitted, looked, sold, supplies }) }
+        let releases = Releases::default();
+        Self { inner: Arc::new(Inner { parts, terms, orders, admitted, looked, sold, supplies, releases }) }
     }
 
     /// Sets what is offered. An ad that is withdrawn ends all quotes; orders that are paid are still delivered.
@@ -260,7 +259,7 @@ impl Seller {
             Metered::Reading => Tariff::Reading(stream.price),
             Metered::Second => {
                 let price = stream.second.ok_or(Refusal::NotBySecond)?;
-                Tariff::Second { price, longest_gap_ms: longest_gap_ms(stream.cadence_ms) }
+                Tariff::Second { price, longest_gap_ms: usual_gap_ms(stream.cadence_ms) }
             }
         };
         let size = recorder.summary(&id).map_err(storage)?.size;
@@ -299,7 +298,24 @@ impl Seller {
         range: Range,
         mode: PaymentMode,
     ) -> Result<Answer, Refusal> {
-        let SellerParts { recorder, identity, network, clock, .. } = &self.inner.parts;
+        let SellerParts { identity, network, .. } = &self.inner.parts;
+        let offer = self.plain_offer(peer, id, range, mode)?;
+        let offer = Signed::sign(offer, identity, *network).map_err(|error| {
+            tracing::error!(%error, "an offer could not be signed");
+            Refusal::NotSelling
+        })?;
+        Ok(Answer::Offer(offer.into_bytes()))
+    }
+
+    /// What a range costs and which checkpoint it is sold under, not signed yet.
+    fn plain_offer(
+        &self,
+        peer: &PublicKey,
+        id: StreamId,
+        range: Range,
+        mode: PaymentMode,
+    ) -> Result<Offer, Refusal> {
+        let SellerParts { recorder, clock, .. } = &self.inner.parts;
         let stream = self.stream(&id)?;
         let found = recorder.resolve(&id, range).map_err(storage)?;
         let newest = recorder.checkpoint(&id).map_err(storage)?;
@@ -320,7 +336,7 @@ impl Seller {
         let mut nonce = [0; 16];
         getrandom::fill(&mut nonce).map_err(|_| Refusal::Busy { retry_ms: 1000 })?;
         let issued_ms = clock.now_ms();
-        let offer = Offer {
+        Ok(Offer {
             stream: id,
             name: stream.name,
             schema: stream.schema,
@@ -335,12 +351,7 @@ impl Seller {
             nonce,
             issued_ms,
             expires_ms: issued_ms.saturating_add(DEFAULT_LIFETIME_MS),
-        };
-        let offer = Signed::sign(offer, identity, *network).map_err(|error| {
-            tracing::error!(%error, "an offer could not be signed");
-            Refusal::NotSelling
-        })?;
-        Ok(Answer::Offer(offer.into_bytes()))
+        })
     }
 
     /// The anchored checkpoint where it covers the range, else the newest: what is proven on chain is worth more.
@@ -396,15 +407,10 @@ impl Seller {
     /// # Errors
     /// [`StoreError`].
     pub fn resume(&self) -> Result<(), StoreError> {
-        let SellerParts { store, channels, .. } = &self.inner.parts;
+        let SellerParts { store, .. } = &self.inner.parts;
         self.admitted().extend(store.read(orders::admitted_sales)?);
-        // What was delivered and not paid before a restart still counts.
-        for sale in store.read(records::open_sales)? {
-            let live = channels.get(&sale.buyer, &sale.channel);
-            let paid = live.map(|live| live.paid_by(&sale.order)).unwrap_or_default();
-            self.inner.supplies.note(&sale, paid);
-        }
-        Ok(())
+        self.load_releases()?;
+        self.note_open()
     }
 
     /// Until cancelled: brings payments to the network that it has not answered, from before a restart too, and forgets orders
@@ -432,6 +438,7 @@ impl Seller {
     /// # Errors
     /// [`StoreError`].
     pub fn forget_old(&self) -> Result<(), StoreError> {
+        self.forget_ended()?;
         let SellerParts { store, clock, .. } = &self.inner.parts;
         let before = clock.now_ms().saturating_sub(KEEP_SOLD_MS);
         let old = store.read(|tx| orders::sales_admitted_before(tx, before, FORGET_AT_ONCE))?;
@@ -494,6 +501,11 @@ impl Seller {
         let checkpoint = checkpoint.into_bytes();
         Ok(Answer::Proof(Box::new(AnchoredProof { checkpoint, range, consistency, anchor })))
     }
+}
+
+/// Whether the disk has room only for what is under way. One that does not say is not full.
+fn is_full(home: Option<&Path>) -> bool {
+    home.is_some_and(|home| crate::home::free_space(home).is_ok_and(|free| free < MIN_FREE_SPACE))
 }
 
 fn storage(error: RecorderError) -> Refusal {

@@ -28,7 +28,7 @@ pub const ANCHORS_KEPT: usize = 256;
 
 /// The tables that are not in a backup, because they are large and can be had again, or are of no use without what is not here. Any
 /// other table is in it: one that is added later is not forgotten.
-pub const LEFT_OUT: [&str; 14] = [
+pub const LEFT_OUT: [&str; 15] = [
     "ads",
     "anchors_by_stream",
     "bought_anchored",
@@ -39,6 +39,7 @@ pub const LEFT_OUT: [&str; 14] = [
     "chunks",
     "fees",
     "peers",
+    "release_parts",
     "restored",
     "samples",
     "streams",

@@ -316,7 +316,8 @@ impl Buyer {
         let of = open.clone();
         self.in_turn(open, move |buyer| {
             let mut next = lock(&of.record).clone();
-            let unclaimed = next.learn(&asked, &report, exposure, &of.contract)?;
+            let restored = buyer.inner.store.read(crate::store::restored::get)?.map(|note| note.restored_ms);
+            let unclaimed = next.learn(&asked, &report, exposure, restored, &of.contract)?;
             if !unclaimed.is_zero() {
                 tracing::warn!(channel = %next.id, %unclaimed, "was paid by orders that this home does not know: it was restored from an old backup");
             }
@@ -482,7 +483,13 @@ impl Buyer {
         for step in next {
             match step {
                 Next::Ask(request) => {
-                    let seller = lock(&open.record).seller;
+                    let (seller, funding) = {
+                        let record = lock(&open.record);
+                        (record.seller, record.funding.txid)
+                    };
+                    if let Request::OpenChannel(_) = &*request {
+                        self.inner.wallet.may_go_out(&funding)?;
+                    }
                     let event = match self.ask(&seller, &request).await? {
                         Response::Ok(Answer::Channel(report)) => BuyerChannelEvent::Report(report),
                         Response::Refused(refusal) => BuyerChannelEvent::Refused(refusal),

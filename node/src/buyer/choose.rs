@@ -87,8 +87,8 @@ impl Buyer {
         let ways = [
             Way { mode: Mode::Direct, fees: direct, exposure: at_once },
             Way { mode: Mode::Channel, fees: through, exposure: total.min(limits.exposure).max(unit) },
-            // The coin is taken only with the key; a key that opens nothing is a signed lie in the buyer's hand.
-            Way { mode: Mode::KeyRelease, fees: batch, exposure: Satoshis::ZERO },
+            // The coin is taken only with the key. A key that opens nothing convicts its seller, and does not bring the coin back.
+            Way { mode: Mode::KeyRelease, fees: batch, exposure: at_once },
         ];
         let choice = Choice::of(&ways, limits.exposure, asked).map_err(BuyError::NoWay)?;
         Ok(Plan { offer, missing, total, choice: Some(choice) })

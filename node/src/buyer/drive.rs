@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sensora_chain::Txid;
 use sensora_protocol::market::delivery::ProvenPage;
-use sensora_protocol::market::message::Response;
+use sensora_protocol::market::message::{Request, Response};
 use sensora_protocol::market::purchase::{
     Purchase, PurchaseAction, PurchaseError, PurchaseEvent, PurchaseState,
 };
@@ -41,6 +41,9 @@ impl Buyer {
                 }
                 _ => break,
             };
+            if let (Request::Purchase(_), Some(payment)) = (&*request, &purchase.payment) {
+                self.inner.wallet.may_go_out(&payment.txid)?;
+            }
             let response = self.ask(&purchase.seller, &request).await?;
             let actions = match self.take(&mut purchase, response) {
                 Ok(actions) => actions,
@@ -99,7 +102,7 @@ impl Buyer {
 
     /// Gives a response to the state machine, and stores all that follows from it in one step.
     fn take(&self, purchase: &mut Purchase, response: Response) -> Result<Vec<PurchaseAction>, BuyError> {
-        let BuyerParts { wallet, network, .. } = &*self.inner;
+        let BuyerParts { wallet, network, clock, .. } = &*self.inner;
         let before = purchase.next;
         let mut next = purchase.clone();
         let actions = next
@@ -120,7 +123,7 @@ impl Buyer {
                         _ => {}
                     }
                 }
-                settle(tx, &next, terms.total)?;
+                settle(tx, &next, terms.total, clock.now_ms())?;
                 orders::put_purchase(tx, &next)?;
                 Ok::<_, BuyError>(())
             })?;
@@ -133,7 +136,7 @@ impl Buyer {
     /// Spends the coins of a payment back to ourselves. `Ok` when the seller has the money of an order that was given up: then it is asked for
     /// the goods again.
     async fn take_back(&self, purchase: &mut Purchase, txid: &Txid) -> Result<(), BuyError> {
-        let BuyerParts { wallet, network, .. } = &*self.inner;
+        let BuyerParts { wallet, network, clock, .. } = &*self.inner;
         let order = purchase.id;
         let before = purchase.state.clone();
         let outcome = move |taken_back| match &before {
@@ -172,7 +175,7 @@ impl Buyer {
                     wallet.mark_broadcast(txid).map_err(WalletHandleError::from)?;
                 }
             }
-            settle(tx, &next, total)?;
+            settle(tx, &next, total, clock.now_ms())?;
             orders::put_purchase(tx, &next)?;
             Ok::<_, BuyError>(())
         })?;

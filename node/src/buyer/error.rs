@@ -1,7 +1,7 @@
 //! Why something was not bought, and why a proof does not hold.
 
-use sensora_chain::Satoshis;
 use sensora_chain::spv::SpvError;
+use sensora_chain::{Satoshis, Txid};
 use sensora_protocol::anchor::AnchorError;
 use sensora_protocol::codec::CodecError;
 use sensora_protocol::market::budget::BudgetError;
@@ -11,6 +11,8 @@ use sensora_protocol::market::channel::spending::SpendingError;
 use sensora_protocol::market::choice::NoWay;
 use sensora_protocol::market::delivery::DeliveryError;
 use sensora_protocol::market::delivery::receive::ReceiveError;
+use sensora_protocol::market::key_release::buy::BuyError as ReleaseError;
+use sensora_protocol::market::key_release::offer::KeyReleaseOfferError;
 use sensora_protocol::market::offer::OfferError;
 use sensora_protocol::market::purchase::PurchaseError;
 use sensora_protocol::market::refusal::Refusal;
@@ -196,6 +198,63 @@ pub enum BuyError {
         order: OrderId,
         /// Why.
         source: Box<crate::net::DeliveryError>,
+    },
+    /// The seller makes no offer of a batch.
+    #[error(
+        "seller {seller} makes no offer of a batch: {source}. Nothing is ordered; it may sell these readings another way"
+    )]
+    NoOffer {
+        /// Peer id.
+        seller: String,
+        /// Why.
+        source: Box<crate::net::DeliveryError>,
+    },
+    /// The seller's offer of a batch is not acceptable.
+    #[error(transparent)]
+    ReleaseOffer(#[from] Box<KeyReleaseOfferError>),
+    /// A purchase by key release cannot go on.
+    #[error("order {order}: {source}. The order is kept; buying the same readings again goes on with it")]
+    Release {
+        /// The order.
+        order: OrderId,
+        /// Why.
+        source: Box<ReleaseError>,
+    },
+    /// The seller has not shown the key yet.
+    #[error(
+        "the coin of order {order} is locked, and the seller has not shown the key yet. With the key the readings come; without it the coin comes back at its refund height"
+    )]
+    KeyAwaited {
+        /// The order.
+        order: OrderId,
+    },
+    /// The seller has not shown the key in time.
+    #[error("the seller has not shown the key of order {order} in time, and the coin is {}", if *.refunded { "back" } else { "on its way back" })]
+    KeyNotShown {
+        /// The order.
+        order: OrderId,
+        /// The coin is back, settled.
+        refunded: bool,
+    },
+    /// The seller has sold what it did not have.
+    #[error(
+        "order {order}: part {part} is not what was sold. The seller is convicted by its own signature; the proof is kept with the order, and anybody can check it"
+    )]
+    Cheated {
+        /// The order.
+        order: OrderId,
+        /// The part that shows it.
+        part: u32,
+    },
+    /// The seller has taken the coin and hidden the key in a script.
+    #[error(
+        "order {order}: the seller has taken the coin with {txid}, whose script computes the key instead of showing it: whoever runs that script has the key"
+    )]
+    Unreadable {
+        /// The order.
+        order: OrderId,
+        /// What took the coin.
+        txid: Txid,
     },
     /// Nobody listens to a live stream any more.
     #[error(

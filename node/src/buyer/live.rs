@@ -310,7 +310,7 @@ impl Buyer {
         };
         let network = self.inner.network;
         let ended = received.and_then(|purchase| match &purchase.state {
-            ChannelPurchaseState::Ended { receipt } => {
+            ChannelPurchaseState::Ended { receipt, .. } => {
                 Ok((purchase.next, receipt.clone().verify_by::<ChannelReceipt>(network, &purchase.seller)?))
             }
             state => Err(BuyError::NotComplete { order, state: state.name() }),

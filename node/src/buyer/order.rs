@@ -7,6 +7,8 @@ use sensora_protocol::identity::peer_id;
 use sensora_protocol::market::channel::spending::Lane;
 use sensora_protocol::market::delivery::receive::{ChannelPurchase, ChannelPurchaseState};
 use sensora_protocol::market::delivery::terms::Offered;
+use sensora_protocol::market::key_release::buy::{BatchPurchase, BatchPurchaseState};
+use sensora_protocol::market::key_release::offer::{BatchTerms, KeyReleaseOffer};
 use sensora_protocol::market::live::LiveOffer;
 use sensora_protocol::market::offer::{BuyerLimits, Offer, OfferError, Range};
 use sensora_protocol::market::purchase::{Purchase, PurchaseState};
@@ -16,7 +18,7 @@ use sensora_protocol::{ChannelId, OrderId, Signed, SignedBytes, StreamId};
 
 use super::BuyError;
 use crate::store::channels::{self, Wants};
-use crate::store::{Store, orders};
+use crate::store::{Store, orders, release};
 
 /// What to buy.
 #[derive(Debug, Clone, PartialEq)]
@@ -94,6 +96,11 @@ pub enum PaidBy {
         /// The channel.
         channel: ChannelId,
     },
+    /// By a coin that its seller can take only by showing the key.
+    Coin {
+        /// What holds the coin, once signed.
+        txid: Option<Txid>,
+    },
 }
 
 /// How far an order has come.
@@ -103,6 +110,8 @@ pub enum OrderState {
     Direct(PurchaseState),
     /// One that is paid through a channel.
     Channel(ChannelPurchaseState),
+    /// One whose key is released on the chain.
+    Release(BatchPurchaseState),
 }
 
 impl OrderState {
@@ -114,15 +123,20 @@ impl OrderState {
             Self::Channel(state) => {
                 !matches!(state, ChannelPurchaseState::Running | ChannelPurchaseState::Stopping { .. })
             }
+            // There is nobody to ask for the key of an unreadable claim.
+            Self::Release(state) => {
+                state.is_final() || matches!(state, BatchPurchaseState::Unreadable { .. })
+            }
         }
     }
 
-    /// Whether all that was ordered is here and paid, with the seller's receipt.
+    /// Whether all that was ordered is here and paid.
     #[must_use]
     pub const fn is_complete(&self) -> bool {
         match self {
             Self::Direct(state) => matches!(state, PurchaseState::Complete { .. }),
-            Self::Channel(state) => matches!(state, ChannelPurchaseState::Ended { .. }),
+            Self::Channel(state) => state.is_complete(),
+            Self::Release(state) => matches!(state, BatchPurchaseState::Complete),
         }
     }
 
@@ -132,6 +146,7 @@ impl OrderState {
         match self {
             Self::Direct(state) => state.name(),
             Self::Channel(state) => state.name(),
+            Self::Release(state) => state.name(),
         }
     }
 
@@ -145,6 +160,9 @@ impl OrderState {
                 | PurchaseState::Withheld { refusal },
             )
             | Self::Channel(ChannelPurchaseState::Refused { refusal }) => Some(refusal),
+            Self::Release(
+                BatchPurchaseState::TakingBack { refusal } | BatchPurchaseState::TakenBack { refusal },
+            ) => refusal.as_ref(),
             _ => None,
         }
     }
@@ -153,7 +171,7 @@ impl OrderState {
 /// A seller's receipt, as it was signed.
 #[derive(Debug, Clone, PartialEq)]
 pub enum OrderReceipt {
-    /// Of an order that was paid with a transaction of its own.
+    /// Of an order that was paid with a transaction of its own: a payment, or a coin whose key was shown.
     Direct(Box<Signed<Receipt>>),
     /// Of one that was paid through a channel.
     Channel(Box<Signed<ChannelReceipt>>),
@@ -217,11 +235,11 @@ pub struct OrderSummary {
 }
 
 impl OrderSummary {
-    /// The payment, where it is a transaction of its own and signed.
+    /// The payment or coin, where it is a transaction of its own and signed.
     #[must_use]
     pub const fn txid(&self) -> Option<Txid> {
         match self.by {
-            PaidBy::Transaction { txid } => txid,
+            PaidBy::Transaction { txid } | PaidBy::Coin { txid } => txid,
             PaidBy::Channel { .. } => None,
         }
     }
@@ -240,6 +258,9 @@ impl OrderSummary {
             let lane = channel.and_then(|channel| channel.spending.lanes.get(&purchase.id).copied());
             let wants = store.read(|tx| channels::wants(tx, &purchase.id))?;
             all.push(Self::of_channel(&purchase, lane.unwrap_or_default(), wants, network)?);
+        }
+        for purchase in store.read(release::purchases)? {
+            all.push(Self::of_release(&purchase, network)?);
         }
         all.sort_by_key(|order| order.agreed_ms);
         Ok(all)
@@ -309,9 +330,10 @@ impl OrderSummary {
         let received = purchase.next.saturating_sub(terms.first);
         let due = purchase.due(&terms).map_err(OfferError::from)?;
         let (paid, why) = match &purchase.state {
-            ChannelPurchaseState::Ended { receipt } => {
+            ChannelPurchaseState::Ended { receipt, missing } => {
                 let receipt = receipt.clone().verify_by::<ChannelReceipt>(network, &purchase.seller)?;
-                (receipt.value().paid, None)
+                let short = (*missing > 0).then(|| format!("it has ended {missing} readings early"));
+                (receipt.value().paid, short)
             }
             ChannelPurchaseState::LeftUnpaid { paid, due } => {
                 (*paid, Some(format!("its channel was closed before it had ended; {due} was due")))
@@ -349,4 +371,78 @@ impl OrderSummary {
             agreed_ms: purchase.agreed_ms,
         })
     }
+
+    pub(super) fn of_release(purchase: &BatchPurchase, network: Network) -> Result<Self, BuyError> {
+        let terms = purchase.terms(network).map_err(|error| BuyError::ReleaseOffer(Box::new(error)))?;
+        let offer = purchase.offer.clone().verify_by::<KeyReleaseOffer>(network, &purchase.seller)?;
+        let count = terms.end.saturating_sub(terms.first);
+        let received = match &purchase.state {
+            BatchPurchaseState::Complete => count,
+            // What opens before the part that does not is kept.
+            BatchPurchaseState::Cheated { proof } => proof.part.part.first.saturating_sub(terms.first),
+            _ => 0,
+        };
+        let is_paid = match &purchase.state {
+            BatchPurchaseState::Revealed { .. }
+            | BatchPurchaseState::Complete
+            | BatchPurchaseState::Unreadable { .. } => true,
+            BatchPurchaseState::Cheated { .. } => purchase.credited.is_none(),
+            _ => false,
+        };
+        Ok(Self {
+            order: purchase.id,
+            seller: peer_id(&purchase.seller),
+            stream: terms.stream,
+            name: offer.value().name.clone(),
+            first: terms.first,
+            count,
+            is_live: false,
+            received,
+            total: terms.total,
+            budget: terms.total,
+            paid: if is_paid { terms.total } else { Satoshis::ZERO },
+            by: PaidBy::Coin { txid: purchase.coin.as_ref().map(|coin| coin.txid) },
+            exposure: None,
+            state: OrderState::Release(purchase.state.clone()),
+            why: why_not(purchase, &terms),
+            agreed_ms: purchase.agreed_ms,
+        })
+    }
+}
+
+/// Why a batch is not complete.
+fn why_not(purchase: &BatchPurchase, terms: &BatchTerms) -> Option<String> {
+    let height = terms.refund_height.get();
+    Some(match &purchase.state {
+        BatchPurchaseState::Complete => return None,
+        BatchPurchaseState::Receiving => {
+            format!("{} of {} encrypted parts are here; nothing is paid", purchase.arrivals.next, terms.parts)
+        }
+        BatchPurchaseState::Received => "all encrypted parts are here; nothing is paid".to_owned(),
+        BatchPurchaseState::Locking => "the coin is signed, and the network does not have it yet".to_owned(),
+        BatchPurchaseState::Waiting => {
+            format!(
+                "the coin is locked until the seller shows the key; without it it comes back at height {height}"
+            )
+        }
+        BatchPurchaseState::TakingBack { .. } => "the coins are still being taken back".to_owned(),
+        BatchPurchaseState::TakenBack { .. } => "the coins are back".to_owned(),
+        BatchPurchaseState::Refunding { .. } => {
+            "the key was not shown, and the coin is on its way back".to_owned()
+        }
+        BatchPurchaseState::Refunded => "the key was not shown, and the coin is back".to_owned(),
+        BatchPurchaseState::Revealed { opened } => {
+            format!("the key is here; {opened} of {} parts are opened", terms.parts)
+        }
+        BatchPurchaseState::Cheated { proof } => {
+            let part = proof.part.part.index;
+            format!(
+                "part {part} is not what was sold; `sensora orders ORDER --misbehaviour FILE` writes the proof"
+            )
+        }
+        BatchPurchaseState::Unreadable { .. } => {
+            "the seller took the coin with a script that computes the key instead of showing it".to_owned()
+        }
+        BatchPurchaseState::Dropped => "given up before anything was paid".to_owned(),
+    })
 }

@@ -10,6 +10,8 @@ use sensora_protocol::evidence::{
 use sensora_protocol::market::delivery::receive::{ChannelPurchase, ChannelPurchaseState};
 use sensora_protocol::market::delivery::salts_of;
 use sensora_protocol::market::delivery::terms::Offered;
+use sensora_protocol::market::key_release::buy::BatchPurchaseState;
+use sensora_protocol::market::key_release::offer::KeyReleaseOffer;
 use sensora_protocol::market::live::LiveOffer;
 use sensora_protocol::market::message::{AnchoredProof, Answer, Request, Response};
 use sensora_protocol::market::offer::Offer;
@@ -22,7 +24,7 @@ use sensora_protocol::stream::{Frontier, Reading, Schema};
 use sensora_protocol::{OrderId, Signed, SignedBytes, StreamId};
 
 use super::{BuyError, Buyer, BuyerParts, ProofFailure, unexpected};
-use crate::store::{StoreError, bought, channels};
+use crate::store::{StoreError, bought, channels, release};
 
 /// How far a seller's anchors are behind what was bought, in its word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -196,27 +198,37 @@ impl Buyer {
         let not = |state| BuyError::NotComplete { order: *id, state };
         if let Some(purchase) = store.read(|tx| channels::purchase(tx, id))? {
             return match (&purchase.state, &purchase.offer) {
-                (ChannelPurchaseState::Ended { .. }, Offered::Range(offer)) => {
+                (ChannelPurchaseState::Ended { missing: 0, .. }, Offered::Range(offer)) => {
                     let offer = offer.clone().verify_by::<Offer>(*network, &purchase.seller)?;
-                    self.held_range(id, &offer)
+                    self.held_range(id, &purchase.seller, offer.value())
                 }
                 (_, Offered::Live(offer)) => self.held_live(&purchase, offer),
                 (state, _) => Err(not(state.name())),
             };
         }
+        if let Some(purchase) = store.read(|tx| release::purchase(tx, id))? {
+            return match &purchase.state {
+                BatchPurchaseState::Complete => {
+                    let offer = purchase.offer.verify_by::<KeyReleaseOffer>(*network, &purchase.seller)?;
+                    self.held_range(id, &purchase.seller, &offer.value().plain())
+                }
+                state => Err(not(state.name())),
+            };
+        }
         let purchase = self.purchase(id)?;
         match &purchase.state {
-            PurchaseState::Complete { .. } => self.held_range(id, &purchase.terms(*network)?),
+            PurchaseState::Complete { .. } => {
+                self.held_range(id, &purchase.seller, purchase.terms(*network)?.value())
+            }
             state => Err(not(state.name())),
         }
     }
 
-    fn held_range(&self, id: &OrderId, offer: &Signed<Offer>) -> Result<Held, BuyError> {
-        let terms = offer.value();
-        let checkpoint = terms.checkpoint.clone().verify_by::<Checkpoint>(self.inner.network, offer.key())?;
+    fn held_range(&self, id: &OrderId, seller: &PublicKey, terms: &Offer) -> Result<Held, BuyError> {
+        let checkpoint = terms.checkpoint.clone().verify_by::<Checkpoint>(self.inner.network, seller)?;
         Ok(Held {
             order: *id,
-            seller: *offer.key(),
+            seller: *seller,
             stream: terms.stream,
             name: terms.name.clone(),
             schema: terms.schema.clone(),

@@ -15,7 +15,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use sensora_chain::Satoshis;
 use sensora_chain::header::HeaderView as _;
-use sensora_protocol::market::channel::spending::{Reservation, Spending};
+use sensora_protocol::market::channel::spending::{Reservation, Spending, SpendingError};
 use sensora_protocol::market::delivery::ProvenPage;
 use sensora_protocol::market::delivery::frame::{MAX_TO_BUYER_LEN, OrderVoucher, ToBuyer, ToSeller};
 use sensora_protocol::market::delivery::receive::{
@@ -29,18 +29,22 @@ use sensora_protocol::{OrderId, SignedBytes};
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::{Instant, MissedTickBehavior};
 
+use super::budget::settle_on_channel;
 use super::channels::{Open, ToOrders};
 use super::drive::keep;
 use super::{ATTEMPTS, BuyError, Buyer, BuyerParts, FIRST_PAUSE};
 use crate::net::{DeliveryError, DeliverySender, Offence, PeerId, peer_id_from_public_key};
 use crate::stakes::SharedStakes;
+use crate::store::StoreError;
 use crate::store::channels::{self as records, Wants};
-use crate::store::{StoreError, budget};
 
 /// How long the seller may take to answer the opening of a stream.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long the seller may say nothing. It says `alive` where it has nothing to send; a slow disk takes less for a page.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long an order that somebody waits for may come no further on a stream, however often its seller says `alive`. Room that another order with
+/// the seller makes counts as well: with one exposure they wait for each other.
+const PROGRESS: Duration = Duration::from_secs(60);
 /// How often the seller hears that we are here, where there is nothing to pay: well within its own patience of 90 seconds.
 const ALIVE_EVERY: Duration = Duration::from_secs(25);
 /// How often a delivery that does not verify is asked for again before the seller counts as a cheat.
@@ -134,6 +138,8 @@ struct Session {
     stakes: Arc<SharedStakes>,
     receive: Receive,
     reservation: Option<Reservation>,
+    /// Most that the order pays ahead.
+    exposure: Satoshis,
     /// Goes along with each change on its way to the disk, so that whoever takes the order next comes after it.
     turn: Arc<OwnedMutexGuard<()>>,
     /// What is to be done, in order. Each stored step holds the purchase as it was when the step was planned.
@@ -171,6 +177,15 @@ struct Storing {
     purchase: ChannelPurchase,
 }
 
+impl Drop for Session {
+    /// What is reserved for an order that has not ended stays reserved: the next stream pays out of it.
+    fn drop(&mut self) {
+        if let Some(reservation) = self.reservation.take() {
+            reservation.leave();
+        }
+    }
+}
+
 /// What a session does next.
 enum Next {
     Stored(Result<(), StoreError>),
@@ -179,6 +194,7 @@ enum Next {
     Command(Command),
     Alive,
     Block,
+    Silent,
 }
 
 impl Buyer {
@@ -190,6 +206,12 @@ impl Buyer {
         listener: &mut impl Listener,
     ) -> Result<ChannelPurchase, BuyError> {
         let order = *order;
+        let purchase = self.channel_purchase(&order)?;
+        if !purchase.is_final() && self.channel(&purchase.channel).is_err() {
+            // Its channel was settled while nobody worked on it.
+            let turn = self.turns.take(&order).await;
+            self.leave_order(&order, turn, ChannelPurchase::channel_closed).await?;
+        }
         let turn = Arc::new(self.turns.take(&order).await);
         let wants = self.inner.store.read(|tx| records::wants(tx, &order))?;
         let mut course = Course { paused: false, stop };
@@ -305,6 +327,12 @@ impl Buyer {
         self.learn(&open, wants.exposure).await?;
         let terms = purchase.offer.terms(*network, &purchase.seller).map_err(BuyError::from)?;
         let stakes = self.stakes_of(&purchase.seller, wants.exposure)?;
+        // What the seller has lost us is not paid ahead again.
+        let lost = self.lost_with(&purchase.seller)?;
+        if !lost.is_zero() {
+            tracing::info!(order = %purchase.id, %lost, "this seller was paid ahead and has not delivered: so much less is paid ahead to it");
+        }
+        let unit = terms.unit().map_err(OfferError::from).map_err(BuyError::from)?;
         let (mut room, mut changes, mut tips) = (stakes.room(), open.changes(), chain.tip_watch());
         let addresses = discovery.addresses(&purchase.seller);
         let opening = net.open_delivery(peer, addresses, OPEN_TIMEOUT);
@@ -314,18 +342,20 @@ impl Buyer {
         };
         stream.limit_frames(MAX_TO_BUYER_LEN);
         let (mut sender, mut receiver) = stream.split();
-        let reservation = self.take_up(&open, &purchase).await?;
-        let unit = terms.unit().map_err(OfferError::from).map_err(BuyError::from)?;
-        let interval = Interval::new(unit, wants.exposure, unit).unwrap_or(Interval::none());
+        let due = purchase.due(&terms).map_err(OfferError::from).map_err(BuyError::from)?;
+        let reservation = Some(self.take_up(&open, &purchase, due).await?);
+        let most = wants.exposure.saturating_sub(lost);
+        let interval = Interval::new(unit, most, unit).unwrap_or(Interval::none());
         let receive = Receive::new(purchase, terms, interval);
-        let (buyer, turn) = (self.clone(), turn.clone());
+        let (buyer, turn, exposure) = (self.clone(), turn.clone(), wants.exposure);
         let mut session = Session {
             buyer,
             open,
             stakes,
             stands: receive.purchase().clone(),
             receive,
-            reservation: Some(reservation),
+            reservation,
+            exposure,
             turn,
             plan: VecDeque::new(),
             storing: None,
@@ -339,6 +369,7 @@ impl Buyer {
         session.work(&mut sender).await?;
         let mut alive = tokio::time::interval_at(Instant::now() + ALIVE_EVERY, ALIVE_EVERY);
         alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut last = Instant::now();
         let ended = loop {
             if course.stop || session.has_enough(&wants) {
                 course.stop = true;
@@ -352,7 +383,7 @@ impl Buyer {
             }
             let is_running = session.receive.purchase().state == ChannelPurchaseState::Running;
             let is_final = session.receive.purchase().is_final();
-            let takes_more = !is_final && session.pages_ahead() < PAGES_AHEAD;
+            let takes_more = !is_final && session.stored_ahead() < PAGES_AHEAD;
             let next = tokio::select! {
                 stored = stored(&mut session.storing) => Next::Stored(stored),
                 bytes = receiver.next(PATIENCE), if takes_more => match bytes {
@@ -365,13 +396,19 @@ impl Buyer {
                 Ok(()) = changes.changed() => Next::Block,
                 Ok(()) = tips.changed() => Next::Block,
                 () = self.until(wants.until_ms), if is_running => Next::Event(ReceiveEvent::Stop),
+                () = tokio::time::sleep_until(last + PROGRESS), if !listener.is_patient() => Next::Silent,
             };
+            let before = session.comes_to();
             let handled = match next {
                 Next::Stored(Ok(())) => {
                     session.is_stored();
                     Ok(())
                 }
-                Next::Stored(Err(error)) => break Err(error.into()),
+                Next::Stored(Err(error)) => {
+                    // What comes after it would say that this is here, too.
+                    session.storing = None;
+                    return Err(error.into());
+                }
                 Next::Frame(None) => break Err(Broken::Later("the seller has ended the delivery".into())),
                 Next::Frame(Some(bytes)) => match ToBuyer::from_bytes(&bytes) {
                     Ok(frame) => session.handle(ReceiveEvent::Frame(Box::new(frame))),
@@ -380,7 +417,14 @@ impl Buyer {
                         break Err(Broken::Later("the seller sent what is no frame".into()));
                     }
                 },
-                Next::Event(event) => session.handle(event),
+                Next::Event(event) => {
+                    last = Instant::now();
+                    session.handle(event)
+                }
+                Next::Silent => {
+                    let order = session.receive.purchase().id;
+                    break Err(BuyError::NotComplete { order, state: "waiting for the seller" }.into());
+                }
                 Next::Command(Command::Leave) => break Ok(Some(Command::Leave)),
                 Next::Command(command) => match course.take(command) {
                     Some(event) => session.handle(event),
@@ -398,6 +442,9 @@ impl Buyer {
             };
             if let Err(broken) = worked {
                 break Err(broken);
+            }
+            if session.comes_to() != before {
+                last = Instant::now();
             }
             session.show(course, listener);
             if session.is_done() {
@@ -417,21 +464,55 @@ impl Buyer {
         tokio::time::sleep(Duration::from_millis(u64::try_from(left).unwrap_or(0))).await;
     }
 
-    /// The reservation of an order: as it was before, filled up to what the order may cost.
-    async fn take_up(&self, open: &Arc<Open>, purchase: &ChannelPurchase) -> Result<Reservation, BuyError> {
+    /// The reservation of an order: as it was before, filled up to what the order may cost. Where others have the rest of the channel, it goes on
+    /// with what it has, if that pays what is `due`.
+    async fn take_up(
+        &self,
+        open: &Arc<Open>,
+        purchase: &ChannelPurchase,
+        due: Satoshis,
+    ) -> Result<Reservation, BuyError> {
         let (of, order, budget) = (open.clone(), purchase.id, purchase.budget);
         self.in_turn(open, move |buyer| {
             let Some(mut held) = of.spending().take_up(order) else {
-                return buyer.reserve(&of, order, budget, |_| Ok(()));
+                return buyer.reserve(&of, order, budget, |_| Ok(())).map(Reservation::leave);
             };
             let has = held.paid().checked_add(held.left()).unwrap_or(Satoshis::MAX);
             let missing = budget.saturating_sub(has);
-            if !missing.is_zero() {
-                held.extend(missing, |next| buyer.store_spending(&of, next, |_| Ok::<_, BuyError>(())))?;
+            let filled = match missing.is_zero() {
+                true => Ok(()),
+                false => held.extend(missing, |next| buyer.store_spending(&of, next, |_| Ok(()))),
+            };
+            held.leave();
+            match filled {
+                Err(BuyError::Spending(source))
+                    if has >= due && matches!(*source, SpendingError::Insufficient { .. }) =>
+                {
+                    Ok(())
+                }
+                filled => filled,
             }
-            Ok(held)
         })
-        .await
+        .await?;
+        // Not handed over by the task: whoever is dropped while it waits for that would release it.
+        open.spending().take_up(order).ok_or(BuyError::UnknownOrder(order))
+    }
+}
+
+/// Whether the machine may answer with a voucher.
+fn may_pay(event: &ReceiveEvent) -> bool {
+    match event {
+        ReceiveEvent::Frame(frame) => match **frame {
+            ToBuyer::Begun { .. } | ToBuyer::Page(_) | ToBuyer::Live { .. } | ToBuyer::Stopped { .. } => true,
+            ToBuyer::Ended { .. } | ToBuyer::Refused(_) | ToBuyer::Alive => false,
+        },
+        ReceiveEvent::Room => true,
+        ReceiveEvent::Pause
+        | ReceiveEvent::Resume
+        | ReceiveEvent::Stop
+        | ReceiveEvent::Closing
+        | ReceiveEvent::Closed
+        | ReceiveEvent::GiveUp => false,
     }
 }
 
@@ -495,12 +576,23 @@ async fn stored(storing: &mut Option<Storing>) -> Result<(), StoreError> {
 }
 
 impl Session {
+    /// How far the order has come: it can come no further for ever.
+    fn comes_to(&self) -> (u64, bool) {
+        let purchase = self.receive.purchase();
+        (purchase.next, purchase.state == ChannelPurchaseState::Running)
+    }
+
     /// Gives an event to the state machine, and plans what follows from it.
     fn handle(&mut self, event: ReceiveEvent) -> Result<(), Broken> {
+        // The machine counts as paid what it asks to be signed: it is not asked where nothing may be.
+        if may_pay(&event) {
+            self.buyer.inner.wallet.freeze().check().map_err(BuyError::from)?;
+        }
         let order = self.receive.purchase().id;
         let Some(reservation) = self.reservation.as_mut() else { return Ok(()) };
-        let network = self.buyer.inner.network;
-        let handled = self.stakes.change(|stakes| self.receive.handle(event, reservation, stakes, network));
+        let (network, now_ms) = (self.buyer.inner.network, self.buyer.inner.clock.now_ms());
+        let handled =
+            self.stakes.change(|stakes| self.receive.handle(event, reservation, stakes, network, now_ms));
         let actions = handled.map_err(|error| match error {
             ReceiveError::Refused(refusal) if refusal.is_temporary() => Broken::Later(refusal.to_string()),
             bad @ (ReceiveError::Delivery(_)
@@ -605,9 +697,9 @@ impl Session {
         }
     }
 
-    /// Pages that wait for the disk.
-    fn pages_ahead(&self) -> usize {
-        self.plan.iter().filter(|step| matches!(step, Step::Keep(..))).count()
+    /// Steps that wait for the disk.
+    fn stored_ahead(&self) -> usize {
+        self.plan.iter().filter(|step| matches!(step, Step::Keep(..) | Step::Store(_))).count()
     }
 
     /// Whether the order has ended, and all that follows from that is done.
@@ -644,19 +736,24 @@ impl Session {
     async fn end(&mut self, paid: Satoshis, purchase: ChannelPurchase) -> Result<(), Broken> {
         let Some(reservation) = self.reservation.take() else { return Ok(()) };
         self.stands = purchase.clone();
-        let (open, turn) = (self.open.clone(), self.turn.clone());
+        let (open, turn, exposure) = (self.open.clone(), self.turn.clone(), self.exposure);
         let ended = self.buyer.in_turn(&self.open, move |buyer| {
             let _turn = turn;
             // First as it will be, to store it; then as it is.
             let next = Spending::new(open.spending().record());
-            if let Some(held) = next.take_up(purchase.id) {
-                held.end(paid)?;
+            let ended = next.take_up(purchase.id).map_or(Ok(()), |held| held.end(paid));
+            let stored = ended.map_err(BuyError::from).and_then(|()| {
+                buyer.store_spending(&open, &next.record(), |tx| {
+                    settle_on_channel(tx, &purchase, (paid, exposure), buyer.inner.clock.now_ms())?;
+                    Ok(records::put_purchase(tx, &purchase)?)
+                })
+            });
+            if let Err(error) = stored {
+                reservation.leave();
+                return Err(error);
             }
-            buyer.store_spending(&open, &next.record(), |tx| {
-                budget::settle(tx, &purchase.id, paid)?;
-                Ok(records::put_purchase(tx, &purchase)?)
-            })?;
             reservation.end(paid)?;
+            buyer.note_lost(&purchase, exposure);
             Ok(())
         });
         Ok(ended.await?)

@@ -4,16 +4,23 @@ use std::sync::Arc;
 
 use sensora_chain::Satoshis;
 use sensora_chain::keys::PublicKey;
-use sensora_protocol::market::channel::spending::Spending;
+use sensora_protocol::market::budget::Commitment;
+use sensora_protocol::market::channel::buyer::{BuyerChannel, BuyerChannelState};
+use sensora_protocol::market::channel::spending::{Spending, SpendingError};
 use sensora_protocol::market::delivery::receive::ChannelPurchase;
 use sensora_protocol::market::delivery::terms::{Offered, Terms};
+use sensora_protocol::market::key_release::buy::BatchPurchase;
+use sensora_protocol::market::key_release::offer::BatchTerms;
 use sensora_protocol::market::offer::{Offer, OfferError};
 use sensora_protocol::market::price::PriceError;
 use sensora_protocol::market::purchase::Purchase;
+use sensora_protocol::market::receipt::HOLD_MS;
 use sensora_protocol::{ChannelId, OrderId, Signed};
 use tokio::sync::OwnedMutexGuard;
 
+use super::budget::{lost_by, settle_on_channel};
 use super::receive::{Command, Listener, Told};
+use super::release::brings;
 use super::{BuyError, Buyer, BuyerParts, Progress};
 use crate::stakes::SharedStakes;
 use crate::store::bought::{self, BoughtStream};
@@ -118,7 +125,8 @@ impl Buyer {
         {
             tracing::debug!(order = %id, %error, "what was paid could not be asked for");
         }
-        let turn = self.turns.take(id).await;
+        // Whoever listens to a live stream has its turn for days: it is not waited for.
+        let turn = self.turns.try_take(id).ok_or(BuyError::Busy { order: *id })?;
         self.leave_order(id, turn, ChannelPurchase::give_up).await
     }
 
@@ -132,11 +140,18 @@ impl Buyer {
         let mut purchase = self.channel_purchase(id)?;
         let (network, id) = (self.inner.network, *id);
         let terms = purchase.offer.terms(network, &purchase.seller)?;
-        let seller = purchase.seller;
+        let exposure = self.inner.store.read(|tx| records::wants(tx, &id))?.exposure;
         let Ok(open) = self.channel(&purchase.channel) else {
-            // The channel is settled, and with it all that was paid on it.
-            if leave(&mut purchase, &terms, Satoshis::ZERO).map_err(OfferError::from)? {
-                self.inner.store.commit(move |tx| records::put_purchase(tx, &purchase)).await?;
+            let channel = self.inner.store.read(|tx| records::buyer(tx, &purchase.channel))?;
+            let paid = channel.map_or(Ok(Satoshis::ZERO), |channel| most_paid(&channel, &id))?;
+            if leave(&mut purchase, &terms, paid).map_err(OfferError::from)? {
+                let (left, now_ms) = (purchase.clone(), self.inner.clock.now_ms());
+                let stored = self.inner.store.commit(move |tx| {
+                    settle_on_channel(tx, &left, (paid, exposure), now_ms)?;
+                    records::put_purchase(tx, &left)
+                });
+                stored.await?;
+                self.note_lost(&purchase, exposure);
             }
             return Ok(());
         };
@@ -158,16 +173,30 @@ impl Buyer {
                 return Ok(());
             }
             buyer.store_spending(&of, &next.record(), |tx| {
-                budget::settle(tx, &id, paid)?;
+                settle_on_channel(tx, &purchase, (paid, exposure), buyer.inner.clock.now_ms())?;
                 Ok(records::put_purchase(tx, &purchase)?)
             })?;
             end(&of.spending())?;
-            if let Some(stakes) = buyer.stakes.known(&seller) {
-                stakes.change(|stakes| stakes.note(id, Satoshis::ZERO));
-            }
+            buyer.note_lost(&purchase, exposure);
             Ok(())
         })
         .await
+    }
+
+    /// Counts as open with its seller what an order that has ended has lost, and nothing else of it.
+    pub(super) fn note_lost(&self, purchase: &ChannelPurchase, exposure: Satoshis) {
+        if let Some(stakes) = self.stakes.known(&purchase.seller) {
+            let lost = lost_by(&purchase.state, exposure);
+            stakes.change(|stakes| stakes.note(purchase.id, lost));
+        }
+    }
+
+    /// What orders have lost with a seller in the time for which a seller answers for them.
+    pub(super) fn lost_with(&self, seller: &PublicKey) -> Result<Satoshis, BuyError> {
+        let now_ms = self.inner.clock.now_ms();
+        let lost = self.inner.store.read(|tx| budget::lost(tx, seller))?;
+        let lost = lost.iter().map(|(_, lost)| still_lost(lost, now_ms));
+        Ok(lost.fold(Satoshis::ZERO, |sum, part| sum.checked_add(part).unwrap_or(Satoshis::MAX)))
     }
 
     /// Ends the orders on a channel that is closed, but for those that a stream serves: these hear of it themselves.
@@ -212,9 +241,20 @@ impl Buyer {
                     made.change(|stakes| stakes.note(direct.id, at_risk));
                 }
             }
+            for (purchase, terms) in self.open_releases()? {
+                if &purchase.seller == seller {
+                    made.change(|stakes| stakes.note(purchase.id, staked_on(&purchase, &terms)));
+                }
+            }
             Ok::<_, BuyError>(made)
         })?;
-        stakes.change(|stakes| stakes.set_limit(limit));
+        let (lost, now_ms) = (store.read(|tx| budget::lost(tx, seller))?, self.inner.clock.now_ms());
+        stakes.change(|stakes| {
+            stakes.set_limit(limit);
+            for (order, lost) in &lost {
+                stakes.note(*order, still_lost(lost, now_ms));
+            }
+        });
         Ok(stakes)
     }
 
@@ -224,7 +264,7 @@ impl Buyer {
         Ok(stakes.read(|stakes| stakes.open().amount()))
     }
 
-    /// Counts the price of a direct order as open, if that is within `exposure` with all that is open with the seller.
+    /// Counts the price of a direct order or a batch as open, if that is within `exposure` with all that is open with the seller.
     pub(super) fn stake(
         &self,
         seller: &PublicKey,
@@ -252,4 +292,33 @@ impl Buyer {
         }
         Ok(())
     }
+
+    /// Counts what of a batch is open now: nothing once it has ended.
+    pub(super) fn note_release(&self, purchase: &BatchPurchase, terms: &BatchTerms) {
+        if let Some(stakes) = self.stakes.known(&purchase.seller) {
+            stakes.change(|stakes| stakes.note(purchase.id, staked_on(purchase, terms)));
+        }
+    }
+}
+
+/// What a batch may cost and has not brought yet. Its price counts before the coin is signed: all that is missing for that comes by itself.
+fn staked_on(purchase: &BatchPurchase, terms: &BatchTerms) -> Satoshis {
+    if brings(&purchase.state) { terms.total.max(purchase.at_risk()) } else { Satoshis::ZERO }
+}
+
+/// What of a loss still counts: as long as a seller answers for an order, and then it is forgiven.
+fn still_lost(lost: &Commitment, now_ms: i64) -> Satoshis {
+    if now_ms.saturating_sub(lost.at_ms) < HOLD_MS { lost.amount } else { Satoshis::ZERO }
+}
+
+/// The most that an order can have paid on a channel that has ended, where nobody can be asked any more: all that was reserved for it, as far as the
+/// seller has taken it.
+fn most_paid(channel: &BuyerChannel, order: &OrderId) -> Result<Satoshis, SpendingError> {
+    let lane = channel.spending.lanes.get(order).copied().unwrap_or_default();
+    let all = lane.paid.checked_add(lane.reserved)?;
+    Ok(match channel.state {
+        BuyerChannelState::Ended { paid, .. } => all.min(paid.saturating_sub(channel.spending.ended)),
+        BuyerChannelState::TakenBack { .. } => Satoshis::ZERO,
+        _ => all,
+    })
 }

@@ -37,7 +37,7 @@ pub enum NetEvent {
         /// Where the answer goes. Dropping it closes the substream without an answer.
         responder: Responder,
     },
-    /// A peer has opened a delivery stream. It may do so before it is reported as connected. A stream that is not taken within
+    /// A peer has opened a delivery stream, of the kind that it says itself. It may do so before it is reported as connected. A stream that is not taken within
     /// [`Limits::accept_delivery`](super::limits::Limits::accept_delivery) is refused, and then does not appear here.
     Delivery {
         /// The stream. Dropping it resets it; [`DeliveryStream::refuse`] says that nobody takes it.

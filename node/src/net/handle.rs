@@ -15,7 +15,7 @@ use tokio::{
 
 use super::{
     Counters, CountersSnapshot, DeliveryError, DeliveryStream, DialError, FindError, Multiaddr, NetStatus,
-    Offence, PeerId, Protocol, ProvideError, PublishError, RequestError, Topic,
+    Offence, PeerId, Protocol, ProvideError, PublishError, RequestError, StreamKind, Topic,
     command::{Command, OutboundRequest},
     delivery::Open,
     limits::{
@@ -219,9 +219,7 @@ impl Net {
         answer.await.map_err(|_| RequestError::Stopped)?
     }
 
-    /// Opens a delivery stream; connects first, with these addresses and those known, where needed. It returns before the peer has heard of it: the stream reaches the
-    /// peer together with the first frame, and whether the peer takes it shows with the first [`next`](DeliveryStream::next). Waits for its turn where
-    /// the peer's quota asks for it, but not for other streams to end.
+    /// Opens a stream of [`StreamKind::Delivery`]; see [`Net::open_stream`].
     ///
     /// # Errors
     /// See [`DeliveryError`].
@@ -231,7 +229,23 @@ impl Net {
         addresses: Vec<Multiaddr>,
         timeout: Duration,
     ) -> Result<DeliveryStream, DeliveryError> {
-        let work = self.open_in_turn(peer, addresses);
+        self.open_stream(StreamKind::Delivery, peer, addresses, timeout).await
+    }
+
+    /// Opens a stream; connects first, with these addresses and those known, where needed. It returns before the peer has heard of it: the stream reaches the
+    /// peer together with the first frame, and whether the peer takes it shows with the first [`next`](DeliveryStream::next). Waits for its turn where
+    /// the peer's quota asks for it, but not for other streams to end.
+    ///
+    /// # Errors
+    /// See [`DeliveryError`].
+    pub async fn open_stream(
+        &self,
+        kind: StreamKind,
+        peer: PeerId,
+        addresses: Vec<Multiaddr>,
+        timeout: Duration,
+    ) -> Result<DeliveryStream, DeliveryError> {
+        let work = self.open_in_turn(kind, peer, addresses);
         let outcome = timeout_at(Instant::now() + timeout, work)
             .await
             .unwrap_or(Err(DeliveryError::Timeout { peer, after: timeout }));
@@ -243,6 +257,7 @@ impl Net {
 
     async fn open_in_turn(
         &self,
+        kind: StreamKind,
         peer: PeerId,
         addresses: Vec<Multiaddr>,
     ) -> Result<DeliveryStream, DeliveryError> {
@@ -257,7 +272,7 @@ impl Net {
             sleep(wait).await;
         }
         let (reply, answer) = oneshot::channel();
-        let open = Open { peer, reply, permits: [of_peer, of_all], pending };
+        let open = Open { peer, kind, reply, permits: [of_peer, of_all], pending };
         let command = Command::OpenDelivery { open, addresses };
         inner.commands.send(command).await.map_err(|_| DeliveryError::Stopped)?;
         answer.await.map_err(|_| DeliveryError::Stopped)?

@@ -2,6 +2,11 @@
 //!
 //! Sums by quarter of an hour and seller, so that a decision reads a hundred numbers for each seller and not each order of a day. A quarter counts
 //! until its last moment is a day old: a budget holds for a little more than 24 hours, never for less.
+//!
+//! An order that runs counts as what it may cost, however old it is; one that has ended as what it has cost, from its end on: a live stream may
+//! run for weeks and pay at its last moment.
+//!
+//! What orders have lost, which is what was paid ahead to a seller that has not delivered for it, is kept here too.
 
 use redb::WriteTransaction;
 use sensora_chain::Satoshis;
@@ -20,6 +25,8 @@ const QUARTER_MS: i64 = 15 * 60 * 1000;
 const SUMS: Records = Records { name: "budget_sums" };
 /// What each order that runs has committed, under its id.
 const RUNNING: Records = Records { name: "budget_running" };
+/// What orders have lost, under seller and order.
+const LOST: Records = Records { name: "budget_lost" };
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Sum {
@@ -28,7 +35,7 @@ struct Sum {
 }
 
 pub(super) fn create(tx: &WriteTransaction) -> Result<(), StoreError> {
-    [SUMS, RUNNING].iter().try_for_each(|table| table.create(tx))
+    [SUMS, RUNNING, LOST].iter().try_for_each(|table| table.create(tx))
 }
 
 fn quarter_of(at_ms: i64) -> u64 {
@@ -48,6 +55,16 @@ fn commitment(key: &[u8], sum: Sum) -> Commitment {
     Commitment { seller: sum.seller, at_ms, amount: sum.amount }
 }
 
+/// Whether the sum of an order's quarter counts.
+fn is_in_window(at_ms: i64, now_ms: i64) -> bool {
+    quarter_of(at_ms) >= quarter_of(now_ms.saturating_sub(DAY_MS))
+}
+
+/// What an order that runs counts as beside the sums: nothing while its quarter is among them, else as if it had been made now.
+fn outlasting(running: Commitment, now_ms: i64) -> Option<Commitment> {
+    (!is_in_window(running.at_ms, now_ms)).then_some(Commitment { at_ms: now_ms, ..running })
+}
+
 /// What of the budgets is used, as this change sees it.
 ///
 /// # Errors
@@ -57,6 +74,10 @@ pub fn used_in(tx: &WriteTransaction, seller: &PublicKey, now_ms: i64) -> Result
     let mut commitments = Vec::new();
     SUMS.each_from_in(tx, &from, |key, bytes| {
         commitments.push(commitment(key, from_record(SUMS.name, bytes)?));
+        Ok(())
+    })?;
+    RUNNING.each_from_in(tx, &[], |_, bytes| {
+        commitments.extend(outlasting(from_record(RUNNING.name, bytes)?, now_ms));
         Ok(())
     })?;
     Ok(Used::at(&commitments, seller, now_ms))
@@ -70,7 +91,9 @@ pub fn used(tx: &redb::ReadTransaction, seller: &PublicKey, now_ms: i64) -> Resu
     let from = quarter_of(now_ms.saturating_sub(DAY_MS)).to_be_bytes();
     let found = SUMS.scan(tx, &[], &from, usize::MAX)?;
     let commitments = found.iter().map(|(key, bytes)| Ok(commitment(key, from_record(SUMS.name, bytes)?)));
-    let commitments = commitments.collect::<Result<Vec<_>, StoreError>>()?;
+    let mut commitments = commitments.collect::<Result<Vec<_>, StoreError>>()?;
+    let running = RUNNING.all::<Commitment>(tx)?;
+    commitments.extend(running.into_iter().filter_map(|running| outlasting(running, now_ms)));
     Ok(Used::at(&commitments, seller, now_ms))
 }
 
@@ -108,15 +131,48 @@ pub fn commit<E: From<StoreError> + From<BudgetError>>(
     Ok(RUNNING.put(tx, order.as_bytes(), commitment)?)
 }
 
-/// The order has ended and has cost `amount`: what else it had committed is free again. A second time it changes nothing.
+/// The order has ended at `now_ms` and has cost `amount`: what else it had committed is free again. A second time it changes nothing.
 ///
 /// # Errors
 /// [`StoreError`].
-pub fn settle(tx: &WriteTransaction, order: &OrderId, amount: Satoshis) -> Result<(), StoreError> {
+pub fn settle(
+    tx: &WriteTransaction,
+    order: &OrderId,
+    amount: Satoshis,
+    now_ms: i64,
+) -> Result<(), StoreError> {
     let Some(running) = RUNNING.get_in::<Commitment>(tx, order.as_bytes())? else { return Ok(()) };
-    let free = running.amount.saturating_sub(amount);
-    change(tx, running.at_ms, &running.seller, |sum| sum.saturating_sub(free))?;
+    change(tx, running.at_ms, &running.seller, |sum| sum.saturating_sub(running.amount))?;
+    // A clock that was set back makes nothing older than it was.
+    let at_ms = running.at_ms.max(now_ms);
+    change(tx, at_ms, &running.seller, |sum| sum.checked_add(amount).unwrap_or(Satoshis::MAX))?;
     RUNNING.remove(tx, order.as_bytes())
+}
+
+/// Notes what an order has lost: it was paid ahead, and nothing will come for it.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn lose(tx: &WriteTransaction, order: &OrderId, lost: &Commitment) -> Result<(), StoreError> {
+    let key = [lost.seller.to_bytes().as_slice(), order.as_bytes().as_slice()].concat();
+    if lost.amount.is_zero() { LOST.remove(tx, &key) } else { LOST.put(tx, &key, lost) }
+}
+
+/// What orders with a seller have lost, oldest ones included. There are as many as orders of ours that were given up or left unpaid.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn lost(
+    tx: &redb::ReadTransaction,
+    seller: &PublicKey,
+) -> Result<Vec<(OrderId, Commitment)>, StoreError> {
+    let prefix = seller.to_bytes();
+    let found = LOST.scan(tx, &prefix, &prefix, usize::MAX)?;
+    let lost = found.iter().filter_map(|(key, bytes)| {
+        let order = OrderId(*key.get(prefix.len()..)?.first_chunk()?);
+        Some(from_record(LOST.name, bytes).map(|lost| (order, lost)))
+    });
+    lost.collect()
 }
 
 #[cfg(test)]
@@ -158,6 +214,11 @@ mod tests {
         try_to(&store, 3, 2, start + 2, 40).unwrap();
         let full = try_to(&store, 4, 3, start + DAY_MS - 1, 1).unwrap_err();
         assert!(matches!(full, Error::Budget(BudgetError::Day { .. })), "{full}");
+        for (order, sat) in [(1, 60), (3, 40)] {
+            store.write(|tx| settle(tx, &OrderId([order; 32]), Satoshis::from_sat(sat), start + 3)).unwrap();
+        }
+        let full = try_to(&store, 4, 3, start + DAY_MS - 1, 1).unwrap_err();
+        assert!(matches!(full, Error::Budget(BudgetError::Day { .. })), "{full}");
         try_to(&store, 5, 3, start + DAY_MS + QUARTER_MS, 60).unwrap();
     }
 
@@ -166,13 +227,47 @@ mod tests {
         let (store, start) = (store(), 1_700_000_000_000);
         try_to(&store, 1, 1, start, 60).unwrap();
         for _ in 0..2 {
-            store.write(|tx| settle(tx, &OrderId([1; 32]), Satoshis::from_sat(10))).unwrap();
+            store.write(|tx| settle(tx, &OrderId([1; 32]), Satoshis::from_sat(10), start)).unwrap();
         }
         let used = store.read(|tx| used(tx, &seller(1), start)).unwrap();
         assert_eq!(used.seller_day, Satoshis::from_sat(10));
         try_to(&store, 2, 1, start, 60).unwrap();
-        store.write(|tx| settle(tx, &OrderId([2; 32]), Satoshis::ZERO)).unwrap();
+        store.write(|tx| settle(tx, &OrderId([2; 32]), Satoshis::ZERO, start)).unwrap();
         try_to(&store, 3, 1, start, 60).unwrap();
+    }
+
+    #[test]
+    fn an_order_that_runs_longer_than_a_day_still_counts_and_does_so_for_a_day_after_its_end() {
+        let (store, start) = (store(), 1_700_000_000_000);
+        try_to(&store, 1, 1, start, 60).unwrap();
+        let later = start + 10 * DAY_MS;
+        let used_at = |now_ms| store.read(|tx| used(tx, &seller(1), now_ms)).unwrap();
+        for now_ms in [start + DAY_MS - 1, start + DAY_MS + QUARTER_MS, later] {
+            assert_eq!(used_at(now_ms).seller_day, Satoshis::from_sat(60), "once, after {}", now_ms - start);
+        }
+        let full = try_to(&store, 2, 1, later, 21).unwrap_err();
+        assert!(matches!(full, Error::Budget(BudgetError::SellerDay { .. })), "{full}");
+        try_to(&store, 3, 1, later, 20).unwrap();
+        store.write(|tx| settle(tx, &OrderId([1; 32]), Satoshis::from_sat(50), later)).unwrap();
+        assert_eq!(used_at(later).seller_day, Satoshis::from_sat(70), "it may have paid just now");
+        assert_eq!(used_at(later + DAY_MS + QUARTER_MS).seller_day, Satoshis::from_sat(20), "the other runs");
+    }
+
+    #[test]
+    fn what_was_lost_is_found_by_seller() {
+        let store = store();
+        let lose_to = |order: u8, tag: u8, sat| {
+            let lost = Commitment { seller: seller(tag), at_ms: 7, amount: Satoshis::from_sat(sat) };
+            store.write(|tx| lose(tx, &OrderId([order; 32]), &lost)).unwrap();
+        };
+        for (order, tag, sat) in [(1, 1, 5), (2, 2, 6), (3, 1, 7), (4, 1, 0)] {
+            lose_to(order, tag, sat);
+        }
+        let of = |tag| {
+            let lost = store.read(|tx| lost(tx, &seller(tag))).unwrap();
+            lost.into_iter().map(|(order, lost)| (order.0[0], lost.amount.as_u64())).collect::<Vec<_>>()
+        };
+        assert_eq!((of(1), of(2), of(3)), (vec![(1, 5), (3, 7)], vec![(2, 6)], Vec::new()));
     }
 
     #[test]

@@ -2,10 +2,11 @@
 
 use redb::{ReadTransaction, WriteTransaction};
 use sensora_chain::Satoshis;
+use sensora_chain::keys::PublicKey;
 use sensora_protocol::market::channel::buyer::BuyerChannel;
 use sensora_protocol::market::channel::seller::SellerChannel;
 use sensora_protocol::market::delivery::receive::ChannelPurchase;
-use sensora_protocol::market::delivery::supply::ChannelSale;
+use sensora_protocol::market::delivery::supply::{ChannelSale, ChannelSaleState};
 use sensora_protocol::market::delivery::trail::Fork;
 use sensora_protocol::{ChannelId, OrderId, SignedBytes};
 use serde::{Deserialize, Serialize};
@@ -21,6 +22,10 @@ const BOUGHT_ON_OPEN: Records = Records { name: "channels_buyer_open" };
 const SALES: Records = Records { name: "channel_sales" };
 /// Ids of the sales that are not paid to the end.
 const SALES_OPEN: Records = Records { name: "channel_sales_open" };
+/// Ids of the sales that have ended: `ms ‖ order`.
+const SALES_ENDED: Records = Records { name: "channel_sales_ended" };
+/// What closed channels have left unpaid: `buyer ‖ order`.
+const LEFT_UNPAID: Records = Records { name: "channel_sales_unpaid" };
 const PURCHASES: Records = Records { name: "channel_purchases" };
 const PURCHASES_OPEN: Records = Records { name: "channel_purchases_open" };
 /// What the buyer of an order wants beside what the order says, under the order's id.
@@ -40,6 +45,8 @@ pub(super) fn create(tx: &WriteTransaction) -> Result<(), StoreError> {
         BOUGHT_ON_OPEN,
         SALES,
         SALES_OPEN,
+        SALES_ENDED,
+        LEFT_UNPAID,
         PURCHASES,
         PURCHASES_OPEN,
         WANTS,
@@ -204,6 +211,18 @@ pub fn put_seller(tx: &WriteTransaction, channel: &SellerChannel, settled: bool)
     SOLD_ON.put(tx, channel.id.as_bytes(), channel)
 }
 
+/// Stores a channel that we are to be paid with, where it is not known. Answers whether that is so; where it is known nothing has changed.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn insert_seller(tx: &WriteTransaction, channel: &SellerChannel) -> Result<bool, StoreError> {
+    let is_new = SOLD_ON.get_in::<SellerChannel>(tx, channel.id.as_bytes())?.is_none();
+    if is_new {
+        put_seller(tx, channel, false)?;
+    }
+    Ok(is_new)
+}
+
 /// Forgets a channel that was never opened.
 ///
 /// # Errors
@@ -270,13 +289,129 @@ pub fn all_buyer(tx: &ReadTransaction) -> Result<Vec<BuyerChannel>, StoreError> 
     BOUGHT_ON.all(tx)
 }
 
-/// Stores an order that is paid to us through a channel.
+/// What an order has left unpaid on a channel that is closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeftUnpaid {
+    /// Who has not paid.
+    pub buyer: PublicKey,
+    /// The order.
+    pub order: OrderId,
+    /// For how much readings may have gone out.
+    pub unpaid: Satoshis,
+}
+
+fn left_key(sale: &ChannelSale) -> Vec<u8> {
+    [sale.buyer.to_bytes().as_slice(), sale.order.as_bytes()].concat()
+}
+
+fn ended_key(ended_ms: i64, order: &OrderId) -> Vec<u8> {
+    [time_prefix(ended_ms).as_slice(), order.as_bytes()].concat()
+}
+
+fn time_prefix(ms: i64) -> [u8; 8] {
+    u64::try_from(ms).unwrap_or(0).to_be_bytes()
+}
+
+/// Stores an order that is paid to us through a channel. Where it has ended, that counts as `now_ms`, milliseconds since the Unix epoch.
 ///
 /// # Errors
 /// [`StoreError`].
-pub fn put_sale(tx: &WriteTransaction, sale: &ChannelSale) -> Result<(), StoreError> {
-    index(tx, &SALES_OPEN, sale.order.as_bytes(), !sale.is_final())?;
-    SALES.put(tx, sale.order.as_bytes(), sale)
+pub fn put_sale(tx: &WriteTransaction, sale: &ChannelSale, now_ms: i64) -> Result<(), StoreError> {
+    let id = sale.order.as_bytes();
+    index(tx, &SALES_OPEN, id, !sale.is_final())?;
+    if sale.is_final() && !SALES.get_in::<ChannelSale>(tx, id)?.is_some_and(|known| known.is_final()) {
+        SALES_ENDED.put(tx, &ended_key(now_ms, &sale.order), &(now_ms, sale.order))?;
+    }
+    if let ChannelSaleState::LeftUnpaid { unpaid, .. } = sale.state
+        && !unpaid.is_zero()
+    {
+        let left = LeftUnpaid { buyer: sale.buyer, order: sale.order, unpaid };
+        LEFT_UNPAID.put(tx, &left_key(sale), &left)?;
+    }
+    SALES.put(tx, id, sale)
+}
+
+/// Forgets a sale that has not ended, as far as the store knows.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn remove_sale(tx: &WriteTransaction, id: &OrderId) -> Result<(), StoreError> {
+    SALES_OPEN.remove(tx, id.as_bytes())?;
+    SALES.remove(tx, id.as_bytes())
+}
+
+/// Forgets a sale that has ended at `ended_ms`, with what it has left unpaid. Answers it.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn forget_sale(
+    tx: &WriteTransaction,
+    ended_ms: i64,
+    id: &OrderId,
+) -> Result<Option<ChannelSale>, StoreError> {
+    let sale = SALES.get_in::<ChannelSale>(tx, id.as_bytes())?;
+    if let Some(sale) = &sale {
+        LEFT_UNPAID.remove(tx, &left_key(sale))?;
+    }
+    SALES_ENDED.remove(tx, &ended_key(ended_ms, id))?;
+    remove_sale(tx, id)?;
+    Ok(sale)
+}
+
+/// Sales that ended before `ms`, each with when it did, oldest first, at most `limit`.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn sales_ended_before(
+    tx: &ReadTransaction,
+    ms: i64,
+    limit: usize,
+) -> Result<Vec<(i64, OrderId)>, StoreError> {
+    let before = time_prefix(ms);
+    let oldest = SALES_ENDED.scan(tx, &[], &[], limit)?.into_iter();
+    oldest
+        .take_while(|(key, _)| key.as_slice() < before.as_slice())
+        .map(|(_, value)| super::from_record(SALES_ENDED.name, &value))
+        .collect()
+}
+
+/// What a buyer has left unpaid on channels that are closed, over all sales that are kept.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn left_unpaid_by(tx: &ReadTransaction, buyer: &PublicKey) -> Result<Satoshis, StoreError> {
+    let prefix = buyer.to_bytes();
+    let left = LEFT_UNPAID.scan(tx, &prefix, &prefix, usize::MAX)?;
+    left.iter().try_fold(Satoshis::ZERO, |sum, (_, value)| {
+        let left: LeftUnpaid = super::from_record(LEFT_UNPAID.name, value)?;
+        Ok(sum.checked_add(left.unpaid).unwrap_or(Satoshis::MAX))
+    })
+}
+
+/// All that is left unpaid on channels that are closed.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn left_unpaid(tx: &ReadTransaction) -> Result<Vec<LeftUnpaid>, StoreError> {
+    LEFT_UNPAID.all(tx)
+}
+
+/// Notes that a sale which has not ended is kept from `ms` on, milliseconds since the Unix epoch, though its channel is closed. Storing the sale ends that.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn keep_sale(tx: &WriteTransaction, id: &OrderId, ms: i64) -> Result<(), StoreError> {
+    SALES_OPEN.put_bytes(tx, id.as_bytes(), &time_prefix(ms))
+}
+
+/// From when on a sale is kept though its channel is closed, where it is.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn kept_since(tx: &ReadTransaction, id: &OrderId) -> Result<Option<i64>, StoreError> {
+    let noted = SALES_OPEN.get_bytes(tx, id.as_bytes())?;
+    let ms = noted.and_then(|bytes| <[u8; 8]>::try_from(bytes.as_slice()).ok());
+    Ok(ms.and_then(|ms| i64::try_from(u64::from_be_bytes(ms)).ok()))
 }
 
 /// An order that is paid to us through a channel.

@@ -92,6 +92,14 @@ impl Records {
         bytes.map(|bytes| from_record(self.name, &bytes)).transpose()
     }
 
+    /// The bytes under `key`, as this change sees them.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn get_bytes_in(&self, tx: &WriteTransaction, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(tx.open_table(self.table())?.get(key)?.map(|value| value.value().to_vec()))
+    }
+
     /// Up to `limit` entries whose keys begin with `prefix`, from `from` on, in order of their keys.
     ///
     /// # Errors

@@ -8,11 +8,12 @@ use std::sync::PoisonError;
 use std::time::Duration;
 
 use sensora_chain::Txid;
-use sensora_chain::wallet::Status;
+use sensora_chain::wallet::{Status, Wallet};
 
 use super::{Fate, WalletHandle, WalletHandleError};
 use crate::chain_access::BroadcastError;
 use crate::clock::Stopwatch;
+use crate::freeze::Frozen;
 use crate::store::outbox::{self, Outgoing};
 
 /// How long after a transaction went out it goes out again if nobody reports it. Each further time takes twice as long.
@@ -52,8 +53,10 @@ impl WalletHandle {
     /// Brings a stored transaction to the network and notes the outcome. It stays in the outbox until somebody reports that the network has it.
     ///
     /// # Errors
-    /// [`WalletHandleError::Rejected`] (it is out of the outbox then), [`WalletHandleError::Broadcast`] (it stays there).
+    /// [`WalletHandleError::Rejected`] (it is out of the outbox then); [`WalletHandleError::Broadcast`] and [`WalletHandleError::Frozen`] (it
+    /// stays there).
     pub async fn deliver(&self, txid: &Txid, beef: &[u8]) -> Result<(), WalletHandleError> {
+        self.may_go_out(txid)?;
         let reason = match self.inner.chain.broadcast(beef).await {
             Ok(()) => return self.delivered(txid),
             Err(BroadcastError::Rejected { reason, .. }) => reason,
@@ -84,6 +87,20 @@ impl WalletHandle {
         }
     }
 
+    /// While the wallet is frozen nothing goes out that was signed before, but for what the network has already and what takes coins back.
+    ///
+    /// # Errors
+    /// [`Frozen`].
+    pub fn may_go_out(&self, txid: &Txid) -> Result<(), Frozen> {
+        let Err(frozen) = self.inner.freeze.check() else { return Ok(()) };
+        let takes_back = |wallet: &Wallet| {
+            let reclaimed = Status::Reclaiming { by: *txid };
+            wallet.history().iter().any(|line| line.status == reclaimed)
+        };
+        let is_out = self.status(txid).is_some_and(|status| status.is_settled());
+        if is_out || self.read(takes_back) { Ok(()) } else { Err(frozen) }
+    }
+
     fn delivered(&self, txid: &Txid) -> Result<(), WalletHandleError> {
         self.pace(|pace| {
             pace.forget(txid);
@@ -108,7 +125,7 @@ impl WalletHandle {
         for Outgoing { txid, beef } in waiting {
             match self.status(&txid) {
                 Some(Status::Built) => match self.deliver(&txid, &beef).await {
-                    Ok(()) | Err(WalletHandleError::Rejected { .. }) => {}
+                    Ok(()) | Err(WalletHandleError::Rejected { .. } | WalletHandleError::Frozen(_)) => {}
                     // Whoever cannot be reached for one cannot be reached for the next.
                     Err(error) => {
                         tracing::debug!(%txid, %error, "a transaction of ours has not gone out");

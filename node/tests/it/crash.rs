@@ -2,6 +2,7 @@
 
 mod channels;
 mod life;
+mod release;
 
 use std::time::Duration;
 

@@ -1,5 +1,6 @@
 //! A seller whose answers can be bent: the real one's rules on a swarm of its own, and a rule of the test between it and the buyer.
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use sensora_chain::{FeeRate, Network, Satoshis};
 use sensora_node::agent::anchorer::{AnchorPolicy, Anchorer, AnchorerParts};
 use sensora_node::agent::recorder::Recorder;
 use sensora_node::agent::seller::channels::{ChannelPolicy, Channels, ChannelsParts};
+use sensora_node::agent::seller::release::ReleasePolicy;
 use sensora_node::agent::seller::supply::Credit;
 use sensora_node::agent::seller::{Seller, SellerParts};
 use sensora_node::agent::source::RawReading;
@@ -19,8 +21,9 @@ use sensora_node::chain_access::{
 use sensora_node::clock::Clock;
 use sensora_node::fees::{FeePolicy, Fees};
 use sensora_node::freeze::Freeze;
-use sensora_node::net::{
-    Multiaddr, Net, NetConfig, NetEvent, NetEvents, PeerId, Protocol, Transport, public_key_of,
+use sensora_node::net::{StreamKind, 
+    DeliveryStream, Multiaddr, Net, NetConfig, NetEvent, NetEvents, PeerId, Protocol, Transport,
+    public_key_of,
 };
 use sensora_node::store::Store;
 use sensora_node::supervisor::Node;
@@ -30,6 +33,7 @@ use sensora_protocol::market::message::{Request, Response};
 use sensora_protocol::market::offer::Range;
 use sensora_protocol::stream::{Field, Kind, Schema, Unit, Value};
 use sensora_protocol::{Identity, Signed, StreamId};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::world::{address, identity, limits};
@@ -39,6 +43,9 @@ type Rule = Box<dyn FnMut(&Request, Response) -> Response + Send>;
 
 /// Decides before the honest seller sees it: an answer in its place, or `None`.
 type Guard = Box<dyn FnMut(&Request) -> Option<Response> + Send>;
+
+/// Who takes the deliveries that are opened to it, in the honest seller's place.
+type Taker = Arc<Mutex<Option<mpsc::Sender<DeliveryStream>>>>;
 
 /// The streams of a double.
 pub(crate) struct Pages {
@@ -61,6 +68,7 @@ pub(crate) struct Double {
     pub(crate) streams: Vec<StreamId>,
     rule: Arc<Mutex<Rule>>,
     guard: Arc<Mutex<Guard>>,
+    taker: Taker,
     _tasks: ChainTasks,
     _stop: tokio_util::sync::DropGuard,
 }
@@ -80,6 +88,11 @@ pub(crate) fn readings(first: i64, count: i64) -> Vec<RawReading> {
 impl Double {
     /// A double with two streams of `count` readings, on the chain of `bootstrap`.
     pub(crate) async fn new(seed: u8, bootstrap: &Node, count: i64) -> Self {
+        Self::on_disk_of(None, seed, bootstrap, count).await
+    }
+
+    /// One whose store is on the disk that `home` is on.
+    pub(crate) async fn on_disk_of(home: Option<PathBuf>, seed: u8, bootstrap: &Node, count: i64) -> Self {
         let identity = identity(seed);
         let (network, clock) = (Network::Regtest, Clock::fixed(Clock::system().now_ns()));
         let cancel = CancellationToken::new();
@@ -138,11 +151,13 @@ impl Double {
             network,
             clock: clock.clone(),
             policy: ChannelPolicy::default(),
+            home: home.clone(),
         });
         let seller = Seller::new(SellerParts {
             net: net.clone(),
             channels: channels.unwrap(),
             credit: Credit::default(),
+            releases: ReleasePolicy::default(),
             recorder: recorder.clone(),
             anchorer: anchorer.clone(),
             wallet: wallet.clone(),
@@ -151,11 +166,12 @@ impl Double {
             identity: identity.clone(),
             network,
             clock: clock.clone(),
-            home: None,
+            home,
         });
         let rule: Arc<Mutex<Rule>> = Arc::new(Mutex::new(Box::new(|_, answer| answer)));
         let guard: Arc<Mutex<Guard>> = Arc::new(Mutex::new(Box::new(|_| None)));
-        tokio::spawn(serve(events, seller.clone(), rule.clone(), guard.clone()));
+        let taker = Taker::default();
+        tokio::spawn(serve(events, seller.clone(), rule.clone(), guard.clone(), taker.clone()));
         let stop = cancel.drop_guard();
         let double = Self {
             identity,
@@ -171,6 +187,7 @@ impl Double {
             streams,
             rule,
             guard,
+            taker,
             _tasks: tasks,
             _stop: stop,
         };
@@ -194,6 +211,13 @@ impl Double {
     /// Answers in the honest seller's place from now on, where it gives something.
     pub(crate) fn intercepts(&self, guard: impl FnMut(&Request) -> Option<Response> + Send + 'static) {
         *self.guard.lock().unwrap() = Box::new(guard);
+    }
+
+    /// Takes the long-lived streams that are opened to it from now on, as long as somebody waits for them.
+    pub(crate) fn takes_streams(&self) -> mpsc::Receiver<DeliveryStream> {
+        let (taker, taken) = mpsc::channel(8);
+        *self.taker.lock().unwrap() = Some(taker);
+        taken
     }
 
     /// Tells the truth from now on.
@@ -251,7 +275,15 @@ impl Double {
     }
 }
 
-async fn serve(mut events: NetEvents, seller: Seller, rule: Arc<Mutex<Rule>>, guard: Arc<Mutex<Guard>>) {
+async fn serve(
+    mut events: NetEvents,
+    seller: Seller,
+    rule: Arc<Mutex<Rule>>,
+    guard: Arc<Mutex<Guard>>,
+    taker: Taker,
+) {
+    let cancel = CancellationToken::new();
+    let _ends_with_this = cancel.clone().drop_guard();
     while let Some(event) = events.recv().await {
         match event {
             NetEvent::Request { peer, protocol: Protocol::Market, body, responder } => {
@@ -267,6 +299,23 @@ async fn serve(mut events: NetEvents, seller: Seller, rule: Arc<Mutex<Rule>>, gu
                     let answer = rule.lock().unwrap()(&request, answer);
                     responder.respond(answer.to_bytes().unwrap());
                 });
+            }
+            NetEvent::Delivery { stream } => {
+                let taker = taker.lock().unwrap().clone();
+                let stream = match taker {
+                    Some(taker) => match taker.send(stream).await {
+                        Ok(()) => continue,
+                        Err(unwanted) => unwanted.0,
+                    },
+                    None => stream,
+                };
+                if stream.kind() != StreamKind::Delivery {
+                    stream.refuse();
+                    continue;
+                }
+                let (seller, cancel) = (seller.clone(), cancel.clone());
+                let key = PublicKey::from_bytes(&public_key_of(&stream.peer()).unwrap()).unwrap();
+                tokio::spawn(async move { seller.deliver(key, stream, cancel).await });
             }
             NetEvent::Gossip { verdict, .. } => verdict.accept(),
             _ => {}

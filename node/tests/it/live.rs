@@ -91,7 +91,7 @@ impl Live {
 }
 
 /// Measures some more: copies of the readings that are there, a second apart.
-fn grow(agent: &Node, stream: &StreamId, count: u64) {
+pub(crate) fn grow(agent: &Node, stream: &StreamId, count: u64) {
     let recorder = agent.agent().unwrap().recorder();
     let summary = recorder.summary(stream).unwrap();
     let old = recorder.readings(stream, 0, count.min(summary.size)).unwrap();

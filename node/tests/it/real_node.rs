@@ -9,5 +9,6 @@ mod market;
 #[path = "../../../chain/tests/it/real_node/node.rs"]
 #[allow(dead_code, reason = "the tests of the crate below use all of it")]
 mod node;
+mod release;
 mod reorg;
 mod stage;

@@ -7,6 +7,7 @@ use sensora_chain::keys::PrivateKey;
 use sensora_chain::{FeeRate, Network, Satoshis};
 use sensora_node::agent::anchorer::AnchorPolicy;
 use sensora_node::agent::seller::channels::ChannelPolicy;
+use sensora_node::agent::seller::release::ReleasePolicy;
 use sensora_node::agent::seller::supply::Credit;
 use sensora_node::agent::source::{Replay, SimSpec, SourceSpec};
 use sensora_node::agent::{AgentOptions, SourceOptions, Terms};
@@ -131,6 +132,7 @@ pub(crate) fn agent(sources: Vec<SourceOptions>) -> AgentOptions {
         sources,
         channels: ChannelPolicy::default(),
         credit: Credit::default(),
+        releases: ReleasePolicy::default(),
     }
 }
 

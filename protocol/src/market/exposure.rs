@@ -95,6 +95,12 @@ impl Interval {
         self.now
     }
 
+    /// The most that it ever lets stand open.
+    #[must_use]
+    pub const fn limit(&self) -> Satoshis {
+        self.limit
+    }
+
     /// The other side has answered for `amount`.
     pub fn answered(&mut self, amount: Satoshis) {
         self.answered = self.answered.checked_add(amount).unwrap_or(Satoshis::MAX);

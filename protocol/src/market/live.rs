@@ -11,7 +11,7 @@ use crate::ad::{CLOCK_TOLERANCE_MS, MAX_LICENCE_LEN, MAX_NAME_LEN, StreamAd, che
 use crate::id::StreamId;
 use crate::market::message::LiveFrom;
 use crate::market::offer::{MAX_LIFETIME_MS, OfferError};
-use crate::market::price::{Price, Tariff};
+use crate::market::price::{Price, Tariff, usual_gap_ms};
 use crate::statement::{Signed, Statement, bytes_or_hex};
 use crate::stream::schema::Schema;
 
@@ -75,6 +75,14 @@ impl LiveQuestion {
             }
         };
         if fits { Ok(()) } else { Err(OfferError::LiveFirst { asked: self.from, first, size }) }
+    }
+
+    /// Whether one reading is charged for no more time than usually lies between a few: else one that is late, or one whose stamp jumps, would cost what
+    /// nobody measured.
+    fn check_gap(tariff: Tariff, ad: Option<&StreamAd>) -> Result<(), OfferError> {
+        let cadence_ms = ad.and_then(|ad| ad.cadence_ms);
+        let (offered_ms, most_ms) = (tariff.longest_gap_ms(), usual_gap_ms(cadence_ms));
+        if offered_ms <= most_ms { Ok(()) } else { Err(OfferError::Gap { offered_ms, most_ms, cadence_ms }) }
     }
 
     /// Whether it costs what it may. An ad has a price for a reading, and one for a second where it sells so. Where it has none, a price for a second can be compared with the one for a reading if the ad says how often there is one:
@@ -145,6 +153,7 @@ impl LiveOffer {
         }
         asked.check_first(offer.first, ad)?;
         asked.check_price(offer.tariff, ad)?;
+        LiveQuestion::check_gap(offer.tariff, ad)?;
         if let Some(ad) = ad
             && offer.licence != ad.licence
         {

@@ -197,6 +197,19 @@ pub enum OfferError {
         /// The buyer's limit.
         limit: Price,
     },
+    /// By the second, one reading may be charged for more time than usually lies between a few.
+    #[error(
+        "the offer charges a reading for up to {offered_ms} ms, with {cadence} in the seller's ad at most {most_ms} ms is taken: buy by the reading, or ask the seller to advertise its cadence",
+        cadence = cadence_ms.map_or_else(|| "no cadence".to_owned(), |ms| format!("one reading each {ms} ms"))
+    )]
+    Gap {
+        /// The longest gap in the offer, in milliseconds.
+        offered_ms: u32,
+        /// The most that is taken.
+        most_ms: u32,
+        /// How often there is a reading by the ad, in milliseconds.
+        cadence_ms: Option<u64>,
+    },
     /// Nothing says what a second may cost.
     #[error(
         "the offer asks {offered} for a second, and the seller's ad does not say how often it measures: say what a second may cost"

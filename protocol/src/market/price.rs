@@ -118,6 +118,19 @@ pub const MIN_GAP_MS: u32 = 1_000;
 /// The most that it may be: an hour. Streams that rest for longer are priced by the reading, and an exposure must hold what one reading may cost.
 pub const MAX_GAP_MS: u32 = 3_600_000;
 
+/// How many times the usual distance of two readings the longest gap is: a late one is paid, an outage is not.
+pub const GAP_CADENCES: u64 = 3;
+/// The longest gap where nobody says how often a stream is measured.
+pub const UNKNOWN_GAP_MS: u32 = 60_000;
+
+/// The longest gap of a stream that is measured each `cadence_ms`, as sellers offer it and the most that buyers take: [`GAP_CADENCES`] times that, within
+/// what a tariff may say; [`UNKNOWN_GAP_MS`] where nothing is known.
+#[must_use]
+pub fn usual_gap_ms(cadence_ms: Option<u64>) -> u32 {
+    let usual = cadence_ms.map(|ms| u32::try_from(ms.saturating_mul(GAP_CADENCES)).unwrap_or(MAX_GAP_MS));
+    usual.unwrap_or(UNKNOWN_GAP_MS).clamp(MIN_GAP_MS, MAX_GAP_MS)
+}
+
 /// What a live stream costs: so much for each reading, or for each second that its readings span.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -125,7 +138,8 @@ pub enum Tariff {
     /// Price of one reading.
     Reading(Price),
     /// By the time stamps of the readings that are delivered, in their order. The first costs as much as one second; each other one the time since
-    /// the latest time stamp among those before it, which is nothing where a clock went back, and never more than the longest gap.
+    /// the latest time stamp among those before it, which is nothing where a clock went back, and never more than the longest gap. Where a clock went back
+    /// by more than that, the readings after it count from there on.
     Second {
         /// Price of one second.
         price: Price,

@@ -10,7 +10,9 @@ use sensora_protocol::Signed;
 use sensora_protocol::market::channel::buyer::BuyerChannelEvent;
 use sensora_protocol::market::channel::message::{ChannelReport, ChannelStanding, CloseChannel};
 use sensora_protocol::market::channel::offer::{ChannelOffer, ChannelOfferError, MIN_MARGIN};
-use sensora_protocol::market::channel::seller::BookError;
+use sensora_protocol::market::channel::seller::{
+    BookError, SellerChannelAction, SellerChannelEvent, SellerChannelState,
+};
 use sensora_protocol::market::delivery::frame::OrderVoucher;
 use sensora_protocol::market::refusal::Refusal;
 
@@ -45,6 +47,27 @@ fn a_channel_is_opened_paid_and_closed_with_two_transactions() {
     assert_eq!(market.seller.channel.as_ref().unwrap().state.name(), "closed");
     assert_eq!((market.seller.credited, market.buyer.credited), (sat(700), sat(CAPACITY - 700)));
     market.check_end();
+}
+
+#[test]
+fn a_channel_whose_funding_nobody_answered_is_forgotten_when_it_would_be_closed() {
+    let mut market = Market::new();
+    let open = market.to_seller.pop().unwrap();
+    market.deliver_to_seller(open);
+    let mut channel = market.seller.channel.clone().unwrap();
+    channel.state = SellerChannelState::Admitted;
+    let end = market.offer.value().closes_at();
+    let seller = &market.world.seller;
+    let before = channel.handle(SellerChannelEvent::Tip(end - 1), seller, NETWORK).unwrap();
+    assert_eq!((before, channel.state.name()), (Vec::new(), "admitted"));
+    let at_end = channel.handle(SellerChannelEvent::Tip(end), seller, NETWORK).unwrap();
+    assert_eq!(at_end, [SellerChannelAction::Forget]);
+    // One that is open is closed there, and kept.
+    let mut open = market.seller.channel.clone().unwrap();
+    assert_eq!(open.state.name(), "open");
+    let at_end = open.handle(SellerChannelEvent::Tip(end), seller, NETWORK).unwrap();
+    assert!(!at_end.contains(&SellerChannelAction::Forget), "{at_end:?}");
+    assert_eq!(open.state.name(), "closing");
 }
 
 #[test]
@@ -185,7 +208,7 @@ fn a_report_without_our_signature_is_not_believed() {
     let good = market.report(&[ORDER]);
     let mut channel = market.buyer.channel.clone();
     assert_eq!(
-        channel.learn(&[(ORDER, sat(300))], &good, Satoshis::ZERO, &market.contract),
+        channel.learn(&[(ORDER, sat(300))], &good, Satoshis::ZERO, None, &market.contract),
         Ok(Satoshis::ZERO)
     );
     assert_eq!(channel.spending.paid(), Ok(sat(300)));
@@ -198,11 +221,59 @@ fn a_report_without_our_signature_is_not_believed() {
         let mut channel = market.buyer.channel.clone();
         let before = channel.clone();
         assert!(
-            channel.learn(&[(ORDER, sat(300))], &lie, Satoshis::ZERO, &market.contract).is_err(),
+            channel.learn(&[(ORDER, sat(300))], &lie, Satoshis::ZERO, None, &market.contract).is_err(),
             "{lie:?}"
         );
         assert_eq!(channel, before);
     }
+}
+
+/// A market with a channel that is open, on which an order has paid 300 and ended with 100.
+fn paid_ahead() -> Market {
+    let mut market = Market::new();
+    let open = market.to_seller.pop().unwrap();
+    market.deliver_to_seller(open);
+    let report = market.to_buyer.pop().unwrap();
+    market.deliver_to_buyer(report);
+    market.pay(800);
+    let voucher = market.to_seller.pop().unwrap();
+    market.deliver_to_seller(voucher);
+    market.end_order(1);
+    assert_eq!(market.spending.record().ended, sat(100));
+    market
+}
+
+#[test]
+fn a_seller_is_not_paid_again_at_each_start_what_an_order_had_paid_ahead() {
+    let market = paid_ahead();
+    let lie = ChannelReport { booked: sat(800), ..market.report(&[]) };
+    let mut channel = market.buyer.channel.clone();
+    for _ in 0..2 {
+        let learned = channel.learn(&[], &lie, sat(800), None, &market.contract);
+        assert_eq!((learned, channel.spending.ended), (Ok(Satoshis::ZERO), sat(100)));
+    }
+    // Put back from a backup of after the channel was opened: orders may be missing, and the seller is asked once.
+    for (restored, unclaimed) in [(NOW_MS - 1, 0), (NOW_MS + 1, 700), (NOW_MS + 1, 0), (NOW_MS + 2, 0)] {
+        let learned = channel.learn(&[], &lie, sat(800), Some(restored), &market.contract);
+        assert_eq!(learned, Ok(sat(unclaimed)), "{restored}");
+    }
+    let mut channel = market.buyer.channel.clone();
+    let honest = market.report(&[]);
+    assert_eq!(channel.learn(&[], &honest, sat(800), Some(NOW_MS + 1), &market.contract), Ok(Satoshis::ZERO));
+    let later = channel.learn(&[], &lie, sat(800), Some(NOW_MS + 1), &market.contract);
+    assert_eq!(
+        (later, channel.spending.ended),
+        (Ok(Satoshis::ZERO), sat(100)),
+        "only the first answer counts"
+    );
+}
+
+#[test]
+fn an_order_that_fits_is_not_refused_for_what_others_had_paid_ahead() {
+    let market = paid_ahead();
+    let view = market.seller.channel.as_ref().unwrap().view(ChannelStanding::Open).unwrap();
+    assert_eq!(view.free, sat(market::CAPACITY - 100));
+    assert_eq!(market.spending.record().free(), Ok(view.free));
 }
 
 #[test]

@@ -7,6 +7,8 @@ use sensora_chain::Satoshis;
 use sensora_node::agent::Agent;
 use sensora_node::store;
 use sensora_protocol::identity::peer_id;
+use sensora_protocol::market::key_release::offer::KeyReleaseOffer;
+use sensora_protocol::market::key_release::sell::BatchSaleState;
 use sensora_protocol::{OrderId, StreamId};
 use serde_json::json;
 
@@ -132,7 +134,20 @@ fn sales(session: &Session) -> Outcome<Vec<Sold>> {
         let (buyer, name) = (peer_id(&sale.buyer), terms.name.clone());
         Some(Sold { order: sale.order, buyer, paid: sale.paid, count: terms.count, name })
     });
-    Ok(sold.collect())
+    let mut sold: Vec<_> = sold.collect();
+    for sale in session.node.store().read(store::release::sales)? {
+        // Its claim is in a block.
+        let is_sold = matches!(
+            sale.state,
+            BatchSaleState::Done { .. } | BatchSaleState::Claimed { credited: Some(_), .. }
+        );
+        if let (true, Ok(offer)) = (is_sold, sale.offer.verify::<KeyReleaseOffer>(network)) {
+            let terms = offer.value();
+            let (buyer, name) = (peer_id(&sale.buyer), terms.name.clone());
+            sold.push(Sold { order: sale.order, buyer, paid: terms.total, count: terms.count, name });
+        }
+    }
+    Ok(sold)
 }
 
 fn sold(session: &Session, context: &Context, told: &mut Told) -> Outcome {

@@ -85,6 +85,34 @@ struct OrderLine {
     new: bool,
 }
 
+/// Says that a coin is locked and its key is still to be shown.
+pub(super) fn waiting(order: &OrderSummary, state: &str, context: &Context) -> Outcome<Exit> {
+    let out = &context.out;
+    if out.is_json() {
+        out.document(&json!({
+            "waiting": true,
+            "order": order.order,
+            "state": state,
+            "why": order.why,
+            "first": order.first,
+            "count": order.count,
+            "price_sat": order.total,
+            "txid": order.txid(),
+        }))?;
+        return Ok(Exit::Waiting);
+    }
+    out.field("order", order.order)?;
+    out.field("state", state)?;
+    if let Some(txid) = order.txid() {
+        out.field("coin", format!("{} in {txid}", sat(order.total)))?;
+    }
+    if let Some(why) = &order.why {
+        out.field("why", why)?;
+    }
+    out.note("the seller shows the key when the coin is some blocks deep, 6 by default; `sensora orders --resume` goes on with the order");
+    Ok(Exit::Waiting)
+}
+
 impl Report {
     /// What was bought, by which orders.
     pub(super) fn of(

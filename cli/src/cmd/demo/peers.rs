@@ -9,6 +9,7 @@ use std::time::Duration;
 use sensora_chain::Network;
 use sensora_node::agent::anchorer::AnchorPolicy;
 use sensora_node::agent::seller::channels::ChannelPolicy;
+use sensora_node::agent::seller::release::ReleasePolicy;
 use sensora_node::agent::seller::supply::Credit;
 use sensora_node::agent::source::{CsvSpec, HostSpec, SourceSpec};
 use sensora_node::agent::{AgentOptions, SourceOptions, Terms};
@@ -133,5 +134,6 @@ pub(super) fn for_sale(recordings: &[PathBuf]) -> Outcome<AgentOptions> {
         sources,
         channels: ChannelPolicy::default(),
         credit: Credit::default(),
+        releases: ReleasePolicy::default(),
     })
 }

@@ -4,46 +4,45 @@
 //! from it, asks the chain, and gives the close to the network. Every change of one channel is made in turn, and its record in memory is never ahead of
 //! the one on disk. Vouchers of orders beside each other that wait for the disk go to it together.
 
+mod booking;
 mod chain;
+mod opening;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use sensora_chain::beef::{Beef, BeefLimits};
-use sensora_chain::contract::RefundHeight;
-use sensora_chain::contract::channel::{Channel, CloseTerms};
+use sensora_chain::contract::channel::Channel;
 use sensora_chain::header::HeaderView as _;
 use sensora_chain::keys::PublicKey;
 use sensora_chain::merkle_path::MerklePath;
 use sensora_chain::wallet::{OwnedOutput, Purpose, Received};
 use sensora_chain::{Network, Satoshis, Transaction};
-use sensora_protocol::market::channel::message::{
-    AskChannel, ChannelReport, ChannelStanding, CloseChannel, OpenChannel,
-};
+use sensora_protocol::market::channel::message::{AskChannel, ChannelReport, ChannelStanding, CloseChannel};
 use sensora_protocol::market::channel::offer::{ChannelKeys, ChannelOffer, MIN_MARGIN};
 use sensora_protocol::market::channel::seller::{
     SellerChannel, SellerChannelAction, SellerChannelEvent, SellerChannelState,
 };
 use sensora_protocol::market::channel::spending::MAX_LANES;
 use sensora_protocol::market::delivery::frame::OrderVoucher;
-use sensora_protocol::market::delivery::supply::{ChannelSale, ChannelView};
-use sensora_protocol::market::offer::DEFAULT_LIFETIME_MS;
+use sensora_protocol::market::delivery::supply::ChannelView;
 use sensora_protocol::market::refusal::Refusal;
-use sensora_protocol::market::sale::Admission;
 use sensora_protocol::statement::StatementError;
-use sensora_protocol::{ChannelId, Identity, OrderId, Signed};
-use tokio::sync::{oneshot, watch};
+use sensora_protocol::{ChannelId, Identity, OrderId};
+use tokio::sync::watch;
 
 use crate::chain_access::{BroadcastError, ChainAccess};
 use crate::clock::Clock;
 use crate::store::channels::{self, Of};
 use crate::store::{Store, StoreError};
+use crate::stripes::Stripes;
 use crate::wallet::{WalletHandle, WalletHandleError};
 use crate::watching::{BURIED, block_of};
 
-/// Most channels that are offered, opened or watched at a time. Each is a few KiB and one question for each block.
-const MAX_CHANNELS: usize = 10_000;
+use booking::Waiting;
+pub(super) use booking::{Checked, Entry};
 
 /// Which channels are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,6 +116,8 @@ pub struct ChannelsParts {
     pub clock: Clock,
     /// Which channels are taken.
     pub policy: ChannelPolicy,
+    /// Where the store is, to see how full the disk is.
+    pub home: Option<PathBuf>,
 }
 
 /// One channel in use: its record, and what follows from it.
@@ -131,6 +132,8 @@ pub(super) struct Live {
     turn: Arc<tokio::sync::Mutex<()>>,
     /// Vouchers and sales that wait for their turn: all that wait go to the disk together.
     waiting: Mutex<Vec<Waiting>>,
+    /// Vouchers that were checked and are not booked yet: at most one for each lane.
+    checked: Mutex<BTreeMap<OrderId, OrderVoucher>>,
     /// Counts the changes that are no bookings.
     changed: watch::Sender<u64>,
     /// The tip at which it was decided that it is to be closed for what it has earned: its orders come to their end first.
@@ -189,31 +192,10 @@ impl Live {
         record.takes_vouchers(record.standing(&self.offer, tip))
     }
 
-    /// What an order that runs on it has paid.
-    pub(super) fn paid_by(&self, order: &OrderId) -> Satoshis {
-        lock(&self.record).earning.paid_by(order)
-    }
-
     /// Hears of changes that are no bookings.
     pub(super) fn changes(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
     }
-}
-
-/// What an order changes on its channel, together with itself.
-#[derive(Debug, Clone)]
-pub(super) struct Entry {
-    /// The sale to store.
-    pub(super) sale: ChannelSale,
-    /// The voucher that pays for it.
-    pub(super) voucher: Option<OrderVoucher>,
-    /// With what it has paid the order ends, where it does.
-    pub(super) ends: Option<Satoshis>,
-}
-
-struct Waiting {
-    entry: Entry,
-    done: oneshot::Sender<Result<(), Refusal>>,
 }
 
 /// The seller's channels. Cheap to clone.
@@ -225,6 +207,10 @@ pub struct Channels {
 struct Inner {
     parts: ChannelsParts,
     live: Mutex<BTreeMap<ChannelId, Arc<Live>>>,
+    /// A channel is opened by one task at a time.
+    opening: Stripes,
+    /// Held while a new channel takes its place, from looking whether there is one.
+    places: Mutex<()>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -249,7 +235,14 @@ impl Channels {
     /// [`StoreError`]; [`StoreError::Damaged`] for a record that does not verify any more.
     pub fn open(parts: ChannelsParts) -> Result<Self, StoreError> {
         let stored = parts.store.read(channels::open_seller)?;
-        let channels = Self { inner: Arc::new(Inner { parts, live: Mutex::default() }) };
+        let channels = Self {
+            inner: Arc::new(Inner {
+                parts,
+                live: Mutex::default(),
+                opening: Stripes::default(),
+                places: Mutex::default(),
+            }),
+        };
         for record in stored {
             channels.take_in(record)?;
         }
@@ -267,6 +260,7 @@ impl Channels {
             contract,
             turn: Arc::default(),
             waiting: Mutex::default(),
+            checked: Mutex::default(),
             changed: watch::Sender::new(0),
             settles_from: Mutex::default(),
         });
@@ -284,6 +278,21 @@ impl Channels {
         live.ok_or(Refusal::UnknownChannel { channel: *id })
     }
 
+    /// What an order that has not ended has paid: on a channel that is settled, too.
+    pub(super) fn paid_in_lane(&self, channel: &ChannelId, order: &OrderId) -> Result<Satoshis, StoreError> {
+        if let Some(live) = lock(&self.inner.live).get(channel) {
+            return Ok(lock(&live.record).earning.paid_by(order));
+        }
+        let record = self.inner.parts.store.read(|tx| channels::seller(tx, channel))?;
+        Ok(record.map(|record| record.earning.paid_by(order)).unwrap_or_default())
+    }
+
+    /// Whether this is what its channel's changes go through: not where it was forgotten or is settled.
+    fn is_current(&self, live: &Arc<Live>) -> bool {
+        let id = lock(&live.record).id;
+        lock(&self.inner.live).get(&id).is_some_and(|current| Arc::ptr_eq(current, live))
+    }
+
     /// Whether deliveries may be paid through channels: new ones are taken, or there are some.
     #[must_use]
     pub fn are_served(&self) -> bool {
@@ -294,90 +303,6 @@ impl Channels {
     #[must_use]
     pub fn tip(&self) -> u32 {
         self.inner.parts.chain.headers().tip_height()
-    }
-
-    /// An offer of a channel.
-    ///
-    /// # Errors
-    /// [`Refusal::ChannelNotOffered`] for a value or a time that is not taken.
-    pub fn quote(
-        &self,
-        buyer: &PublicKey,
-        value: Satoshis,
-        blocks: u32,
-    ) -> Result<Signed<ChannelOffer>, Refusal> {
-        let ChannelsParts { identity, network, clock, wallet, policy, .. } = &self.inner.parts;
-        let least = policy.margin.saturating_mul(2);
-        let fits = (policy.min_value..=policy.max_value).contains(&value)
-            && (least..=policy.max_blocks).contains(&blocks);
-        let height = RefundHeight::new(self.tip().saturating_add(blocks)).ok().filter(|_| fits);
-        let Some(refund_height) = height else {
-            return Err(Refusal::ChannelNotOffered {
-                min: policy.min_value,
-                max: policy.max_value,
-                min_blocks: least,
-                max_blocks: policy.max_blocks,
-            });
-        };
-        if lock(&self.inner.live).len() >= MAX_CHANNELS {
-            return Err(Refusal::Busy { retry_ms: 60_000 });
-        }
-        let mut nonce = [0; 16];
-        getrandom::fill(&mut nonce).map_err(|_| Refusal::Busy { retry_ms: 1000 })?;
-        let issued_ms = clock.now_ms();
-        // Rates may rise before it is closed, and its fee cannot: half as much again.
-        let fee = CloseTerms::fee_at(wallet.fees().rate).as_u64();
-        let close_fee = Satoshis::from_sat(fee.saturating_add(fee.div_ceil(2)));
-        let offer = ChannelOffer {
-            buyer: *buyer,
-            value,
-            refund_height,
-            margin: policy.margin,
-            close_fee,
-            when_mined: value > policy.unmined_up_to,
-            nonce,
-            issued_ms,
-            expires_ms: issued_ms.saturating_add(DEFAULT_LIFETIME_MS),
-        };
-        Signed::sign(offer, identity, *network).map_err(|error| failed(&error))
-    }
-
-    /// Opens a channel: verified, stored, then given to the network. The same request again has the same answer.
-    ///
-    /// # Errors
-    /// A [`Refusal`].
-    pub async fn open_channel(
-        &self,
-        buyer: &PublicKey,
-        request: OpenChannel,
-    ) -> Result<ChannelReport, Refusal> {
-        let ChannelsParts { identity, network, chain, store, clock, .. } = &self.inner.parts;
-        let offer = request.offer.clone().verify_by::<ChannelOffer>(*network, identity.public());
-        let offer = offer.map_err(|error| Refusal::ForeignOffer { reason: error.to_string() })?;
-        let id = offer.channel_id(*network);
-        let live = match self.get(buyer, &id) {
-            Ok(live) => live,
-            Err(_) => {
-                let known = store.read(|tx| channels::seller(tx, &id)).map_err(|error| failed(&error))?;
-                if known.is_some() {
-                    return Err(Refusal::ChannelClosed { channel: id });
-                }
-                let headers = chain.headers();
-                let now_ms = clock.now_ms();
-                let at =
-                    Admission { seller: identity, network: *network, peer: buyer, headers: &headers, now_ms };
-                let record = SellerChannel::admit(request, &at)?;
-                let stored = record.clone();
-                let stored = store.commit(move |tx| channels::put_seller(tx, &stored, false)).await;
-                stored.map_err(|error| failed(&error))?;
-                self.take_in(record).map_err(|error| failed(&error))?
-            }
-        };
-        let resumed = self.change(&live, |record, seller, network| record.resume(seller, network), None);
-        if let Some(refusal) = resumed.await {
-            return Err(refusal);
-        }
-        Ok(self.report(&live, Vec::new()))
     }
 
     /// Closes a channel now.
@@ -434,56 +359,6 @@ impl Channels {
         record.report(record.standing(&live.offer, tip), paid)
     }
 
-    /// Books what an order changes on its channel: on disk when this returns, with all that waits for the same channel.
-    ///
-    /// # Errors
-    /// A [`Refusal`]; nothing has changed then.
-    pub(super) async fn book(&self, live: &Arc<Live>, entry: Entry) -> Result<(), Refusal> {
-        let (done, outcome) = oneshot::channel();
-        lock(&live.waiting).push(Waiting { entry, done });
-        let turn = live.turn.clone().lock_owned().await;
-        let some = std::mem::take(&mut *lock(&live.waiting));
-        if !some.is_empty() {
-            let (channels, live) = (self.clone(), live.clone());
-            // To its end, also where whoever has come first is dropped.
-            tokio::spawn(async move {
-                channels.book_all(&live, some).await;
-                drop(turn);
-            });
-        }
-        outcome.await.unwrap_or(Err(Refusal::StorageUnavailable))
-    }
-
-    /// Books one after the other, in turn, and stores all at once.
-    async fn book_all(&self, live: &Live, mut some: Vec<Waiting>) {
-        // The highest voucher first: its signature covers the others.
-        some.sort_by_key(|waiting| std::cmp::Reverse(waiting.entry.voucher.map(|voucher| voucher.amount)));
-        let mut next = live.record();
-        let mut good = Vec::with_capacity(some.len());
-        for waiting in some {
-            match enter(&mut next, &live.contract, &waiting.entry) {
-                Ok(()) => good.push(waiting),
-                Err(refusal) => drop(waiting.done.send(Err(refusal))),
-            }
-        }
-        if good.is_empty() {
-            return;
-        }
-        let sales: Vec<_> = good.iter().map(|waiting| waiting.entry.sale.clone()).collect();
-        let record = next.clone();
-        let stored = self.inner.parts.store.commit(move |tx| {
-            channels::put_seller(tx, &record, false)?;
-            sales.iter().try_for_each(|sale| channels::put_sale(tx, sale))
-        });
-        let stored = stored.await.map_err(|error| failed(&error));
-        if stored.is_ok() {
-            *lock(&live.record) = next;
-        }
-        for waiting in good {
-            drop(waiting.done.send(stored.clone()));
-        }
-    }
-
     /// Gives an event to a channel, stores what it makes of it, and does what follows. A refusal is for whoever asked.
     async fn take(
         &self,
@@ -508,10 +383,14 @@ impl Channels {
             let _turn = turn;
             let ChannelsParts { identity, network, .. } = &channels.inner.parts;
             let before = of.record();
+            // Whoever has waited for its turn may find the channel forgotten, and opened anew.
+            if !channels.is_current(&of) {
+                return Err(Refusal::UnknownChannel { channel: before.id });
+            }
             let mut next = before.clone();
             let actions = f(&mut next, identity, *network).map_err(|error| failed(&error))?;
             // At most ticks of the chain nothing changes, and then nothing is written.
-            if actions.is_empty() && next == before && !channels.is_settled(&before) {
+            if actions.is_empty() && next == before && !channels.is_settled(&of, &before) {
                 return Ok((Vec::new(), None));
             }
             channels.follow(&of, next, actions, path).map_err(|error| failed(&error))
@@ -548,7 +427,7 @@ impl Channels {
                 SellerChannelAction::Report | SellerChannelAction::Uncredit(_) => {}
             }
         }
-        let (id, buyer, settled) = (record.id, record.buyer, self.is_settled(&record));
+        let (id, buyer, settled) = (record.id, record.buyer, self.is_settled(live, &record));
         wallet.update(|wallet, tx| {
             if forget {
                 channels::remove_seller(tx, &id)?;
@@ -589,12 +468,17 @@ impl Channels {
         Ok((next, refusal))
     }
 
-    fn is_settled(&self, record: &SellerChannel) -> bool {
-        match record.state {
-            SellerChannelState::Closed { height, .. } => self.tip() >= height.saturating_add(BURIED),
-            // A lost channel stays in sight: what was lost may come back with a reorganisation, until its refund height is far behind.
-            _ => false,
-        }
+    /// Whether nothing more comes of it, whatever the chain does.
+    fn is_settled(&self, live: &Live, record: &SellerChannel) -> bool {
+        let end = match record.state {
+            SellerChannelState::Closed { height, .. } => height,
+            // It stays in sight for so long, for what was lost may come back with a reorganisation.
+            SellerChannelState::Gone { .. } => live.offer.refund_height.get(),
+            // All of it is the buyer's, to be had back whenever it likes.
+            SellerChannelState::Closing if record.signature.is_none() => live.offer.refund_height.get(),
+            _ => return false,
+        };
+        self.tip() >= end.saturating_add(BURIED)
     }
 
     async fn carry_out(&self, live: &Arc<Live>, next: Vec<Next>) -> Option<Refusal> {
@@ -646,20 +530,4 @@ impl Channels {
             Vec::new()
         })
     }
-}
-
-/// Enters what an order changes into its channel's record.
-fn enter(record: &mut SellerChannel, contract: &Channel, entry: &Entry) -> Result<(), Refusal> {
-    let Entry { sale, voucher, ends } = entry;
-    let mut next = record.clone();
-    next.earning.begin(sale.order).map_err(|_| Refusal::Busy { retry_ms: 1_000 })?;
-    if let Some(voucher) = voucher {
-        let booked = next.book(contract, &sale.order, voucher);
-        next = booked.map_err(|error| Refusal::VoucherInvalid { reason: error.to_string() })?;
-    }
-    if let Some(paid) = ends {
-        next.earning.end(&sale.order, *paid).map_err(|error| failed(&error))?;
-    }
-    *record = next;
-    Ok(())
 }

@@ -1,15 +1,16 @@
 //! What was earned: which order was paid by whom, when and by what, and what is open and why.
 
 use sensora_chain::keys::PublicKey;
-use sensora_chain::{Network, Satoshis, Txid};
+use sensora_chain::{Network, Satoshis, Transaction, Txid};
 use sensora_protocol::market::channel::seller::{SellerChannel, SellerChannelState};
 use sensora_protocol::market::delivery::supply::{ChannelSale, ChannelSaleState};
+use sensora_protocol::market::key_release::sell::{BatchSale, BatchSaleState};
 use sensora_protocol::market::receipt::{ChannelReceipt, Receipt};
 use sensora_protocol::market::sale::{Sale, SaleState};
-use sensora_protocol::{ChannelId, OrderId, StreamId};
+use sensora_protocol::{ChannelId, OrderId, SignedBytes, StreamId};
 
 use super::{Seller, SellerParts};
-use crate::store::{Store, StoreError, channels as records, orders};
+use crate::store::{Store, StoreError, channels as records, orders, release};
 
 /// One order, as its seller's books have it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,6 +56,11 @@ pub enum EarnedBy {
         /// The close that brought it to the chain, where it is in a block.
         closed_by: Option<Txid>,
     },
+    /// The claim of a coin, which shows the key.
+    Claim {
+        /// The claim, once it is made.
+        txid: Option<Txid>,
+    },
 }
 
 impl Seller {
@@ -82,8 +88,22 @@ impl Earned {
             let channel = store.read(|tx| records::seller(tx, &sale.channel))?;
             earned.push(Self::on_channel(&sale, channel.as_ref(), network, seller)?);
         }
+        earned.extend(Self::stored_batches(store, network, seller)?);
         earned.sort_by_key(|order| order.admitted_ms);
         Ok(earned)
+    }
+
+    /// Those of them whose key is released on the chain, in no order.
+    ///
+    /// # Errors
+    /// As for [`Earned::stored`].
+    pub fn stored_batches(
+        store: &Store,
+        network: Network,
+        seller: &PublicKey,
+    ) -> Result<Vec<Self>, StoreError> {
+        let sales = store.read(release::sales)?;
+        sales.iter().map(|sale| Self::by_release(sale, network, seller)).collect()
     }
 
     fn directly(sale: &Sale, network: Network, seller: &PublicKey) -> Result<Self, StoreError> {
@@ -160,6 +180,71 @@ impl Earned {
             why,
         })
     }
+
+    fn by_release(sale: &BatchSale, network: Network, seller: &PublicKey) -> Result<Self, StoreError> {
+        let terms = sale.terms(network).map_err(|error| damaged(&sale.order, &error))?;
+        let not_yet = (None, None, Satoshis::ZERO);
+        let ((txid, receipted_ms, paid), open, why) = match &sale.state {
+            BatchSaleState::Delivering => (not_yet, Satoshis::ZERO, Some("no coin has come yet")),
+            BatchSaleState::Locked { .. } => {
+                (not_yet, Satoshis::ZERO, Some("the coin is not firm yet, and the key is not shown"))
+            }
+            BatchSaleState::Claimed { claim, receipt, credited, .. } => {
+                let (txid, receipted_ms, paid) = claimed(&sale.order, claim, receipt, network, seller)?;
+                match credited {
+                    Some(_) => ((txid, receipted_ms, paid), Satoshis::ZERO, None),
+                    None => (
+                        (txid, receipted_ms, Satoshis::ZERO),
+                        paid,
+                        Some("the key is shown, and the claim is in no block yet"),
+                    ),
+                }
+            }
+            BatchSaleState::Done { claim, receipt, .. } => {
+                (claimed(&sale.order, claim, receipt, network, seller)?, Satoshis::ZERO, None)
+            }
+            BatchSaleState::Lapsed { .. } => {
+                (not_yet, Satoshis::ZERO, Some("the coin came too late; the key is never shown"))
+            }
+            BatchSaleState::TakenBack { shown: false } => {
+                (not_yet, Satoshis::ZERO, Some("the buyer has its coin back; the key was not shown"))
+            }
+            BatchSaleState::TakenBack { shown: true } => (
+                not_yet,
+                Satoshis::ZERO,
+                Some("the buyer has its coin back though the key was shown: the batch is lost"),
+            ),
+        };
+        Ok(Self {
+            order: sale.order,
+            buyer: sale.buyer,
+            stream: terms.stream,
+            first: terms.first,
+            count: Some(terms.end.saturating_sub(terms.first)),
+            paid,
+            open,
+            by: EarnedBy::Claim { txid },
+            admitted_ms: sale.admitted_ms,
+            receipted_ms,
+            why: why.map(str::to_owned),
+        })
+    }
+}
+
+/// The claim, when the receipt was signed, and what it says was paid.
+type Claimed = (Option<Txid>, Option<i64>, Satoshis);
+
+fn claimed(
+    order: &OrderId,
+    claim: &[u8],
+    receipt: &SignedBytes,
+    network: Network,
+    seller: &PublicKey,
+) -> Result<Claimed, StoreError> {
+    let claim = Transaction::from_bytes(claim).map_err(|error| damaged(order, &error))?;
+    let receipt = receipt.clone().verify_by::<Receipt>(network, seller);
+    let receipt = receipt.map_err(|error| damaged(order, &error))?;
+    Ok((Some(claim.txid()), Some(receipt.value().issued_ms), receipt.value().paid))
 }
 
 fn damaged(order: &OrderId, error: &dyn std::error::Error) -> StoreError {

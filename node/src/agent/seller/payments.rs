@@ -1,7 +1,6 @@
 //! Orders that are paid with a transaction of their own: admitted, brought to the network, credited and receipted.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{MutexGuard, PoisonError};
 
@@ -12,8 +11,7 @@ use sensora_protocol::market::refusal::Refusal;
 use sensora_protocol::market::sale::{Admission, PurchaseRequest, Sale, SaleAction, SaleEvent, order_of};
 use sensora_protocol::{OrderId, SignedBytes};
 
-use super::{LOOK_EVERY, MAX_ADMITTED, Seller, SellerParts, storage};
-use crate::agent::anchorer::MIN_FREE_SPACE;
+use super::{LOOK_EVERY, MAX_ADMITTED, Seller, SellerParts, is_full, storage};
 use crate::chain_access::BroadcastError;
 use crate::clock::Stopwatch;
 use crate::store::{self, orders};
@@ -50,8 +48,7 @@ impl Seller {
         if let Some(sale) = stored {
             return Ok(sale);
         }
-        let full = |home: &PathBuf| crate::home::free_space(home).is_ok_and(|free| free < MIN_FREE_SPACE);
-        if home.as_ref().is_some_and(full) {
+        if is_full(home.as_deref()) {
             return Err(Refusal::StorageUnavailable);
         }
         if self.admitted().len() >= MAX_ADMITTED {

@@ -3,34 +3,37 @@
 //! What may go out is decided by [`sensora_protocol::market::delivery::supply`]; this room reads frames, stores vouchers and grants before
 //! anything follows from them, reads pages from the log, and sends them.
 
-use std::collections::BTreeMap;
+mod leaving;
+mod running;
+
 use std::convert::Infallible;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use sensora_chain::Satoshis;
 use sensora_chain::keys::PublicKey;
+use sensora_chain::{Network, Satoshis};
 use sensora_protocol::market::delivery::Page;
 use sensora_protocol::market::delivery::frame::{Begin, MAX_TO_SELLER_LEN, OrderVoucher, ToBuyer, ToSeller};
 use sensora_protocol::market::delivery::supply::{
-    ChannelSale, Supply, SupplyAction, SupplyAdmission, SupplyEvent,
+    ChannelSale, ChannelSaleState, Supply, SupplyAction, SupplyAdmission, SupplyError, SupplyEvent,
 };
 use sensora_protocol::market::delivery::trail::LivePages;
-use sensora_protocol::market::exposure::Interval;
+use sensora_protocol::market::exposure::{Interval, Stakes};
 use sensora_protocol::market::refusal::Refusal;
 use sensora_protocol::stream::checkpoint::Checkpoint;
-use sensora_protocol::{OrderId, Signed};
+use sensora_protocol::{Identity, OrderId, Signed};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use super::channels::{Entry, Live, ToOrders};
-use super::{Seller, SellerParts, failed, storage};
+use self::running::{AllRunning, Running, UNPAID_FOR};
+use super::channels::{Checked, Entry, Live, ToOrders};
+use super::{Seller, SellerParts, failed, is_full, storage};
 use crate::net::{DeliveryError, DeliveryReceiver, DeliverySender, DeliveryStream, Offence};
 use crate::stakes::{AllStakes, SharedStakes};
-use crate::store::{StoreError, channels as records};
+use crate::store::channels as records;
 
 /// How long a buyer may say nothing. It says `alive` where it has nothing to pay.
 pub const PATIENCE: Duration = Duration::from_secs(90);
@@ -56,28 +59,28 @@ impl Default for Credit {
 /// Deliveries under way.
 pub(super) struct Supplies {
     credit: Credit,
-    /// What is open with each buyer.
+    /// What is open with each buyer, and what was left unpaid.
     stakes: AllStakes,
     /// Orders with a stream.
-    running: Mutex<BTreeMap<OrderId, Running>>,
-}
-
-/// The streams of one order: one is served, and those that come after it wait until it has ended.
-#[derive(Clone)]
-struct Running {
-    /// Ends the one that is served when the buyer comes with another.
-    cancel: CancellationToken,
-    /// Held by the one that is served: what it stores must not come after what the next one stores.
-    served: Arc<tokio::sync::Mutex<()>>,
+    running: AllRunning,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// What counts against a buyer for this order, which has paid so much: what it left unpaid, too. A buyer that closes its channel and opens another is lent no
+/// more than one that stays.
+fn at_stake(sale: &ChannelSale, paid: Satoshis) -> Satoshis {
+    match sale.state {
+        ChannelSaleState::LeftUnpaid { unpaid, .. } => unpaid,
+        _ => sale.open(paid),
+    }
+}
+
 impl Supplies {
     pub(super) fn new(credit: Credit) -> Self {
-        Self { credit, stakes: AllStakes::default(), running: Mutex::default() }
+        Self { credit, stakes: AllStakes::default(), running: AllRunning::default() }
     }
 
     /// What is open with a buyer: from before a restart, too.
@@ -86,9 +89,13 @@ impl Supplies {
         stakes
     }
 
-    /// Counts what orders of before a restart leave open.
-    pub(super) fn note(&self, sale: &ChannelSale, paid: Satoshis) {
-        self.stakes_of(&sale.buyer).change(|stakes| stakes.note(sale.order, sale.open(paid)));
+    /// Counts what an order that no stream serves leaves open.
+    fn note(&self, sale: &ChannelSale, paid: Satoshis) {
+        self.note_amount(&sale.buyer, sale.order, at_stake(sale, paid));
+    }
+
+    fn note_amount(&self, buyer: &PublicKey, order: OrderId, amount: Satoshis) {
+        self.stakes_of(buyer).change(|stakes| stakes.note(order, amount));
     }
 }
 
@@ -117,12 +124,14 @@ impl From<Refusal> for Ended {
 /// One delivery: the state machine and what it stands on.
 struct Session {
     seller: Seller,
-    /// The channel; none where the order has ended and its channel is settled. Its receipt is shown all the same.
+    /// The channel; none where it is settled. What is paid is delivered all the same, and a receipt is shown.
     live: Option<Arc<Live>>,
     stakes: Arc<SharedStakes>,
     supply: Supply,
     /// The voucher that the next stored step books.
-    voucher: Option<OrderVoucher>,
+    voucher: Option<Checked>,
+    /// Its place among the streams.
+    running: Running,
     /// What of a live stream's proofs is said on this connection.
     pages: LivePages,
 }
@@ -170,23 +179,16 @@ impl Seller {
         stream: (&mut DeliverySender, &mut DeliveryReceiver),
         cancel: &CancellationToken,
     ) -> Result<(), Ended> {
-        let mine = cancel.child_token();
-        let served = {
-            let mut running = lock(&self.inner.supplies.running);
-            let before = running.get(&id).cloned();
-            if let Some(before) = &before {
-                before.cancel.cancel();
-            }
-            let served = before.map_or_else(Arc::default, |before| before.served);
-            running.insert(id, Running { cancel: mine.clone(), served: served.clone() });
-            served
-        };
-        let guard = served.lock().await;
-        let outcome = match mine.is_cancelled() {
+        let supplies = &self.inner.supplies;
+        let running = supplies.running.begin(id, cancel.child_token());
+        let mine = running.clone();
+        let guard = running.served.lock().await;
+        let outcome = match running.cancel.is_cancelled() {
             true => Err(Ended::Gone),
-            false => match self.blocking(move |seller| seller.session(buyer, id, &begin)).await {
+            false => match self.blocking(move |seller| seller.session(buyer, id, &begin, mine)).await {
                 Ok(mut session) => {
-                    let served = session.serve(stream, &mine).await;
+                    supplies.running.make_room_for(&id);
+                    let served = session.serve(stream, &running).await;
                     if served.is_err() {
                         self.note_stored(&buyer, id).await;
                     }
@@ -196,11 +198,7 @@ impl Seller {
             },
         };
         drop(guard);
-        let mut running = lock(&self.inner.supplies.running);
-        // Whoever came in the meantime has put its own in place.
-        if !mine.is_cancelled() || cancel.is_cancelled() {
-            running.remove(&id);
-        }
+        supplies.running.end(&id, &running);
         outcome
     }
 
@@ -212,61 +210,46 @@ impl Seller {
             let stored = store.read(|tx| records::sale(tx, &id)).map_err(|error| storage(error.into()))?;
             match stored {
                 Some(sale) => {
-                    let live = channels.get(&buyer, &sale.channel);
-                    let paid = live.map(|live| live.paid_by(&sale.order)).unwrap_or_default();
+                    let paid = channels.paid_in_lane(&sale.channel, &id).map_err(|error| failed(&error))?;
                     seller.inner.supplies.note(&sale, paid);
                 }
-                None => {
-                    let stakes = seller.inner.supplies.stakes_of(&buyer);
-                    stakes.change(|stakes| stakes.note(id, Satoshis::ZERO));
-                }
+                None => seller.inner.supplies.note_amount(&buyer, id, Satoshis::ZERO),
             }
             Ok(())
         });
         drop(noted.await);
     }
 
-    /// Ends the orders that are left when their channel takes no voucher any more, but for those that a stream serves: these hear of it themselves.
-    pub(super) async fn leave_orders(&self) -> Result<(), StoreError> {
-        let SellerParts { store, channels, .. } = &self.inner.parts;
-        for mut sale in store.read(records::open_sales)? {
-            let live = channels.get(&sale.buyer, &sale.channel).ok();
-            let tip = channels.tip();
-            let is_left = live.as_ref().is_none_or(|live| live.to_orders(tip) == Ok(ToOrders::Closed));
-            if !is_left || lock(&self.inner.supplies.running).contains_key(&sale.order) {
-                continue;
-            }
-            let paid = live.as_ref().map(|live| live.paid_by(&sale.order)).unwrap_or_default();
-            let Some(paid) = sale.leave(paid) else { continue };
-            let (order, buyer) = (sale.order, sale.buyer);
-            match live {
-                Some(live) => {
-                    let entry = Entry { sale, voucher: None, ends: Some(paid) };
-                    if let Err(refusal) = channels.book(&live, entry).await {
-                        tracing::error!(%order, %refusal, "an order that is left could not be stored");
-                        continue;
-                    }
-                }
-                None => store.commit(move |tx| records::put_sale(tx, &sale)).await?,
-            }
-            self.inner.supplies.stakes_of(&buyer).change(|stakes| stakes.note(order, Satoshis::ZERO));
-        }
-        Ok(())
-    }
-
     /// Finds or admits the order.
-    fn session(&self, buyer: PublicKey, id: OrderId, begin: &Begin) -> Result<Session, Refusal> {
-        let SellerParts { recorder, store, identity, network, clock, channels, .. } = &self.inner.parts;
+    fn session(
+        &self,
+        buyer: PublicKey,
+        id: OrderId,
+        begin: &Begin,
+        running: Running,
+    ) -> Result<Session, Refusal> {
+        let SellerParts { recorder, store, identity, network, clock, channels, home, .. } = &self.inner.parts;
         let live = channels.get(&buyer, &begin.channel);
         let stored = store.read(|tx| records::sale(tx, &id)).map_err(|error| storage(error.into()))?;
         let stored = stored.filter(|sale| sale.buyer == buyer);
+        let stakes = self.inner.supplies.stakes_of(&buyer);
+        let left = store.read(|tx| records::left_unpaid_by(tx, &buyer)).map_err(|error| failed(&error))?;
+        let credit = self.inner.supplies.credit;
         let (sale, terms, live) = match (stored, live) {
             (Some(sale), live) => {
                 let terms = sale.go_on(begin, *network, identity)?;
-                (sale, terms, live)
+                (sale, terms, live.ok())
             }
             (None, live) => {
                 let live = live?;
+                if is_full(home.as_deref()) {
+                    return Err(Refusal::StorageUnavailable);
+                }
+                // What can never be paid any more does not forbid paying first.
+                let open = stakes.read(|stakes| stakes.open().amount()).saturating_sub(left);
+                if open > credit.limit {
+                    return Err(Refusal::NotPaid { open, limit: credit.limit });
+                }
                 let view = live.view(channels.tip())?;
                 let now_ms = clock.now_ms();
                 let at = SupplyAdmission {
@@ -277,29 +260,27 @@ impl Seller {
                     now_ms,
                 };
                 let (sale, terms) = ChannelSale::admit(begin, &at)?;
-                (sale, terms, Ok(live))
+                (sale, terms, Some(live))
             }
         };
         let paid = match sale.finally_paid(*network) {
             Some(paid) => paid,
             // Its lane begins with the first stored step.
-            None => live.clone()?.paid_by(&sale.order),
+            None => channels.paid_in_lane(&sale.channel, &id).map_err(|error| failed(&error))?,
         };
-        let credit = self.inner.supplies.credit;
         let unit = terms.unit().map_err(|error| failed(&error))?;
-        let interval = Interval::new(credit.first, credit.limit, unit).unwrap_or(Interval::none());
+        // Where no voucher is taken any more, what is paid is delivered and nothing is lent.
+        let is_closed =
+            live.as_ref().is_none_or(|live| live.to_orders(channels.tip()) == Ok(ToOrders::Closed));
+        let lent = if is_closed { Satoshis::ZERO } else { credit.limit.saturating_sub(left) };
+        let interval = Interval::new(credit.first, lent, unit).unwrap_or(Interval::none());
         let size = match &terms.checkpoint {
             Some(checkpoint) => checkpoint.size,
             None => recorder.summary(&terms.stream).map_err(storage)?.size,
         };
-        let stakes = self.inner.supplies.stakes_of(&buyer);
-        let open = stakes.read(|stakes| stakes.open().amount());
-        if open > credit.limit {
-            return Err(Refusal::NotPaid { open, limit: credit.limit });
-        }
         let supply = Supply::new(sale, terms, interval, paid, begin, size);
-        let (seller, live, pages) = (self.clone(), live.ok(), LivePages::new());
-        Ok(Session { seller, live, stakes, supply, voucher: None, pages })
+        let (seller, pages) = (self.clone(), LivePages::new());
+        Ok(Session { seller, live, stakes, supply, voucher: None, running, pages })
     }
 }
 
@@ -308,12 +289,9 @@ impl Session {
     async fn serve(
         &mut self,
         (sender, receiver): (&mut DeliverySender, &mut DeliveryReceiver),
-        cancel: &CancellationToken,
+        running: &Running,
     ) -> Result<(), Ended> {
-        let actions = self.step(|session, now_ms| {
-            let SellerParts { identity, network, .. } = &session.seller.inner.parts;
-            session.stakes.change(|stakes| session.supply.start(stakes, identity, *network, now_ms))
-        })?;
+        let actions = self.step(Supply::start)?;
         let is_live = self.supply.terms().end.is_none();
         let SellerParts { recorder, .. } = &self.seller.inner.parts;
         // From before the first look on: what is recorded in between is seen.
@@ -335,7 +313,11 @@ impl Session {
         }
         while !self.supply.is_ended() {
             tokio::select! {
-                () = cancel.cancelled() => return Err(Ended::Gone),
+                () = running.cancel.cancelled() => return Err(Ended::Gone),
+                () = running.make_room.cancelled() => {
+                    let retry_ms = u64::try_from(UNPAID_FOR.as_millis()).unwrap_or(u64::MAX);
+                    return Err(Refusal::Busy { retry_ms }.into());
+                }
                 bytes = receiver.next(PATIENCE) => {
                     let Some(bytes) = bytes? else { return Err(Ended::Gone) };
                     let Ok(frame) = ToSeller::from_bytes(&bytes) else {
@@ -355,28 +337,49 @@ impl Session {
 
     /// What the newest block means for the order. Nothing is delivered on a channel whose funding has left its block, where it has to be in one.
     async fn at_block(&mut self, sender: &mut DeliverySender) -> Result<(), Ended> {
-        let Some(live) = &self.live else { return Ok(()) };
-        match live.to_orders(self.seller.inner.parts.channels.tip())? {
+        let to_orders = match &self.live {
+            Some(live) => live.to_orders(self.seller.inner.parts.channels.tip())?,
+            // It is settled.
+            None => ToOrders::Closed,
+        };
+        match to_orders {
             ToOrders::Open => Ok(()),
             ToOrders::Closing => self.event(SupplyEvent::Closing, sender).await,
             ToOrders::Closed => self.event(SupplyEvent::Closed, sender).await,
         }
     }
 
-    /// A step of the state machine.
-    fn step<E: std::error::Error>(
+    /// A step of the state machine. What the order leaves unpaid stays at stake from that moment on.
+    fn step(
         &mut self,
-        f: impl FnOnce(&mut Self, i64) -> Result<Vec<SupplyAction>, E>,
+        f: impl FnOnce(
+            &mut Supply,
+            &mut Stakes,
+            &Identity,
+            Network,
+            i64,
+        ) -> Result<Vec<SupplyAction>, SupplyError>,
     ) -> Result<Vec<SupplyAction>, Refusal> {
-        let now_ms = self.seller.inner.parts.clock.now_ms();
-        f(self, now_ms).map_err(|error| failed(&error))
+        let SellerParts { identity, network, clock, .. } = &self.seller.inner.parts;
+        let (supply, now_ms) = (&mut self.supply, clock.now_ms());
+        let done = self.stakes.change(|stakes| {
+            let done = f(supply, stakes, identity, *network, now_ms);
+            if let ChannelSaleState::LeftUnpaid { unpaid, .. } = supply.sale().state {
+                stakes.note(supply.sale().order, unpaid);
+            }
+            done
+        });
+        done.map_err(|error| failed(&error))
+    }
+
+    fn handle(&mut self, event: SupplyEvent) -> Result<Vec<SupplyAction>, Refusal> {
+        self.step(|supply, stakes, seller, network, now_ms| {
+            supply.handle(event, stakes, seller, network, now_ms)
+        })
     }
 
     async fn event(&mut self, event: SupplyEvent, sender: &mut DeliverySender) -> Result<(), Ended> {
-        let actions = self.step(|session, now_ms| {
-            let SellerParts { identity, network, .. } = &session.seller.inner.parts;
-            session.stakes.change(|stakes| session.supply.handle(event, stakes, identity, *network, now_ms))
-        })?;
+        let actions = self.handle(event)?;
         self.follow(actions, sender).await
     }
 
@@ -393,12 +396,15 @@ impl Session {
         }
     }
 
-    /// Takes a voucher: it is booked in the next stored step, with the grant, before anything is delivered for it.
+    /// Takes a voucher. It is checked before anything follows from it, and booked in the next stored step, with the grant, before anything is delivered for it.
     async fn voucher(&mut self, voucher: OrderVoucher, sender: &mut DeliverySender) -> Result<(), Ended> {
-        let channel = self.supply.sale().channel;
+        let ChannelSale { channel, order, .. } = *self.supply.sale();
         let live = self.live.as_ref().ok_or(Refusal::ChannelClosed { channel })?;
         live.takes_vouchers(self.seller.inner.parts.channels.tip())?;
-        self.voucher = Some(voucher);
+        // One at a time.
+        self.voucher = None;
+        self.voucher = Some(live.check(order, voucher)?);
+        self.running.paid();
         self.event(SupplyEvent::Paid(voucher.paid), sender).await
     }
 
@@ -426,27 +432,13 @@ impl Session {
                             Ok(read.iter().map(|reading| reading.time).collect())
                         })
                         .await?;
-                    let more = self.step(|session, now_ms| {
-                        let SellerParts { identity, network, .. } = &session.seller.inner.parts;
-                        let times = SupplyEvent::Times { first, times };
-                        session
-                            .stakes
-                            .change(|stakes| session.supply.handle(times, stakes, identity, *network, now_ms))
-                    })?;
-                    actions.extend(more);
+                    actions.extend(self.handle(SupplyEvent::Times { first, times })?);
                 }
                 SupplyAction::Frame(what) => sender.send(frame(&what)?).await?,
                 SupplyAction::Send(readings) => {
                     let end = readings.end;
                     self.send(readings, sender).await?;
-                    let more = self.step(|session, now_ms| {
-                        let SellerParts { identity, network, .. } = &session.seller.inner.parts;
-                        let sent = SupplyEvent::Sent(end);
-                        session
-                            .stakes
-                            .change(|stakes| session.supply.handle(sent, stakes, identity, *network, now_ms))
-                    })?;
-                    actions.extend(more);
+                    actions.extend(self.handle(SupplyEvent::Sent(end))?);
                 }
             }
         }
@@ -454,10 +446,11 @@ impl Session {
     }
 
     async fn store(&mut self, ends: Option<Satoshis>) -> Result<(), Refusal> {
-        let sale = self.supply.sale().clone();
-        let live = self.live.clone().ok_or(Refusal::ChannelClosed { channel: sale.channel })?;
-        let entry = Entry { sale, voucher: self.voucher.take(), ends };
-        self.seller.inner.parts.channels.book(&live, entry).await
+        let (sale, channels) = (self.supply.sale().clone(), &self.seller.inner.parts.channels);
+        match &self.live {
+            Some(live) => channels.book(live, Entry { sale, voucher: self.voucher.take(), ends }).await,
+            None => channels.store_alone(sale).await.map_err(|error| failed(&error)),
+        }
     }
 
     /// Sends readings in pages: while one goes out the next is made.

@@ -20,7 +20,7 @@ use libp2p::{
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use super::{
-    DeliveryError, DeliveryStream,
+    DeliveryError, DeliveryStream, StreamKind,
     handler::{Handler, OpenId, OpenOn, Report},
     places::Places,
     shared::{Node, Shared},
@@ -39,6 +39,7 @@ const MAX_FAULTS: usize = 4096;
 #[derive(Debug)]
 pub(in crate::net) struct Open {
     pub(in crate::net) peer: PeerId,
+    pub(in crate::net) kind: StreamKind,
     pub(in crate::net) reply: oneshot::Sender<Result<DeliveryStream, DeliveryError>>,
     /// One place of all our streams and one of those to this peer.
     pub(in crate::net) permits: [OwnedSemaphorePermit; 2],
@@ -101,23 +102,27 @@ impl Behaviour {
         let id = self.next;
         self.next = self.next.wrapping_add(1);
         let handler = NotifyHandler::One(connection);
-        self.actions.push_back(ToSwarm::NotifyHandler { peer_id: open.peer, handler, event: OpenOn(id) });
+        self.actions.push_back(ToSwarm::NotifyHandler {
+            peer_id: open.peer,
+            handler,
+            event: OpenOn(id, open.kind),
+        });
         self.opens.insert(id, (connection, open));
     }
 
     fn opened(&mut self, id: OpenId, outcome: Result<libp2p::Stream, io::ErrorKind>) {
         let Some((connection, open)) = self.opens.remove(&id) else { return };
-        let Open { peer, reply, permits, .. } = open;
+        let Open { peer, kind, reply, permits, .. } = open;
         let outcome = match outcome {
             Ok(stream) => {
                 inc(&self.node.counters.deliveries_opened);
                 let place = self.node.places.outbound(connection, permits);
-                Ok(DeliveryStream::new(Shared::new(self.node.clone(), peer, true, stream, place)))
+                Ok(DeliveryStream::new(Shared::new(self.node.clone(), peer, kind, true, stream, place)))
             }
             Err(io::ErrorKind::TimedOut) => {
                 Err(DeliveryError::Timeout { peer, after: OPEN_DELIVERY_DEADLINE })
             }
-            Err(io::ErrorKind::Unsupported) => Err(DeliveryError::Unsupported { peer }),
+            Err(io::ErrorKind::Unsupported) => Err(DeliveryError::Unsupported { peer, protocol: kind }),
             Err(_) => Err(DeliveryError::Reset { peer }),
         };
         answer(reply, outcome);

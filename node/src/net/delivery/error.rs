@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::StreamKind;
 use crate::net::{
     DialError, Offence, PeerId,
     limits::{MAX_DELIVERY_FRAME, MIN_DELIVERY_RATE, PROGRESS_WINDOW},
@@ -30,10 +31,12 @@ pub enum DeliveryError {
         limit: usize,
     },
     /// The peer does not offer the protocol.
-    #[error("peer {peer} does not offer {}", super::PROTOCOL)]
+    #[error("peer {peer} does not offer {protocol}")]
     Unsupported {
         /// The peer.
         peer: PeerId,
+        /// What was proposed to it.
+        protocol: StreamKind,
     },
     /// The peer did not take the stream: it has too many, of ours or of all, or nobody there takes them. Nothing was read of what was sent.
     #[error("peer {peer} does not take another delivery stream now; finish one with it, or try again later")]

@@ -8,8 +8,7 @@ use std::{
 };
 
 use libp2p::{
-    Stream, StreamProtocol,
-    core::upgrade::ReadyUpgrade,
+    Stream,
     swarm::{
         ConnectionHandler, ConnectionHandlerEvent, ConnectionId, StreamUpgradeError, SubstreamProtocol,
         handler::{ConnectionEvent, DialUpgradeError, FullyNegotiatedInbound, FullyNegotiatedOutbound},
@@ -17,7 +16,7 @@ use libp2p::{
 };
 
 use super::{
-    PROTOCOL,
+    AnyKind, OneKind, StreamKind,
     places::NoPlace,
     shared::{Node, Shared, refuse},
 };
@@ -26,9 +25,9 @@ use crate::net::PeerId;
 /// Names one of our opens until it is decided.
 pub(in crate::net) type OpenId = u64;
 
-/// What the behaviour asks of a connection: to open a stream.
+/// What the behaviour asks of a connection: to open a stream of this kind.
 #[derive(Debug)]
-pub(in crate::net) struct OpenOn(pub(super) OpenId);
+pub(in crate::net) struct OpenOn(pub(super) OpenId, pub(super) StreamKind);
 
 /// What a connection tells the behaviour.
 #[derive(Debug)]
@@ -59,7 +58,7 @@ pub(in crate::net) struct Handler {
     over_its_share: u64,
     full: u64,
     /// Bounded by the permits of the opens.
-    opens: VecDeque<OpenId>,
+    opens: VecDeque<OpenOn>,
 }
 
 impl Handler {
@@ -75,10 +74,10 @@ impl Handler {
         }
     }
 
-    fn on_inbound(&mut self, mut stream: Stream) {
+    fn on_inbound(&mut self, mut stream: Stream, kind: StreamKind) {
         match self.node.places.inbound(self.peer, self.connection) {
             Ok(place) => {
-                let shared = Shared::new(self.node.clone(), self.peer, false, stream, place);
+                let shared = Shared::new(self.node.clone(), self.peer, kind, false, stream, place);
                 self.reports.push_back(Report::Inbound(shared));
             }
             Err(no_place) => {
@@ -96,17 +95,17 @@ impl Handler {
 impl ConnectionHandler for Handler {
     type FromBehaviour = OpenOn;
     type ToBehaviour = Report;
-    type InboundProtocol = ReadyUpgrade<StreamProtocol>;
-    type OutboundProtocol = ReadyUpgrade<StreamProtocol>;
+    type InboundProtocol = AnyKind;
+    type OutboundProtocol = OneKind;
     type InboundOpenInfo = ();
     type OutboundOpenInfo = OpenId;
 
     fn listen_protocol(&self) -> SubstreamProtocol<Self::InboundProtocol> {
-        SubstreamProtocol::new(ReadyUpgrade::new(PROTOCOL), ())
+        SubstreamProtocol::new(AnyKind, ())
     }
 
-    fn on_behaviour_event(&mut self, OpenOn(id): OpenOn) {
-        self.opens.push_back(id);
+    fn on_behaviour_event(&mut self, open: OpenOn) {
+        self.opens.push_back(open);
     }
 
     fn poll(
@@ -122,8 +121,8 @@ impl ConnectionHandler for Handler {
             return Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(report));
         }
         match self.opens.pop_front() {
-            Some(id) => Poll::Ready(ConnectionHandlerEvent::OutboundSubstreamRequest {
-                protocol: SubstreamProtocol::new(ReadyUpgrade::new(PROTOCOL), id),
+            Some(OpenOn(id, kind)) => Poll::Ready(ConnectionHandlerEvent::OutboundSubstreamRequest {
+                protocol: SubstreamProtocol::new(OneKind(kind), id),
             }),
             // Whatever changes this is an event, after each of which the connection asks again.
             None => Poll::Pending,
@@ -135,8 +134,11 @@ impl ConnectionHandler for Handler {
         event: ConnectionEvent<'_, Self::InboundProtocol, Self::OutboundProtocol, (), OpenId>,
     ) {
         match event {
-            ConnectionEvent::FullyNegotiatedInbound(FullyNegotiatedInbound { protocol: stream, .. }) => {
-                self.on_inbound(stream);
+            ConnectionEvent::FullyNegotiatedInbound(FullyNegotiatedInbound {
+                protocol: (stream, kind),
+                ..
+            }) => {
+                self.on_inbound(stream, kind);
             }
             ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound { protocol: stream, info }) => {
                 self.reports.push_back(Report::Opened(info, stream));

@@ -22,7 +22,7 @@ use tokio::{
 };
 
 use super::{
-    DeliveryError,
+    DeliveryError, StreamKind,
     frame::{Decoder, REFUSED},
     places::{Place, Places},
 };
@@ -62,6 +62,7 @@ impl Wake for Halves {
 /// One stream. Where the last of those who hold it lets go, it is reset.
 pub(in crate::net) struct Shared {
     pub(super) peer: PeerId,
+    pub(super) kind: StreamKind,
     /// Whether this node opened it.
     pub(super) outbound: bool,
     node: Arc<Node>,
@@ -100,6 +101,7 @@ impl Shared {
     pub(super) fn new(
         node: Arc<Node>,
         peer: PeerId,
+        kind: StreamKind,
         outbound: bool,
         stream: Stream,
         place: Place,
@@ -107,6 +109,7 @@ impl Shared {
         let halves = Arc::new(Halves::default());
         Arc::new(Self {
             peer,
+            kind,
             outbound,
             node,
             waker: halves.clone().into(),
@@ -228,7 +231,7 @@ impl Shared {
         let peer = self.peer;
         // The first frame travels with the proposal of its protocol, so the refusal comes in place of the answer.
         if error.get_ref().is_some_and(|inner| inner.is::<NegotiationError>()) {
-            return DeliveryError::Unsupported { peer };
+            return DeliveryError::Unsupported { peer, protocol: self.kind };
         }
         match error.kind() {
             io::ErrorKind::WriteZero

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::{
-    DeliveryError,
+    DeliveryError, StreamKind,
     frame::{Encoder, Item, Malformed, REFUSED},
     progress::{Alarm, Progress, TooSlow},
     shared::Shared,
@@ -60,6 +60,11 @@ impl DeliveryStream {
     /// The peer at the other end. Proven by the connection.
     pub fn peer(&self) -> PeerId {
         self.receiver.shared.peer
+    }
+
+    /// What it is for.
+    pub fn kind(&self) -> StreamKind {
+        self.receiver.shared.kind
     }
 
     /// Whether this node opened it.

@@ -174,7 +174,7 @@ impl ChannelMarket {
         assert_eq!(purchases.len() as u64, self.orders, "no order was made twice");
         let mut paid = 0;
         for purchase in &purchases {
-            let ChannelPurchaseState::Ended { receipt } = &purchase.state else {
+            let ChannelPurchaseState::Ended { receipt, .. } = &purchase.state else {
                 panic!("{:?}", purchase.state)
             };
             let sale = agent.store().read(|tx| channels::sale(tx, &purchase.id)).unwrap().unwrap();

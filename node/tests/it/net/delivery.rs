@@ -4,7 +4,9 @@ use libp2p::{
     futures::{AsyncReadExt as _, AsyncWriteExt as _},
     swarm::NotifyHandler,
 };
-use sensora_node::net::{DELIVERY_PROTOCOL, DeliveryError, DeliveryReceiver, DeliverySender, DeliveryStream};
+use sensora_node::net::{
+    DELIVERY_PROTOCOL, DeliveryError, DeliveryReceiver, DeliverySender, DeliveryStream, StreamKind,
+};
 
 use super::{bare, *};
 
@@ -535,7 +537,7 @@ async fn a_connection_lost_in_the_middle_of_a_frame_has_a_name_and_a_new_stream_
 async fn a_peer_without_the_protocol_is_named() {
     let node = Node::client().await;
     let peer = bare::Peer::new("/something/else/1", "/memory/0").await;
-    let unsupported = DeliveryError::Unsupported { peer: peer.id };
+    let unsupported = DeliveryError::Unsupported { peer: peer.id, protocol: StreamKind::Delivery };
     let address = vec![peer.address.clone()];
     let mut asks = within(node.net.open_delivery(peer.id, address, SHORT)).await.unwrap();
     asks.send("hello".into()).await.unwrap();

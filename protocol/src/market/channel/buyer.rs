@@ -50,6 +50,9 @@ pub struct BuyerChannel {
     pub spending: SpendingRecord,
     /// When it was made, milliseconds since the Unix epoch.
     pub opened_ms: i64,
+    /// The last restore from a backup, milliseconds since the Unix epoch, after which its seller has said what was paid; none where there was none.
+    #[serde(default)]
+    pub learned_after: Option<i64>,
     /// How far it has come.
     pub state: BuyerChannelState,
 }
@@ -205,6 +208,7 @@ impl BuyerChannel {
             vout,
             spending: SpendingRecord::new(capacity),
             opened_ms: now_ms,
+            learned_after: None,
             state: BuyerChannelState::Funding,
         }
     }
@@ -284,6 +288,9 @@ impl BuyerChannel {
     /// each with what is due for it by the buyer's record, and `exposure` is the buyer's with this seller; see [`SpendingRecord::learn`]. What
     /// is paid to no order that is known is returned.
     ///
+    /// `restored` is when this home was last put back from a backup, milliseconds since the Unix epoch. Orders may be missing from a channel that was in the
+    /// backup, once: the first answer after it counts, and no later one.
+    ///
     /// # Errors
     /// [`BuyerChannelError::Unproven`], [`BuyerChannelError::Spending`]; the channel is as it was.
     pub fn learn(
@@ -291,6 +298,7 @@ impl BuyerChannel {
         asked: &[(OrderId, Satoshis)],
         report: &ChannelReport,
         exposure: Satoshis,
+        restored: Option<i64>,
         channel: &Channel,
     ) -> Result<Satoshis, BuyerChannelError> {
         let unproven = BuyerChannelError::Unproven { channel: self.id, said: report.highest };
@@ -302,7 +310,11 @@ impl BuyerChannel {
         // An order that the seller leaves out has paid nothing, as it says.
         let paid = report.paid.iter().copied().chain(std::iter::repeat(Satoshis::ZERO));
         let claims = asked.iter().zip(paid).map(|(&(order, due), paid)| Claim { order, paid, due });
-        Ok(self.spending.learn(report.highest, report.booked, &claims.collect::<Vec<_>>(), exposure)?)
+        let claims: Vec<_> = claims.collect();
+        let is_old = restored.is_some_and(|at| self.opened_ms <= at && self.learned_after != Some(at));
+        let unclaimed = self.spending.learn(report.highest, report.booked, &claims, exposure, is_old)?;
+        self.learned_after = restored.or(self.learned_after);
+        Ok(unclaimed)
     }
 
     /// What to do now, given the state alone: at the beginning, after a crash, and to try again.

@@ -126,6 +126,32 @@ impl Earning {
         Ok(next)
     }
 
+    /// Whether these vouchers can all be booked, whichever of them comes first and whichever never does. Each is for another order: it, what it has then
+    /// paid in all, and the amount that is signed. Those of orders that run no more are booked already.
+    ///
+    /// # Errors
+    /// [`EarningError::NotCovered`]; [`EarningError::Amount`] for a record that was altered.
+    pub fn covers(
+        &self,
+        vouchers: impl IntoIterator<Item = (OrderId, Satoshis, Satoshis)>,
+    ) -> Result<(), EarningError> {
+        let more = |(order, paid, amount): (OrderId, Satoshis, Satoshis)| {
+            self.lanes.get(&order).map(|before| (amount, paid.saturating_sub(*before)))
+        };
+        let mut more: Vec<_> = vouchers.into_iter().filter_map(more).collect();
+        more.sort_unstable();
+        let mut paid = self.paid()?;
+        // What is signed for an amount pays for all that is signed for less.
+        for (amount, part) in more {
+            paid = paid.checked_add(part)?;
+            let highest = self.highest.max(amount);
+            if paid > highest {
+                return Err(EarningError::NotCovered { paid, highest });
+            }
+        }
+        Ok(())
+    }
+
     /// The buyer wants the channel closed with this amount. It is taken where it pays all that is booked: above the highest voucher the rest is paid all the
     /// same, below it the buyer has back what it paid ahead. Answers whether it is.
     ///
@@ -199,6 +225,24 @@ mod tests {
         let account = account.with(&order(2), sat(5), sat(15)).unwrap();
         let account = account.with(&order(1), sat(10), sat(10)).unwrap();
         assert_eq!((account.highest, account.paid()), (sat(15), Ok(sat(15))));
+    }
+
+    #[test]
+    fn one_voucher_does_not_pay_for_two_orders_while_both_wait_for_the_disk() {
+        let account = with_orders(100, &[1, 2, 3]).with(&order(3), sat(10), sat(10)).unwrap();
+        let voucher = |tag, paid, amount| (order(tag), sat(paid), sat(amount));
+        // Each alone is booked; together they are not.
+        for tag in [1, 2] {
+            assert!(account.with(&order(tag), sat(10), sat(20)).is_ok());
+        }
+        let both = [voucher(1, 10, 20), voucher(2, 10, 20)];
+        let beyond = EarningError::NotCovered { paid: sat(30), highest: sat(20) };
+        assert_eq!(account.covers(both), Err(beyond));
+        assert_eq!(account.covers([voucher(1, 10, 20), voucher(2, 10, 30)]), Ok(()));
+        // A third for more would cover them, and may never come to be booked.
+        assert_eq!(account.covers([both[0], both[1], voucher(3, 11, 100)]), Err(beyond));
+        // An order that has ended is booked.
+        assert_eq!(account.covers([both[0], voucher(4, 90, 90)]), Ok(()));
     }
 
     #[test]
@@ -292,7 +336,7 @@ mod tests {
                         });
                         let booked = account.paid().unwrap();
                         // A lane of before that holds more than the seller has heard of may make up for it; nothing else is booked to nobody.
-                        let unclaimed = disk.learn(account.highest, booked, &claims, Satoshis::MAX).unwrap();
+                        let unclaimed = disk.learn(account.highest, booked, &claims, Satoshis::MAX, true).unwrap();
                         prop_assert_eq!(unclaimed, Satoshis::ZERO);
                         prop_assert!(disk.paid().unwrap() >= booked);
                         spending = Spending::new(disk.clone());
@@ -304,6 +348,7 @@ mod tests {
                     }
                 }
                 prop_assert!(account.paid().unwrap() <= account.highest);
+                prop_assert!(signed <= disk.highest.max(disk.promised().unwrap()), "no voucher proves that our memory is lost");
                 prop_assert!(account.highest <= signed, "the seller has no voucher that was not signed");
                 prop_assert!(signed <= sat(capacity));
                 for tag in tags {

@@ -12,6 +12,8 @@
 //!                                                 Unspent: a reorganisation, back ────▶ Closing
 //! ```
 //!
+//! One that is still `Admitted` when it would have to be closed is forgotten.
+//!
 //! Invariant I4: the booked amount only grows, and the highest voucher settles all; a buyer that asks for the close itself may have back what it paid
 //! ahead. I6: the close goes out [`ChannelOffer::margin`] blocks before
 //! the buyer could take everything back, and nothing is sold on the channel any more.
@@ -298,7 +300,9 @@ impl SellerChannel {
     pub fn view(&self, standing: ChannelStanding) -> Result<ChannelView, Refusal> {
         match standing {
             ChannelStanding::Open => {
-                let free = self.earning.capacity.saturating_sub(self.earning.highest);
+                // Not what the highest voucher leaves: what orders that have ended had paid ahead pays for the next. Only a record that was altered has no sum.
+                let paid = self.earning.paid().unwrap_or(self.earning.highest);
+                let free = self.earning.capacity.saturating_sub(paid);
                 Ok(ChannelView { id: self.id, buyer: self.buyer, free })
             }
             ChannelStanding::WaitsForBlock => Err(Refusal::ChannelNotMined { channel: self.id }),
@@ -318,15 +322,24 @@ impl SellerChannel {
         order: &OrderId,
         voucher: &OrderVoucher,
     ) -> Result<Self, BookError> {
+        let next = self.book_verified(order, voucher)?;
+        if next.earning.highest > self.earning.highest {
+            channel.verify_voucher(&Voucher { paid: voucher.amount, signature: voucher.signature })?;
+        }
+        Ok(next)
+    }
+
+    /// As [`SellerChannel::book`], for a voucher whose signature was verified before.
+    ///
+    /// # Errors
+    /// [`BookError::NotOpen`], [`BookError::Earning`].
+    pub fn book_verified(&self, order: &OrderId, voucher: &OrderVoucher) -> Result<Self, BookError> {
         if self.state != SellerChannelState::Open {
             return Err(BookError::NotOpen);
         }
         let earning = self.earning.with(order, voucher.paid, voucher.amount)?;
-        let mut signature = self.signature;
-        if earning.highest > self.earning.highest {
-            channel.verify_voucher(&Voucher { paid: voucher.amount, signature: voucher.signature })?;
-            signature = Some(voucher.signature);
-        }
+        let is_highest = earning.highest > self.earning.highest;
+        let signature = if is_highest { Some(voucher.signature) } else { self.signature };
         Ok(Self { earning, signature, ..self.clone() })
     }
 
@@ -385,6 +398,10 @@ impl SellerChannel {
                 let due = self.state == SellerChannelState::Closing || tip >= offer.closes_at();
                 let close = if due { self.close(&channel, seller) } else { Vec::new() };
                 again.into_iter().chain(close).collect()
+            }
+            // Nothing was sold on it, and nothing will be.
+            (SellerChannelEvent::Tip(tip), SellerChannelState::Admitted) if tip >= offer.closes_at() => {
+                vec![Action::Forget]
             }
             (SellerChannelEvent::Tip(_), _) => Vec::new(),
             (

@@ -42,7 +42,7 @@ pub struct SpendingRecord {
     pub ended: Satoshis,
     /// The orders that run.
     pub lanes: BTreeMap<OrderId, Lane>,
-    /// The highest voucher that was signed. In a record that was read after a crash: at least so much.
+    /// No voucher that was signed is for more than this, or than what is paid and reserved, if that is more.
     pub highest: Satoshis,
 }
 
@@ -180,8 +180,11 @@ impl SpendingRecord {
     }
 
     /// After a crash: finds again what the vouchers that are out have paid, from what the seller says: of each order, and `booked` of all of them, up to
-    /// `highest`, which our own signature proves. Booked as paid to no order, and returned, is what of `booked` belongs to none of the claims: orders that
-    /// an old backup does not know. What the highest voucher pays beyond that was paid ahead, and pays for what comes.
+    /// `highest`, which our own signature proves. What the highest voucher pays beyond `booked` was paid ahead, and pays for what comes.
+    ///
+    /// What of `booked` belongs to none of the claims was paid by orders that an old backup does not know. It is booked as paid to no order, and returned, where
+    /// this record may be such a backup: `restored` says so, or a voucher that is higher than any that it can have signed. Else no such order exists, and
+    /// nothing is returned: `booked` is the seller's bare word, and by it what orders that have ended had paid ahead would be taken once more.
     ///
     /// The seller's word alone would let it deny what an order has paid and be paid for the same readings once more. But an order has
     /// paid what is due for its readings, the last voucher perhaps excepted, and never more than `exposure`, the buyer's with this
@@ -195,11 +198,14 @@ impl SpendingRecord {
         booked: Satoshis,
         claims: &[Claim],
         exposure: Satoshis,
+        restored: bool,
     ) -> Result<Satoshis, SpendingError> {
         if booked > highest {
             return Err(SpendingError::Claims { claimed: booked, highest });
         }
         let before = self.paid()?;
+        // The reservations cover what was signed since the record was stored, whether the seller shows it now or keeps it for later.
+        let signed = self.highest.max(self.promised()?);
         let mut all = self.clone();
         let mut next = self.clone();
         for claim in claims {
@@ -219,9 +225,12 @@ impl SpendingRecord {
         for claim in claims {
             next.raise(&claim.order, claim.paid, highest)?;
         }
-        let unclaimed = booked.saturating_sub(next.paid()?);
+        let unclaimed = match restored || highest > signed {
+            true => booked.saturating_sub(next.paid()?),
+            false => Satoshis::ZERO,
+        };
         next.ended = next.ended.checked_add(unclaimed)?;
-        next.highest = next.highest.max(highest);
+        next.highest = next.highest.max(highest).max(signed);
         *self = next;
         Ok(unclaimed)
     }
@@ -505,14 +514,15 @@ mod tests {
         let cases = [
             (25, 25, Ok(0), 25),
             (80, 80, Ok(20), 60),
-            (0, 25, Ok(25), 0),
+            (0, 25, Ok(0), 0),
             (30, 25, claims, 0),
             (60, 60, Ok(0), 60),
         ];
         for (claimed, highest, unclaimed, paid) in cases {
             let mut again = record.clone();
             let claim = Claim { order: order(1), paid: sat(claimed), due: Satoshis::ZERO };
-            assert_eq!(again.learn(sat(highest), sat(highest), &[claim], Satoshis::MAX), unclaimed.map(sat));
+            let learned = again.learn(sat(highest), sat(highest), &[claim], Satoshis::MAX, false);
+            assert_eq!(learned, unclaimed.map(sat));
             let again = Spending::new(again);
             assert_eq!(again.take_up(order(1)).unwrap().paid(), sat(paid), "{claimed} of {highest}");
         }
@@ -531,8 +541,12 @@ mod tests {
             let mut again = record.clone();
             let claim = |tag: u8, paid| Claim { order: order(tag), paid: sat(paid), due: sat(60) };
             let claims = [claim(1, said[0]), claim(2, said[1])];
-            let unclaimed = again.learn(sat(highest), sat(highest), &claims, sat(exposure)).unwrap();
-            assert_eq!(again.paid(), Ok(sat(highest)));
+            let mut restored = record.clone();
+            let unclaimed = restored.learn(sat(highest), sat(highest), &claims, sat(exposure), true).unwrap();
+            assert_eq!(restored.paid(), Ok(sat(highest)));
+            let nothing = again.learn(sat(highest), sat(highest), &claims, sat(exposure), false);
+            assert_eq!((nothing, &again.lanes), (Ok(Satoshis::ZERO), &restored.lanes));
+            assert_eq!(again.ended, Satoshis::ZERO, "no order is unknown where nothing was restored");
             ([1, 2].map(|tag| again.lanes[&order(tag)].paid.as_u64()), unclaimed.as_u64())
         };
         assert_eq!(learned(124, 8, [60, 64]), ([60, 64], 0), "the truth is believed");
@@ -560,7 +574,7 @@ mod tests {
         let learn = |booked, claims: &[Claim]| {
             let mut again = record.clone();
             again
-                .learn(sat(15), sat(booked), claims, sat(8))
+                .learn(sat(15), sat(booked), claims, sat(8), true)
                 .map(|unclaimed| (unclaimed, again.paid().unwrap()))
         };
         let nothing = Satoshis::ZERO;
@@ -599,11 +613,49 @@ mod tests {
         std::mem::forget(spending.reserve(order(1), sat(60), stored).unwrap());
         let mut record = spending.record();
         // Orders that the record does not know have paid 70.
-        assert_eq!(record.learn(sat(70), sat(70), &[], Satoshis::ZERO), Ok(sat(70)));
+        assert_eq!(record.learn(sat(70), sat(70), &[], Satoshis::ZERO, false), Ok(sat(70)));
         let mut a = Spending::new(record).take_up(order(1)).unwrap();
         assert_eq!(a.pay_to(sat(30)), Ok(sat(100)));
         let nothing = SpendingError::Insufficient { asked: sat(1), free: Satoshis::ZERO };
         assert_eq!(a.pay_to(sat(31)), Err(nothing));
+    }
+
+    #[test]
+    fn what_an_order_had_paid_ahead_is_not_taken_again_at_the_next_start() {
+        let spending = Spending::new(SpendingRecord::new(sat(100)));
+        let mut a = spending.reserve(order(1), sat(60), stored).unwrap();
+        a.pay_to(sat(50)).unwrap();
+        a.end(sat(30)).unwrap();
+        let mut record = spending.record();
+        for _ in 0..3 {
+            // The seller says that the 20 which are free again were paid by somebody.
+            let learned = record.learn(sat(50), sat(50), &[], sat(20), false);
+            assert_eq!((learned, record.ended, record.free()), (Ok(Satoshis::ZERO), sat(30), Ok(sat(70))));
+        }
+        assert_eq!(
+            record.learn(sat(50), sat(50), &[], sat(20), true),
+            Ok(sat(20)),
+            "after an old backup it may be so"
+        );
+    }
+
+    #[test]
+    fn a_voucher_that_was_kept_back_does_not_prove_later_that_a_record_is_old() {
+        let spending = Spending::new(SpendingRecord::new(sat(100)));
+        let mut a = spending.reserve(order(1), sat(60), stored).unwrap();
+        let mut record = spending.record();
+        a.pay_to(sat(50)).unwrap();
+        // The crash; the seller shows nothing of the 50, and the order ends with 42.
+        std::mem::forget(a);
+        let claim = Claim { order: order(1), paid: Satoshis::ZERO, due: sat(42) };
+        record.learn(Satoshis::ZERO, Satoshis::ZERO, &[claim], sat(8), false).unwrap();
+        let spending = Spending::new(record);
+        let mut a = spending.take_up(order(1)).unwrap();
+        a.pay_to(sat(42)).unwrap();
+        a.end(sat(42)).unwrap();
+        let mut record = spending.record();
+        assert_eq!(record.learn(sat(50), sat(50), &[], sat(8), false), Ok(Satoshis::ZERO));
+        assert_eq!(record.paid(), Ok(sat(42)));
     }
 
     #[test]
@@ -668,7 +720,7 @@ mod tests {
                 prop_assert!(record.promised().unwrap() <= sat(capacity));
                 prop_assert_eq!(record.paid().unwrap().as_u64(), highest);
                 // What a crash would leave covers every voucher that is out.
-                prop_assert!(disk.promised().unwrap().as_u64() >= highest);
+                prop_assert!(disk.promised().unwrap().max(disk.highest).as_u64() >= highest);
             }
         }
     }

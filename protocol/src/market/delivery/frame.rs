@@ -96,7 +96,7 @@ pub enum ToBuyer {
     Begun {
         /// What the order has paid, as far as the seller knows.
         paid: Satoshis,
-        /// What the seller lets stand open in the beginning.
+        /// The most that the seller lets stand open in this order, or for which readings may be under way already. What it begins with may be less.
         credit: Satoshis,
     },
     /// Readings under the offer's checkpoint.

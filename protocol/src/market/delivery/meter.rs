@@ -16,7 +16,8 @@ const NANOS_PER_MS: i64 = 1_000_000;
 pub struct Meter {
     /// Milliseconds in all.
     pub charged_ms: u64,
-    /// The latest time stamp among them, in milliseconds since the Unix epoch; none before the first reading.
+    /// The latest time stamp since the clock last went back by more than the longest gap, in milliseconds since the Unix epoch; none before the first
+    /// reading.
     pub latest_ms: Option<i64>,
 }
 
@@ -31,10 +32,10 @@ impl Meter {
             Some(latest_ms) => u64::try_from(time_ms.saturating_sub(latest_ms)).unwrap_or(0),
         };
         let charged_ms = self.charged_ms.saturating_add(gap_ms.min(u64::from(longest_gap_ms)));
-        Self {
-            charged_ms,
-            latest_ms: Some(self.latest_ms.map_or(time_ms, |latest_ms| latest_ms.max(time_ms))),
-        }
+        // A clock that is that far behind was set back: one stamp from far ahead must not make all that follow it free.
+        let kept =
+            self.latest_ms.filter(|latest_ms| time_ms >= latest_ms.saturating_sub(longest_gap_ms.into()));
+        Self { charged_ms, latest_ms: Some(kept.map_or(time_ms, |latest_ms| latest_ms.max(time_ms))) }
     }
 }
 
@@ -57,7 +58,7 @@ mod tests {
     #[test]
     fn the_first_reading_is_a_second_and_each_other_the_time_since_the_latest() {
         let ms = NANOS_PER_MS;
-        let cases: [(&[i64], u64); 8] = [
+        let cases: [(&[i64], u64); 9] = [
             (&[], 0),
             (&[5 * ms], 1_000),
             (&[5 * ms, 505 * ms], 1_500),
@@ -69,6 +70,8 @@ mod tests {
             (&[0, ms / 10 * 9, ms / 10 * 18, ms / 10 * 27], 1_002),
             (&[-ms - 1, -1, 0], 1_002),
             (&[i64::MIN, i64::MAX, i64::MIN], 11_000),
+            // Back by as much as the longest gap is free until it is made up for; by more, the clock counts on from where it was set to.
+            (&[20_000 * ms, 10_000 * ms, 11_000 * ms, 9_999 * ms, 10_500 * ms], 1_501),
         ];
         for (times, expected) in cases {
             assert_eq!(charged(by_second(10_000), times), expected, "{times:?}");
@@ -76,19 +79,47 @@ mod tests {
         assert_eq!(charged(Tariff::Reading(Price::from_msat(1).unwrap()), &[0, ms]), 0);
     }
 
+    #[test]
+    fn a_first_reading_from_far_ahead_does_not_make_all_that_follow_it_free() {
+        let second = 1_000 * NANOS_PER_MS;
+        let mut times: Vec<i64> = (0..100).map(|at| at * second).collect();
+        let right = charged(by_second(3_000), &times);
+        times[0] = 3_000_000_000 * second;
+        assert_eq!((right, charged(by_second(3_000), &times)), (100_000, 99_000));
+    }
+
     proptest! {
         #[test]
-        fn no_reading_is_charged_for_more_than_the_longest_gap_nor_all_for_more_than_they_span(
-            times in prop::collection::vec(-5_000_000_000_000_i64..5_000_000_000_000, 1..50),
+        fn one_wrong_time_stamp_costs_the_seller_no_more_than_one_gap(
+            steps in prop::collection::vec(0i64..20_000, 1..50),
+            at in 0usize..50,
+            wrong in -100_000_i64..2_000_000,
+            gap in MIN_GAP_MS..10_000,
+        ) {
+            let mut time = 0;
+            let mut times: Vec<i64> = steps.iter().map(|step| { time += step * NANOS_PER_MS; time }).collect();
+            let right = charged(by_second(gap), &times);
+            times.insert(at.min(times.len()), wrong * NANOS_PER_MS);
+            prop_assert!(charged(by_second(gap), &times) + u64::from(gap) >= right);
+        }
+
+        #[test]
+        fn no_reading_is_charged_for_more_than_the_longest_gap_nor_all_for_more_than_their_steps(
+            times in prop_oneof![
+                prop::collection::vec(-5_000_000_000_000_i64..5_000_000_000_000, 1..50),
+                prop::collection::vec(0..20_000_000_000_i64, 1..50),
+            ],
             gap in MIN_GAP_MS..100_000,
         ) {
             let charged_ms = charged(by_second(gap), &times);
             prop_assert!(charged_ms <= 1_000 + (times.len() as u64 - 1) * u64::from(gap));
+            let steps = times.windows(2).map(|two| (two[1].div_euclid(NANOS_PER_MS) - two[0].div_euclid(NANOS_PER_MS)).max(0));
+            prop_assert!(charged_ms <= 1_000 + steps.sum::<i64>() as u64);
+            // Where no clock was set back, all together cost no more than they span.
             let (least, most) = (times.iter().min().unwrap(), times.iter().max().unwrap());
-            prop_assert!(charged_ms <= 1_001 + ((most - least) / NANOS_PER_MS) as u64);
-            let mut sorted = times.clone();
-            sorted.sort_unstable();
-            prop_assert!(charged(by_second(u32::MAX), &times) <= charged(by_second(u32::MAX), &sorted));
+            if (most - least) / NANOS_PER_MS < i64::from(gap) {
+                prop_assert!(charged_ms <= 1_001 + ((most - least) / NANOS_PER_MS) as u64);
+            }
         }
     }
 }

@@ -11,7 +11,7 @@
 //! ```
 //!
 //! Invariant I1: the buyer signs for what it has verified and its exposure, and for nothing more. No voucher follows a page that does
-//! not verify.
+//! not verify. From when an order is stopped on it comes to no more than what was paid or due by then and the seller's credit ([`Bound`]).
 
 #![warn(clippy::arithmetic_side_effects)]
 
@@ -19,6 +19,7 @@ mod record;
 
 use sensora_chain::{Network, Satoshis};
 
+use crate::ad::CLOCK_TOLERANCE_MS;
 use crate::market::channel::spending::{Reservation, SpendingError};
 use crate::market::delivery::frame::{Begin, ToBuyer, ToSeller};
 use crate::market::delivery::meter::Meter;
@@ -31,8 +32,9 @@ use crate::market::receipt::ChannelReceipt;
 use crate::market::refusal::Refusal;
 use crate::statement::{Signed, SignedBytes, StatementError};
 use crate::stream::checkpoint::Checkpoint;
+use crate::stream::reading::Reading;
 
-pub use record::{ChannelPurchase, ChannelPurchaseState};
+pub use record::{Bound, ChannelPurchase, ChannelPurchaseState};
 
 /// What has happened outside.
 #[derive(Debug, Clone, PartialEq)]
@@ -130,6 +132,35 @@ pub enum ReceiveError {
         /// What is here.
         next: u64,
     },
+    /// The order is stopped, and its seller goes on.
+    #[error(
+        "the order is stopped and may come to {most}, the seller goes on until {due} is due: nothing more of it is taken or paid (`sensora orders --give-up` ends it without its receipt)"
+    )]
+    AfterStop {
+        /// What would be due.
+        due: Satoshis,
+        /// What the order may come to.
+        most: Satoshis,
+    },
+    /// The seller puts the end of a stopped order further away.
+    #[error("the seller said that the order ends before reading {before}, and then before reading {said}")]
+    LaterEnd {
+        /// What it says.
+        said: u64,
+        /// What it said first.
+        before: u64,
+    },
+    /// A reading that is paid by its time stamp was not measured yet.
+    #[error(
+        "reading {seq} is stamped {ahead_s} s ahead of this machine's clock, and is charged by that: check the clock, or buy by the reading (more than {max} s is refused)",
+        max = CLOCK_TOLERANCE_MS / 1000
+    )]
+    Ahead {
+        /// The reading.
+        seq: u64,
+        /// How far ahead its time stamp is, in seconds.
+        ahead_s: i64,
+    },
     /// The seller asks for more than is due.
     #[error("the seller says that {asked} is due, by the offer it is at most {due}")]
     Due {
@@ -196,6 +227,8 @@ pub struct Receive {
     /// What the seller has vouchers for, as far as it says and as was sent to it since.
     known: Satoshis,
     begun: bool,
+    /// The most that the seller lets stand open, as it says.
+    credit: Satoshis,
     paused: bool,
     /// Of a live stream: the checkpoint of the last page on this connection.
     checkpoint: Option<Signed<Checkpoint>>,
@@ -210,6 +243,7 @@ struct Before {
     interval: Interval,
     known: Satoshis,
     begun: bool,
+    credit: Satoshis,
 }
 
 impl Receive {
@@ -222,6 +256,7 @@ impl Receive {
             interval,
             known: Satoshis::ZERO,
             begun: false,
+            credit: Satoshis::ZERO,
             paused: false,
             checkpoint: None,
         }
@@ -268,7 +303,7 @@ impl Receive {
         self.interval.fall_back();
     }
 
-    /// Takes an event; see the module for the states.
+    /// Takes an event; see the module for the states. `now_ms` is what the buyer's own clock says, milliseconds since the Unix epoch.
     ///
     /// # Errors
     /// [`ReceiveError`].
@@ -278,6 +313,7 @@ impl Receive {
         reservation: &mut Reservation,
         stakes: &mut Stakes,
         network: Network,
+        now_ms: i64,
     ) -> Result<Vec<ReceiveAction>, ReceiveError> {
         if self.purchase.is_final() {
             return Ok(Vec::new());
@@ -290,13 +326,14 @@ impl Receive {
             interval: self.interval,
             known: self.known,
             begun: self.begun,
+            credit: self.credit,
         };
-        let followed = self.follow(event, reservation, stakes, network);
+        let followed = self.follow(event, reservation, stakes, network, now_ms);
         if followed.is_err() {
-            let Before { next, meter, trail, state, interval, known, begun } = before;
+            let Before { next, meter, trail, state, interval, known, begun, credit } = before;
             (self.purchase.next, self.purchase.meter, self.purchase.trail) = (next, meter, trail);
             self.purchase.state = state;
-            (self.interval, self.known, self.begun) = (interval, known, begun);
+            (self.interval, self.known, self.begun, self.credit) = (interval, known, begun, credit);
             stakes.note(self.purchase.id, self.purchase.open(&self.terms, reservation.paid())?);
         }
         followed
@@ -308,9 +345,10 @@ impl Receive {
         reservation: &mut Reservation,
         stakes: &mut Stakes,
         network: Network,
+        now_ms: i64,
     ) -> Result<Vec<ReceiveAction>, ReceiveError> {
         match event {
-            ReceiveEvent::Frame(frame) => self.frame(*frame, reservation, stakes, network),
+            ReceiveEvent::Frame(frame) => self.frame(*frame, reservation, stakes, network, now_ms),
             ReceiveEvent::Room => self.pay(reservation, stakes),
             ReceiveEvent::Pause if !self.paused => {
                 self.paused = true;
@@ -323,7 +361,7 @@ impl Receive {
             ReceiveEvent::Stop | ReceiveEvent::Closing
                 if self.purchase.state == ChannelPurchaseState::Running =>
             {
-                Ok(self.stop())
+                self.stop(reservation.paid())
             }
             ReceiveEvent::Closed => {
                 let paid = reservation.paid();
@@ -352,11 +390,33 @@ impl Receive {
         vec![ReceiveAction::End(paid)]
     }
 
-    fn stop(&mut self) -> Vec<ReceiveAction> {
-        self.purchase.state = ChannelPurchaseState::Stopping { end: None };
+    fn stop(&mut self, paid: Satoshis) -> Result<Vec<ReceiveAction>, ReceiveError> {
+        let bound = if self.begun { Some(self.bound(paid)?) } else { None };
+        self.purchase.state = ChannelPurchaseState::Stopping { end: None, bound };
         let mut actions = vec![ReceiveAction::Store];
         actions.extend(self.send_when_begun(ToSeller::Stop));
-        actions
+        Ok(actions)
+    }
+
+    /// What the order may still come to: the bound that is fixed, or the one that would be fixed now.
+    fn bound(&self, paid: Satoshis) -> Result<Bound, PriceError> {
+        if let ChannelPurchaseState::Stopping { bound: Some(bound), .. } = self.purchase.state {
+            return Ok(bound);
+        }
+        // An honest seller has vouchers for no more than was paid, and delivers for that and its credit.
+        let at_once = self.due()?.max(paid);
+        let in_all = at_once.max(self.known).checked_add(self.credit).unwrap_or(Satoshis::MAX);
+        Ok(Bound { at_once, in_all: in_all.min(self.purchase.budget).max(at_once) })
+    }
+
+    /// Once the order is stopped nothing is taken for which it could not be paid.
+    fn check_bound(&self, due: Satoshis) -> Result<(), ReceiveError> {
+        match self.purchase.state {
+            ChannelPurchaseState::Stopping { bound: Some(Bound { in_all: most, .. }), .. } if due > most => {
+                Err(ReceiveError::AfterStop { due, most })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Whether readings are wanted and not here.
@@ -374,12 +434,12 @@ impl Receive {
 
     /// Stops where the budget holds no more: the seller delivers nothing beyond it, so both would wait. By the second only the seller sees what the next
     /// reading costs, and says when that is too much.
-    fn stop_when_spent(&mut self) -> Result<Vec<ReceiveAction>, ReceiveError> {
+    fn stop_when_spent(&mut self, paid: Satoshis) -> Result<Vec<ReceiveAction>, ReceiveError> {
         let spent = match self.terms.tariff {
             Tariff::Reading(_) => self.next_due().is_none_or(|due| due > self.purchase.budget),
             Tariff::Second { .. } => self.due()? >= self.purchase.budget,
         };
-        Ok(if spent && self.wants_more() { self.stop() } else { Vec::new() })
+        if spent && self.wants_more() { self.stop(paid) } else { Ok(Vec::new()) }
     }
 
     fn frame(
@@ -388,6 +448,7 @@ impl Receive {
         reservation: &mut Reservation,
         stakes: &mut Stakes,
         network: Network,
+        now_ms: i64,
     ) -> Result<Vec<ReceiveAction>, ReceiveError> {
         let (name, state) = (frame.name(), self.purchase.state.name());
         let unexpected = ReceiveError::Unexpected { frame: name, state };
@@ -409,7 +470,8 @@ impl Receive {
             ToBuyer::Begun { paid, credit } if !self.begun => self.begin(paid, credit, reservation, stakes),
             ToBuyer::Ended { receipt } => {
                 let receipted = self.check_receipt(&receipt, reservation.paid(), network)?;
-                self.purchase.state = ChannelPurchaseState::Ended { receipt };
+                let missing = self.terms.end.map_or(0, |end| end.saturating_sub(self.purchase.next));
+                self.purchase.state = ChannelPurchaseState::Ended { receipt, missing };
                 stakes.note(self.purchase.id, Satoshis::ZERO);
                 Ok(vec![ReceiveAction::End(receipted)])
             }
@@ -418,7 +480,7 @@ impl Receive {
                 let Some(checkpoint) = self.terms.checkpoint.clone() else { return Err(unexpected) };
                 let range = (self.purchase.next, self.last_wanted(checkpoint.size));
                 let (proven, _) = page.open_with(&page.proof, &self.terms.schema, &checkpoint, range, &[])?;
-                self.page(proven, None, reservation, stakes)
+                self.page(proven, None, reservation, stakes, now_ms)
             }
             ToBuyer::Live { checkpoint, page } => {
                 if self.terms.checkpoint.is_some() {
@@ -428,7 +490,7 @@ impl Receive {
                     Some(bytes) => bytes.verify_by::<Checkpoint>(network, &self.purchase.seller)?,
                     None => self.checkpoint.clone().ok_or(unexpected)?,
                 };
-                self.live(&signed, &page, reservation, stakes)
+                self.live(&signed, &page, reservation, stakes, now_ms)
             }
             ToBuyer::Stopped { end, due } => self.stopped(end, due, reservation, stakes),
             ToBuyer::Begun { .. } => Err(unexpected),
@@ -442,15 +504,19 @@ impl Receive {
         reservation: &mut Reservation,
         stakes: &mut Stakes,
     ) -> Result<Vec<ReceiveAction>, ReceiveError> {
-        self.begun = true;
-        self.known = paid;
+        (self.begun, self.known, self.credit) = (true, paid, credit);
         let mut actions = Vec::new();
-        if matches!(self.purchase.state, ChannelPurchaseState::Stopping { .. }) {
+        if let ChannelPurchaseState::Stopping { end, bound } = self.purchase.state {
+            if bound.is_none() {
+                let bound = Some(self.bound(reservation.paid())?);
+                self.purchase.state = ChannelPurchaseState::Stopping { end, bound };
+                actions.push(ReceiveAction::Store);
+            }
             actions.push(ReceiveAction::Send(ToSeller::Stop));
         } else if self.paused {
             actions.push(ReceiveAction::Send(ToSeller::Pause));
         }
-        actions.extend(self.stop_when_spent()?);
+        actions.extend(self.stop_when_spent(reservation.paid())?);
         // Who only pays what it owes, or waits for what it has paid, needs no trust.
         let owes = reservation.paid() < self.due()?;
         let ahead = self.next_due().is_some_and(|due| due <= reservation.paid());
@@ -466,7 +532,7 @@ impl Receive {
     fn last_wanted(&self, size: u64) -> u64 {
         let end = self.terms.end.unwrap_or(size);
         match self.purchase.state {
-            ChannelPurchaseState::Stopping { end: Some(last) } => end.min(last),
+            ChannelPurchaseState::Stopping { end: Some(last), .. } => end.min(last),
             _ => end,
         }
     }
@@ -477,6 +543,7 @@ impl Receive {
         page: &Page,
         reservation: &mut Reservation,
         stakes: &mut Stakes,
+        now_ms: i64,
     ) -> Result<Vec<ReceiveAction>, ReceiveError> {
         if signed.value().stream != self.terms.stream {
             return Err(ReceiveError::OtherStream);
@@ -485,7 +552,7 @@ impl Receive {
         let before = self.purchase.trail.as_ref();
         let (proven, trail) = Trail::follow(before, page, &self.terms.schema, signed, range)?;
         self.purchase.trail = Some(trail);
-        let actions = self.page(proven, Some(signed.bytes().clone()), reservation, stakes)?;
+        let actions = self.page(proven, Some(signed.bytes().clone()), reservation, stakes, now_ms)?;
         self.checkpoint = Some(signed.clone());
         Ok(actions)
     }
@@ -496,16 +563,20 @@ impl Receive {
         signed: Option<SignedBytes>,
         reservation: &mut Reservation,
         stakes: &mut Stakes,
+        now_ms: i64,
     ) -> Result<Vec<ReceiveAction>, ReceiveError> {
         let before = self.due()?;
         self.purchase.next = proven.end();
         if let tariff @ Tariff::Second { .. } = self.terms.tariff {
+            check_times(&proven.readings, now_ms)?;
             let times = proven.readings.iter().map(|reading| reading.time);
             self.purchase.meter = times.fold(self.purchase.meter, |meter, time| meter.after(tariff, time));
         }
-        self.interval.answered(self.due()?.saturating_sub(before));
+        let due = self.due()?;
+        self.check_bound(due)?;
+        self.interval.answered(due.saturating_sub(before));
         let mut actions = vec![ReceiveAction::Keep { page: Box::new(proven), checkpoint: signed }];
-        actions.extend(self.stop_when_spent()?);
+        actions.extend(self.stop_when_spent(reservation.paid())?);
         actions.extend(self.pay(reservation, stakes)?);
         Ok(actions)
     }
@@ -521,6 +592,11 @@ impl Receive {
         if end < next {
             return Err(ReceiveError::SentLess { said: end, next });
         }
+        if let ChannelPurchaseState::Stopping { end: Some(before), .. } = self.purchase.state
+            && end > before
+        {
+            return Err(ReceiveError::LaterEnd { said: end, before });
+        }
         // By the second the readings that are under way have a most that they may cost. What is paid is what is due for those that come.
         let gap_ms = u64::from(self.terms.tariff.longest_gap_ms());
         let under_way_ms = end.saturating_sub(next).saturating_mul(gap_ms);
@@ -528,7 +604,13 @@ impl Receive {
         if asked > due {
             return Err(ReceiveError::Due { asked, due });
         }
-        self.purchase.state = ChannelPurchaseState::Stopping { end: Some(end) };
+        let bound = Some(self.bound(reservation.paid())?);
+        self.purchase.state = ChannelPurchaseState::Stopping { end: Some(end), bound };
+        self.check_bound(match self.terms.tariff {
+            Tariff::Reading(_) => due,
+            // What it will be only the time stamps say: each page is held against the bound, too.
+            Tariff::Second { .. } => asked,
+        })?;
         let mut actions = vec![ReceiveAction::Store];
         actions.extend(self.pay(reservation, stakes)?);
         Ok(actions)
@@ -554,6 +636,11 @@ impl Receive {
         // What is more than whole readings would buy nothing: a range would cost more than its price, a budget be spent on air.
         let to = self.terms.tariff.whole(ahead)?;
         let to = self.terms.total().map_or(to, |total| to.min(total));
+        // Before it is known where a stopped order ends its seller is paid nothing that it could deliver more for.
+        let to = match self.purchase.state {
+            ChannelPurchaseState::Stopping { end: None, bound: Some(bound) } => to.min(bound.at_once),
+            _ => to,
+        };
         // Not a voucher for each page: half of what stands ahead is used up first. But never so late that the next reading waits.
         let half = window.as_u64() / 2;
         let low = paid.saturating_sub(due).as_u64() < half;
@@ -596,5 +683,17 @@ impl Receive {
             Some((field, _)) => Err(ReceiveError::Receipt { field }),
             None => Ok(receipt.paid),
         }
+    }
+}
+
+/// By the second a time stamp is money: none is taken that lies further ahead than two clocks may differ.
+fn check_times(readings: &[Reading], now_ms: i64) -> Result<(), ReceiveError> {
+    const NANOS_PER_MS: i64 = 1_000_000;
+    let ahead_ms = |reading: &Reading| reading.time.div_euclid(NANOS_PER_MS).saturating_sub(now_ms);
+    match readings.iter().find(|reading| ahead_ms(reading) > CLOCK_TOLERANCE_MS) {
+        Some(reading) => {
+            Err(ReceiveError::Ahead { seq: reading.seq, ahead_s: ahead_ms(reading).div_euclid(1_000) })
+        }
+        None => Ok(()),
     }
 }

@@ -242,7 +242,9 @@ impl Supply {
         if let ChannelSaleState::LeftUnpaid { .. } = self.sale.state {
             return Ok(vec![SupplyAction::Frame(self.closed())]);
         }
-        let begun = ToBuyer::Begun { paid: self.paid, credit: self.interval.now() };
+        // What went out on earlier streams counts whatever the limit is by now.
+        let credit = self.interval.limit().max(self.sale.granted.saturating_sub(self.paid));
+        let begun = ToBuyer::Begun { paid: self.paid, credit };
         let mut frames = vec![SupplyAction::Frame(begun)];
         if let ChannelSaleState::Stopped { end, due } = self.sale.state {
             frames.push(SupplyAction::Frame(ToBuyer::Stopped { end, due }));
@@ -266,7 +268,10 @@ impl Supply {
         }
         self.handed = end;
         let begun = ToBuyer::Begun { paid, credit: Satoshis::ZERO };
-        Ok(vec![SupplyAction::Frame(begun), SupplyAction::Send(self.next..end)])
+        // A buyer that has stopped the order waits to hear where it ends before it goes on.
+        let stopped = ToBuyer::Stopped { end, due: paid };
+        let send = SupplyAction::Send(self.next..end);
+        Ok(vec![SupplyAction::Frame(begun), SupplyAction::Frame(stopped), send])
     }
 
     /// Takes an event; see the module for the states.
@@ -513,7 +518,7 @@ impl Supply {
         Ok(stored_first(vec![stopped], more))
     }
 
-    /// The order has a last reading: what is missing before it goes out, for it is granted, and when all is paid the receipt follows.
+    /// The order has a last reading: what is missing before it goes out, as far as it is granted, and when all is paid the receipt follows.
     fn finish(
         &mut self,
         stakes: &mut Stakes,
@@ -526,7 +531,16 @@ impl Supply {
             return Ok(Vec::new());
         }
         if self.next < end {
+            // Where the order ends may be what the buyer said that it had: that is not granted, and does not go out when it says that it has less.
+            if due > self.allowed(stakes).max(self.sale.granted).max(self.paid) {
+                return Ok(Vec::new());
+            }
             let mut actions = Vec::new();
+            if due > self.sale.granted {
+                stakes.set(self.sale.order, due.saturating_sub(self.paid))?;
+                self.sale.granted = due;
+                actions.push(SupplyAction::Store);
+            }
             self.hand_out(end, &mut actions);
             return Ok(actions);
         }

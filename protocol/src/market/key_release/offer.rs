@@ -376,7 +376,8 @@ impl KeyReleaseOffer {
     }
 
     /// What it has in common with an [`Offer`], so that both are held to the same rules.
-    fn plain(&self) -> Offer {
+    #[must_use]
+    pub fn plain(&self) -> Offer {
         Offer {
             stream: self.stream,
             name: self.name.clone(),

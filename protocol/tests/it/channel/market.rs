@@ -9,7 +9,7 @@ use sensora_chain::{FeeRate, OutPoint, Satoshis, TxOut};
 use sensora_protocol::market::channel::buyer::{
     BuyerChannel, BuyerChannelAction, BuyerChannelEvent, BuyerChannelState,
 };
-use sensora_protocol::market::channel::message::{ChannelReport, CloseChannel, OpenChannel};
+use sensora_protocol::market::channel::message::{ChannelReport, ChannelStanding, CloseChannel, OpenChannel};
 use sensora_protocol::market::channel::offer::{ChannelKeys, ChannelLimits, ChannelOffer, MIN_MARGIN};
 use sensora_protocol::market::channel::seller::{
     Loss, SellerChannel, SellerChannelAction, SellerChannelEvent, SellerChannelState,
@@ -79,6 +79,8 @@ pub(crate) struct Market {
     pub(crate) receipts: BTreeMap<OrderId, Satoshis>,
     /// The buyer's record was replaced by an older one.
     pub(crate) restored: bool,
+    /// When, the last time.
+    pub(crate) restored_ms: i64,
     /// The buyer has started again and not heard from the seller yet: it does not pay before.
     pub(crate) asks: bool,
     /// The order that is paid: another one after an old backup, which may not know it.
@@ -140,6 +142,7 @@ impl Market {
             ahead: Satoshis::ZERO,
             receipts: BTreeMap::new(),
             restored: false,
+            restored_ms: NOW_MS,
             asks: false,
             order: ORDER,
             signed: Satoshis::ZERO,
@@ -304,7 +307,8 @@ impl Market {
                 let mut channel = self.buyer.channel.clone();
                 channel.spending = self.spending.record();
                 let orders: Vec<_> = orders.into_iter().map(|order| (order, Satoshis::ZERO)).collect();
-                match channel.learn(&orders, &report, sat(CAPACITY), &self.contract) {
+                let restored = self.restored.then_some(self.restored_ms);
+                match channel.learn(&orders, &report, sat(CAPACITY), restored, &self.contract) {
                     Ok(_) => {
                         self.spending = Spending::new(channel.spending.clone());
                         self.buyer.channel = channel;
@@ -477,6 +481,7 @@ impl Market {
             19 if pick < 2 && self.backups.0.channel.state == self.buyer.channel.state => {
                 // An old backup of the buyer's.
                 self.restored = true;
+                self.restored_ms += 1;
                 self.buyer = self.backups.0.clone();
                 self.next_order();
                 self.restart_buyer();
@@ -494,6 +499,10 @@ impl Market {
             assert!(channel.earning.highest <= self.signed, "nothing is booked that was not signed");
             assert!(channel.earning.highest <= sat(CAPACITY));
             assert!(channel.earning.paid().unwrap() <= channel.earning.highest);
+            // What is free at the buyer fits at the seller.
+            if let (false, Ok(view)) = (self.restored, channel.view(ChannelStanding::Open)) {
+                assert!(view.free >= self.spending.record().free().unwrap());
+            }
         }
         assert!(self.signed <= sat(CAPACITY));
     }

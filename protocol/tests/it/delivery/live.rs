@@ -170,6 +170,37 @@ fn accept(
     LiveOffer::accept(&signed, NETWORK, world.buyer.public(), &asked, ad, world.now_ms)
 }
 
+#[test]
+fn a_live_offer_charges_no_reading_for_more_than_a_few_times_the_cadence() {
+    let world = World::new(40);
+    let ad = world.stream.ad();
+    let every = |cadence_ms| StreamAd { cadence_ms, ..ad.clone() };
+    let cases = [
+        (every(Some(1_000)), 3_000, 3_000),
+        (every(Some(1_000)), 3_001, 3_000),
+        (every(Some(10)), 1_000, 1_000),
+        (every(Some(10)), 1_001, 1_000),
+        (every(Some(600_000)), 1_800_000, 1_800_000),
+        (every(Some(600_000)), 3_600_000, 1_800_000),
+        (every(Some(1_300_000)), 3_600_000, 3_600_000),
+        (every(None), 60_000, 60_000),
+        (every(None), 60_001, 60_000),
+    ];
+    for (ad, offered_ms, most_ms) in cases {
+        let tariff = Tariff::Second { price: msat(1), longest_gap_ms: offered_ms };
+        let asked = LiveQuestion { max_second: Some(msat(1)), ..question(&world, LiveFrom::Seq(40)) };
+        let cadence_ms = ad.cadence_ms;
+        let expected = match offered_ms <= most_ms {
+            true => Ok(()),
+            false => Err(OfferError::Gap { offered_ms, most_ms, cadence_ms }),
+        };
+        assert_eq!(accept(&world, 40, tariff, asked, Some(&ad)), expected);
+    }
+    let unknown = LiveQuestion { max_second: Some(msat(1)), ..question(&world, LiveFrom::Seq(40)) };
+    let long = Tariff::Second { price: msat(1), longest_gap_ms: 3_600_000 };
+    assert!(matches!(accept(&world, 40, long, unknown, None), Err(OfferError::Gap { most_ms: 60_000, .. })));
+}
+
 fn msat(price: u64) -> Price {
     Price::from_msat(price).unwrap()
 }
@@ -213,7 +244,7 @@ fn a_live_offer_costs_no_more_than_the_ad_or_the_limit() {
     let ad = world.stream.ad();
     let slow = StreamAd { cadence_ms: Some(10_000), ..ad.clone() };
     let silent = StreamAd { cadence_ms: None, ..ad.clone() };
-    let second = |price| Tariff::Second { price: msat(price), longest_gap_ms: 10_000 };
+    let second = |price| Tariff::Second { price: msat(price), longest_gap_ms: 3_000 };
     let limit = |price| Some(msat(price));
     type Case<'a> = (Tariff, Option<Price>, Option<&'a StreamAd>, bool);
     let cases: [Case<'_>; 14] = [

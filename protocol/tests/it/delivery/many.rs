@@ -136,7 +136,7 @@ impl Many {
             .collect();
         let record = &mut self.stored_spending;
         let booked = self.earning.paid().unwrap();
-        let unclaimed = record.learn(self.earning.highest, booked, &claims, sat(self.limits.0));
+        let unclaimed = record.learn(self.earning.highest, booked, &claims, sat(self.limits.0), true);
         assert_eq!(unclaimed, Ok(Satoshis::ZERO), "nothing is booked to nobody");
         self.spending = Spending::new(record.clone());
         self.buyer_stakes = Stakes::new(sat(self.limits.0));
@@ -201,7 +201,7 @@ impl Many {
     fn at_buyer(&mut self, at: usize, event: ReceiveEvent) {
         let one = &mut self.orders[at];
         let Some(reservation) = one.reservation.as_mut() else { return };
-        match one.receive.handle(event, reservation, &mut self.buyer_stakes, NETWORK) {
+        match one.receive.handle(event, reservation, &mut self.buyer_stakes, NETWORK, self.world.now_ms) {
             Ok(actions) => self.follow_buyer(at, actions),
             Err(error) => {
                 self.errors.push(error);
@@ -246,7 +246,7 @@ impl Many {
         match frame {
             ToSeller::Begin(begin) => {
                 let buyer = *self.world.buyer.public();
-                let free = self.earning.capacity.saturating_sub(self.earning.highest);
+                let free = self.earning.capacity.saturating_sub(self.earning.paid().unwrap());
                 let admission = SupplyAdmission {
                     seller: &self.world.seller,
                     network: NETWORK,
@@ -458,6 +458,7 @@ impl Many {
     }
 
     fn check(&self) {
+        assert!(!self.errors.iter().any(super::pair::accuses), "{:?}", self.errors);
         let sum = |parts: Vec<Satoshis>| Satoshis::sum(parts).unwrap();
         // I1 over all orders, whatever crashed or was lost. What was paid ahead is the seller's only where the order has no receipt.
         let price = |one: &One, next| super::pair::price_of(&self.world, &one.terms, next);
@@ -496,7 +497,7 @@ impl Many {
         let (mut bought, mut sold) = (Satoshis::ZERO, Satoshis::ZERO);
         for one in &self.orders {
             let paid = match &one.stored.state {
-                ChannelPurchaseState::Ended { receipt } => {
+                ChannelPurchaseState::Ended { receipt, .. } => {
                     let receipt = receipt.clone().verify::<ChannelReceipt>(NETWORK).unwrap().value().clone();
                     assert_eq!(receipt.count, one.kept - one.terms.first);
                     assert!(receipt.paid <= one.stored.budget);

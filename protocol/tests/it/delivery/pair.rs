@@ -102,11 +102,15 @@ pub(crate) struct Pair {
     earning: Earning,
     /// How many time stamps the seller's store answers at a time.
     answers: usize,
+    /// The buyer's clock.
+    pub(crate) clock_ms: i64,
     /// What the seller has said of a live stream on this connection.
     pages: LivePages,
     connected: bool,
     /// Whether the channel takes nothing any more, as the seller and the buyer know.
     closed: (bool, bool),
+    /// Whether no test has spoken in the seller's place.
+    pub(crate) honest: bool,
     /// Whether the seller gives credit.
     trusted: bool,
     pub(crate) to_seller: VecDeque<ToSeller>,
@@ -208,9 +212,11 @@ impl Pair {
             seller_stakes: Stakes::new(sat(setup.seller_limit)),
             earning,
             answers: 5,
+            clock_ms: world.now_ms,
             pages: LivePages::new(),
             connected: false,
             closed: (false, false),
+            honest: true,
             trusted: true,
             to_seller: VecDeque::new(),
             to_buyer: VecDeque::new(),
@@ -280,7 +286,8 @@ impl Pair {
             let due = self.receive.due().unwrap();
             let claim = Claim { order, paid: self.claim(), due };
             let booked = self.earning.paid().unwrap();
-            let unclaimed = record.learn(self.earning.highest, booked, &[claim], sat(self.setup.buyer_limit));
+            let limit = sat(self.setup.buyer_limit);
+            let unclaimed = record.learn(self.earning.highest, booked, &[claim], limit, true);
             assert_eq!(unclaimed, Ok(Satoshis::ZERO), "nothing is booked to nobody");
             self.spending = Spending::new(record.clone());
             self.buyer_disk.spending = record;
@@ -323,7 +330,7 @@ impl Pair {
 
     pub(crate) fn buyer_event(&mut self, event: ReceiveEvent) {
         let Some(reservation) = self.reservation.as_mut() else { return };
-        match self.receive.handle(event, reservation, &mut self.buyer_stakes, NETWORK) {
+        match self.receive.handle(event, reservation, &mut self.buyer_stakes, NETWORK, self.clock_ms) {
             Ok(actions) => self.follow_buyer(actions),
             Err(error) => {
                 self.errors.push(error);
@@ -383,7 +390,7 @@ impl Pair {
                 let view = ChannelView {
                     id: channel_id(),
                     buyer: *self.world.buyer.public(),
-                    free: self.earning.capacity.saturating_sub(self.earning.highest),
+                    free: self.earning.capacity.saturating_sub(self.earning.paid().unwrap()),
                 };
                 let admission = SupplyAdmission {
                     seller: &self.world.seller,
@@ -696,6 +703,9 @@ impl Pair {
 
     /// The invariants.
     pub(crate) fn check(&self) {
+        if self.honest {
+            assert!(!self.errors.iter().any(accuses), "an honest seller is accused: {:?}", self.errors);
+        }
         // I1: signed for what is verified, and the exposure.
         let verified = self.price_of(self.receive.purchase().next);
         assert_eq!(self.receive.due(), Ok(verified));
@@ -716,9 +726,10 @@ impl Pair {
     /// Both have the order as ended, the receipt says what is true, and it was charged once.
     pub(crate) fn check_ended(&self, count: u64) {
         let (purchase, sale) = (self.purchase(), self.sale());
-        let ChannelPurchaseState::Ended { receipt } = &purchase.state else {
+        let ChannelPurchaseState::Ended { receipt, missing } = &purchase.state else {
             panic!("{:?}\n{:?}\n{:?}", purchase.state, sale.state, self.errors)
         };
+        assert_eq!(*missing, self.terms.end.map_or(0, |end| end - self.terms.first - count));
         assert_eq!(sale.state, ChannelSaleState::Ended { receipt: receipt.clone() });
         let receipt =
             receipt.clone().verify_by::<ChannelReceipt>(NETWORK, self.world.seller.public()).unwrap();
@@ -734,7 +745,71 @@ impl Pair {
     }
 }
 
+/// Whether an error says that the seller goes on after a stop.
+pub(crate) fn accuses(error: &ReceiveError) -> bool {
+    matches!(error, ReceiveError::AfterStop { .. } | ReceiveError::LaterEnd { .. })
+}
+
+/// A frame with these readings, and all that proves them.
+pub(crate) fn page(world: &World, terms: &Terms, first: u64, end: u64) -> ToBuyer {
+    let page = world.stream.page(first, end, READINGS);
+    match terms.end {
+        Some(_) => ToBuyer::Page(page),
+        None => {
+            let checkpoint = world.stream.checkpoint(&world.seller, READINGS);
+            ToBuyer::Live { checkpoint: Some(checkpoint.into_bytes()), page }
+        }
+    }
+}
+
+/// The receipt that fits an order at this point, but for what it has paid.
+pub(crate) fn receipt(world: &World, purchase: &ChannelPurchase, terms: &Terms, paid: Satoshis) -> ToBuyer {
+    let receipt = ChannelReceipt {
+        order: purchase.id,
+        offer: terms.offer,
+        stream: terms.stream,
+        first: terms.first,
+        count: purchase.next - terms.first,
+        paid,
+        channel: purchase.channel,
+        issued_ms: world.now_ms,
+    };
+    ToBuyer::Ended { receipt: Signed::sign(receipt, &world.seller, NETWORK).unwrap().into_bytes() }
+}
+
 impl Pair {
+    /// A frame in the seller's place.
+    pub(crate) fn say(&mut self, frame: ToBuyer) {
+        self.honest = false;
+        self.to_seller.clear();
+        self.to_buyer.clear();
+        self.to_buyer.push_back(frame);
+        self.deliver_to_buyer();
+    }
+
+    /// The next readings in the seller's place.
+    pub(crate) fn say_page(&mut self, readings: u64) {
+        let next = self.receive.purchase().next;
+        self.say(page(&self.world, &self.terms, next, next + readings));
+    }
+
+    /// The end in the seller's place.
+    pub(crate) fn say_ended(&mut self) {
+        let due = self.receive.due().unwrap();
+        self.say(receipt(&self.world, self.receive.purchase(), &self.terms, due));
+    }
+
+    /// A voucher that the buyer signs, whatever its account says; none where it is for more than there is.
+    pub(crate) fn sign(&self, paid: Satoshis, amount: Satoshis) -> Option<ToSeller> {
+        let voucher = self.channel.sign_voucher(amount, self.world.buyer.key()).ok()?;
+        Some(ToSeller::Voucher(OrderVoucher { paid, amount, signature: voucher.signature }))
+    }
+
+    /// When a reading was measured, milliseconds since the Unix epoch.
+    pub(crate) fn time_ms(&self, seq: u64) -> i64 {
+        self.world.stream.readings[seq as usize].time / 1_000_000
+    }
+
     /// Whether either side trusts the other with one reading.
     pub(crate) fn can_begin(&self) -> bool {
         let unit = self.terms.unit().unwrap().as_u64();

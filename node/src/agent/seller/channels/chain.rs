@@ -28,7 +28,14 @@ impl Channels {
                         self.look_at(live, sight).await;
                     }
                 }
-                Err(error) => tracing::debug!(%error, "the chain could not be asked about channels"),
+                Err(error) => {
+                    tracing::debug!(%error, "the chain could not be asked about channels");
+                    // Our headers say what time it is all the same: nothing that is due waits for an answer.
+                    let tip = self.tip();
+                    for live in some.iter().filter(|live| tip >= live.offer.closes_at()) {
+                        self.take(live, SellerChannelEvent::Tip(tip), None).await;
+                    }
+                }
             }
         }
     }

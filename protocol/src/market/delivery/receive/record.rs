@@ -42,6 +42,15 @@ pub struct ChannelPurchase {
     pub state: ChannelPurchaseState,
 }
 
+/// What an order may still come to when it has been stopped, fixed once: whatever its seller says or sends later raises neither.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bound {
+    /// What was paid or due when it was stopped. No more is paid before the seller has said where the order ends.
+    pub at_once: Satoshis,
+    /// What it may come to in all: beyond that, the readings that an honest seller can have had under way, which is its credit.
+    pub in_all: Satoshis,
+}
+
 /// How far a purchase has come.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -52,11 +61,17 @@ pub enum ChannelPurchaseState {
     Stopping {
         /// Sequence number after the last reading, as the seller says.
         end: Option<u64>,
+        /// What it may still come to; none before its seller has begun.
+        #[serde(default)]
+        bound: Option<Bound>,
     },
-    /// All is here and paid.
+    /// It has ended with its receipt, and what is here is paid.
     Ended {
         /// The seller's receipt.
         receipt: SignedBytes,
+        /// How many readings of a range it ended without: the buyer, its budget or the channel's end has stopped it, or its seller has.
+        #[serde(default)]
+        missing: u64,
     },
     /// The seller has refused it before anything was paid.
     Refused {
@@ -176,13 +191,20 @@ impl ChannelPurchase {
 }
 
 impl ChannelPurchaseState {
+    /// Whether all that was ordered is here and paid, with the seller's receipt. A live order has no more than what came.
+    #[must_use]
+    pub const fn is_complete(&self) -> bool {
+        matches!(self, Self::Ended { missing: 0, .. })
+    }
+
     /// The state's name in lower case, for people and metrics.
     #[must_use]
     pub const fn name(&self) -> &'static str {
         match self {
             Self::Running => "running",
             Self::Stopping { .. } => "stopping",
-            Self::Ended { .. } => "ended",
+            Self::Ended { missing: 0, .. } => "ended",
+            Self::Ended { .. } => "ended early",
             Self::Refused { .. } => "refused",
             Self::LeftUnpaid { .. } => "left unpaid",
             Self::GivenUp { .. } => "given up",

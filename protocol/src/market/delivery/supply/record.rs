@@ -64,7 +64,7 @@ pub enum ChannelSaleState {
         /// The seller's signed receipt.
         receipt: SignedBytes,
     },
-    /// The channel was closed before all was paid. It is a fact for the books, and counts against the buyer no longer: it can never be paid.
+    /// The channel was closed before all was paid. It can never be paid: for as long as the sale is kept, it lessens what is lent to its buyer.
     LeftUnpaid {
         /// What was paid.
         paid: Satoshis,
@@ -80,7 +80,7 @@ pub struct ChannelView {
     pub id: ChannelId,
     /// Who pays with it.
     pub buyer: PublicKey,
-    /// What no voucher has paid yet.
+    /// What no order has been charged yet.
     pub free: Satoshis,
 }
 
