@@ -59,7 +59,9 @@ fn books_agree(world: &World, orders: u64) {
     assert_eq!(purchases.len() as u64, orders);
     let mut covered = BTreeSet::new();
     for purchase in &purchases {
-        let ChannelPurchaseState::Ended { receipt } = &purchase.state else { panic!("{:?}", purchase.state) };
+        let ChannelPurchaseState::Ended { receipt, .. } = &purchase.state else {
+            panic!("{:?}", purchase.state)
+        };
         let receipt =
             receipt.clone().verify::<ChannelReceipt>(world.buyer.network()).unwrap().value().clone();
         assert_eq!((receipt.paid, receipt.count), (sat(PRICE), READINGS), "charged once, and exactly");

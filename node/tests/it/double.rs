@@ -21,8 +21,8 @@ use sensora_node::chain_access::{
 use sensora_node::clock::Clock;
 use sensora_node::fees::{FeePolicy, Fees};
 use sensora_node::freeze::Freeze;
-use sensora_node::net::{StreamKind, 
-    DeliveryStream, Multiaddr, Net, NetConfig, NetEvent, NetEvents, PeerId, Protocol, Transport,
+use sensora_node::net::{
+    DeliveryStream, Multiaddr, Net, NetConfig, NetEvent, NetEvents, PeerId, Protocol, StreamKind, Transport,
     public_key_of,
 };
 use sensora_node::store::Store;
