@@ -27,7 +27,6 @@ use sensora_protocol::{OrderId, StreamId};
 use tokio::sync::{OwnedMutexGuard, mpsc};
 use tokio::task::JoinHandle;
 
-use super::super::budget::settle_on_channel;
 use super::super::channels::{Open, ToOrders};
 use super::super::{ATTEMPTS, BuyError, Buyer, BuyerParts, FIRST_PAUSE};
 use super::{Command, Read, ReadsError, ReadsReport, ReadsRequest, Told};
