@@ -79,6 +79,8 @@ impl Market {
         let agent = agent.agent().unwrap();
         until("the source to end", || async { (!agent.ended_sources().await.is_empty()).then_some(()) })
             .await;
+        // An offer made before it has its headers would be over before it begins.
+        self.mine(0).await;
     }
 
     fn agent(&self) -> &Node {
@@ -155,6 +157,7 @@ impl Market {
         stream
     }
 
+    /// Mines some blocks, and waits until the seller has them.
     async fn mine(&self, blocks: u32) {
         for _ in 0..blocks {
             self.bootstrap.chain().mine().await.unwrap();
@@ -259,8 +262,6 @@ async fn sixteen_openings_of_one_channel_at_once_are_one_channel_that_goes_on() 
     market.disk = Disk::new();
     market.start(LENT).await;
     assert!(matches!(market.ask(&on, Vec::new()).await, Err(Refusal::UnknownChannel { .. })));
-    // Its headers begin anew, too.
-    market.mine(1).await;
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..16 {
         let (seller, request) = (market.agent().agent().unwrap().seller().clone(), request.clone());
