@@ -158,7 +158,6 @@ async fn agent(plan: &Plan<'_>, folder: &Path, known: &[Multiaddr]) -> Node {
         channels: Default::default(),
         releases: Default::default(),
         credit: Credit::default(),
-        releases: Default::default(),
     });
     let agent = Node::start(options).await.unwrap();
     let ended = loop {
