@@ -142,7 +142,9 @@ impl Session {
             match self.one_order().await {
                 Ok(()) => {
                     // Its channel comes to its end: whoever asks next has another order.
-                    let renews = self.renews || (!self.closes && self.wait().await && !self.closes);
+                    let waits = !self.renews && !self.closes;
+                    // Whoever closes it may do so meanwhile.
+                    let renews = self.renews || (waits && self.wait().await && !self.closes);
                     if renews {
                         match self.renew().await {
                             Ok(()) => continue,
