@@ -30,10 +30,10 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use sensora_chain::Satoshis;
-use sensora_node::clock::Clock;
 use sensora_node::agent::recorder::Recorder;
 use sensora_node::agent::source::RawReading;
 use sensora_node::buyer::{LiveEvent, SubscribeRequest};
+use sensora_node::clock::Clock;
 use sensora_protocol::StreamId;
 use sensora_protocol::market::message::LiveFrom;
 use sensora_protocol::market::price::Metered;
