@@ -22,6 +22,7 @@ use libp2p::futures::{AsyncReadExt, AsyncWriteExt};
 use sensora_chain::Satoshis;
 use sensora_node::agent::source::RawReading;
 use sensora_node::buyer::BuyRequest;
+use sensora_node::store::bought;
 use sensora_protocol::market::offer::{BuyerLimits, Range};
 use sensora_protocol::stream::Value;
 
@@ -119,7 +120,8 @@ async fn run(kind: Kind, rounds: u64, readings: u64, long: u64) {
     let (mut ours, mut theirs, mut disk, mut bytes) = (Vec::new(), Vec::new(), Vec::new(), 0);
     let resting = resident();
     for round in 0..rounds {
-        let (took, moved) = market.buy(round * readings, readings).await;
+        let took = market.buy(round * readings, readings).await;
+        let moved = market.bytes(round * readings, readings);
         bytes = moved;
         ours.push(moved as f64 / MIB / took);
         theirs.push(moved as f64 / MIB / bare.one_way(moved).await);
@@ -139,8 +141,9 @@ async fn run(kind: Kind, rounds: u64, readings: u64, long: u64) {
     println!("written to a file and synced    {disk:>10.1} MiB/s");
     let before = resident();
     let watch = Watch::start();
-    let (took, moved) = market.buy(rounds * readings, long).await;
+    let took = market.buy(rounds * readings, long).await;
     let peak = watch.peak();
+    let moved = market.bytes(rounds * readings, long);
     println!(
         "{long} readings, {:.0} MiB in {took:.1} s: resident {:.0} MiB before the first, {:.0} MiB before this, at most {:.0} MiB meanwhile",
         moved as f64 / MIB,
@@ -169,8 +172,8 @@ async fn record(market: &Market, kind: Kind, count: u64) {
 }
 
 impl Market {
-    /// Buys a range; says how many seconds it took and how many bytes of readings came.
-    async fn buy(&self, first: u64, count: u64) -> (f64, u64) {
+    /// Buys a range; says how many seconds it took.
+    async fn buy(&self, first: u64, count: u64) -> f64 {
         let all = Satoshis::from_sat(200);
         let request = BuyRequest {
             seller: *self.agent.identity().public(),
@@ -184,11 +187,19 @@ impl Market {
         let took = began.elapsed().as_secs_f64();
         assert_eq!((bought.count, bought.kept), (count, 0));
         assert_eq!(bought.paid, self.stream.price.due(count).unwrap());
-        let runs = self.buyers[0].store().read(|tx| {
-            sensora_node::store::bought::runs(tx, &self.stream.id, first, first + count, usize::MAX - 1)
-        });
-        let of_run = |run: &sensora_node::store::bought::BoughtRun| run.run.columns.len() as u64;
-        (took, runs.unwrap().iter().map(of_run).sum())
+        took
+    }
+
+    /// Bytes of the columns of bought readings. A few runs at a time: their memory is looked at.
+    fn bytes(&self, first: u64, count: u64) -> u64 {
+        let (end, mut at, mut bytes) = (first + count, first, 0);
+        while at < end {
+            let some =
+                self.buyers[0].store().read(|tx| bought::runs(tx, &self.stream.id, at, end, 16)).unwrap();
+            bytes += some.iter().map(|run| run.run.columns.len() as u64).sum::<u64>();
+            at = some.last().map_or(end, |run| run.run.first + run.count);
+        }
+        bytes
     }
 }
 

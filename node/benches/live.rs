@@ -27,12 +27,13 @@ mod wire;
 
 use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use sensora_chain::Satoshis;
 use sensora_node::agent::recorder::Recorder;
 use sensora_node::agent::source::RawReading;
 use sensora_node::buyer::{LiveEvent, SubscribeRequest};
+use sensora_node::clock::Clock;
 use sensora_protocol::StreamId;
 use sensora_protocol::market::message::LiveFrom;
 use sensora_protocol::market::price::Metered;
@@ -137,8 +138,7 @@ fn main() {
 }
 
 fn now_ns() -> i64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    i64::try_from(now.as_nanos()).unwrap()
+    Clock::system().now_ns()
 }
 
 /// The numbers of a reading: which one it is, and ten that drift a little with two decimals, as a machine's sensors do.

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use sensora_chain::keys::PrivateKey;
 use sensora_chain::{FeeRate, Network, Satoshis};
 use sensora_node::agent::anchorer::AnchorPolicy;
+use sensora_node::agent::seller::release::ReleasePolicy;
 use sensora_node::agent::source::{RawReading, Replay, SimSpec, SourceSpec};
 use sensora_node::agent::{AgentOptions, SourceOptions, Terms};
 use sensora_node::buyer::{Reads, ReadsRequest, Want};
@@ -25,6 +26,7 @@ use sensora_node::supervisor::{ChainRole, Node, NodeOptions};
 use sensora_node::wallet::SweepPolicy;
 use sensora_protocol::Identity;
 use sensora_protocol::ad::StreamAd;
+use sensora_protocol::market::budget::Budgets;
 use sensora_protocol::market::channel::offer::ChannelLimits;
 use sensora_protocol::stream::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -127,6 +129,7 @@ fn node(seed: u8, folder: &Path) -> NodeOptions {
         chain: ChainRole::Peers(Vec::new()),
         fees: FeeLimits::fixed(FeeRate::DEFAULT, Satoshis::from_sat(100_000)),
         sweep: SweepPolicy::default(),
+        budgets: Budgets::UNLIMITED,
         agent: None,
     }
 }
@@ -141,6 +144,7 @@ fn thermometer() -> SourceOptions {
     };
     let terms = Terms {
         price: "1".parse().unwrap(),
+        second: None,
         licence: "CC-BY-4.0".into(),
         place: None,
         sample: 10,
@@ -215,6 +219,7 @@ impl Market {
             anchors: AnchorPolicy { every: Duration::from_secs(600), readings: 1_000_000_000 },
             sources: vec![thermometer()],
             channels: Default::default(),
+            releases: ReleasePolicy::none(),
             credit: Default::default(),
         });
         let agent = Node::start(options).await.unwrap();

@@ -350,7 +350,7 @@ impl Buyer {
             return self.receive(id, false, &mut through::Showing(progress)).await.map(|_| ());
         }
         if self.inner.store.read(|tx| releases::purchase(tx, id))?.is_some() {
-            return match self.drive_release(id, Duration::ZERO, progress).await {
+            return match Box::pin(self.drive_release(id, Duration::ZERO, progress)).await {
                 Ok(true) | Err(BuyError::GivenUp { taken_back: true, .. }) => Ok(()),
                 Ok(false) => Err(BuyError::KeyAwaited { order: *id }),
                 Err(error) => Err(error),
@@ -547,7 +547,7 @@ impl Buyer {
     ) -> Result<(), BuyError> {
         let Some(purchase) = self.inner.store.read(|tx| records::purchase(tx, id))? else {
             if self.inner.store.read(|tx| releases::purchase(tx, id))?.is_some() {
-                return match self.drive_release(id, Duration::ZERO, &mut progress).await? {
+                return match Box::pin(self.drive_release(id, Duration::ZERO, &mut progress)).await? {
                     true => Ok(()),
                     false => Err(BuyError::KeyAwaited { order: *id }),
                 };

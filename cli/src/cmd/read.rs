@@ -211,7 +211,7 @@ impl<'a> Sink<'a> {
                 "event": "ended", "orders": report.orders, "count": report.count, "paid_sat": report.paid,
             }));
         }
-        let orders: Vec<String> = report.orders.iter().map(|order| short_id(order)).collect();
+        let orders: Vec<String> = report.orders.iter().map(short_id).collect();
         out.note(format!(
             "{} bought, all verified, {} paid; the seller's receipt is kept (`sensora orders {}`)",
             counted(report.count, "reading"),

@@ -156,6 +156,7 @@ async fn agent(plan: &Plan<'_>, folder: &Path, known: &[Multiaddr]) -> Node {
         anchors: AnchorPolicy { every: Duration::from_secs(60), readings: 1_000_000_000 },
         sources: vec![SourceOptions { spec: SourceSpec::Csv(csv), name: Some("machine".into()), terms }],
         channels: Default::default(),
+        releases: Default::default(),
         credit: Credit::default(),
     });
     let agent = Node::start(options).await.unwrap();

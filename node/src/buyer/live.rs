@@ -288,7 +288,7 @@ impl Buyer {
         let next = purchase.next;
         let task = Driven { status, commands: wanted };
         let (buyer, order) = (self.clone(), purchase.id);
-        tokio::spawn(async move { buyer.drive_live(order, task).await });
+        tokio::spawn(async move { Box::pin(buyer.drive_live(order, task)).await });
         Ok(Subscription {
             buyer: self.clone(),
             order: purchase.id,

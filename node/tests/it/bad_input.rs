@@ -164,7 +164,7 @@ fn bent(page: &Page, double: &Pages, how: &str) -> Page {
                 reading.seq = seq;
             }
             let columns = columns::encode(&schema, &readings).unwrap();
-            let sensora_protocol::stream::Salts::Each(mut salts) = run.salts else { panic!("a whole chunk") };
+            let mut salts = sensora_protocol::market::delivery::salts_of(&run, readings.len() + 1);
             salts.remove(2);
             page.runs[0] =
                 Run { first: run.first, columns, salts: sensora_protocol::stream::Salts::Each(salts) };

@@ -34,6 +34,8 @@ fn total(node: &Node) -> u64 {
 
 async fn open(world: &World, value: u64) -> ChannelId {
     world.stream().await;
+    // An offer made before the seller has its headers would be over before it begins.
+    mine(world, 0).await;
     let seller = *world.agent.identity().public();
     world.buyer.buyer().open_channel(&seller, sat(value), BLOCKS, limits()).await.unwrap()
 }

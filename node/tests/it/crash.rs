@@ -311,7 +311,7 @@ async fn a_buyer_killed_at_any_step_is_charged_once() {
     for kept in KEPT {
         let mut steps = 0;
         for at in 1.. {
-            let (_, died) = market.buy(None, Some(at), kept).await;
+            let (_, died) = Box::pin(market.buy(None, Some(at), kept)).await;
             if !died {
                 break;
             }
@@ -329,7 +329,7 @@ async fn an_agent_killed_at_any_step_charges_once() {
     for kept in KEPT {
         let mut steps = 0;
         for at in 1.. {
-            let (died, _) = market.buy(Some(at), None, kept).await;
+            let (died, _) = Box::pin(market.buy(Some(at), None, kept)).await;
             if !died {
                 break;
             }
@@ -346,7 +346,12 @@ async fn buyer_and_agent_killed_in_the_same_purchase_charge_once() {
     let mut market = Market::new().await;
     for (round, agent_at) in (1..=4).enumerate() {
         for buyer_at in 1..=6 {
-            market.buy(Some(agent_at), Some(buyer_at), KEPT[(round + buyer_at as usize) % KEPT.len()]).await;
+            Box::pin(market.buy(
+                Some(agent_at),
+                Some(buyer_at),
+                KEPT[(round + buyer_at as usize) % KEPT.len()],
+            ))
+            .await;
         }
     }
     market.stop().await;

@@ -125,7 +125,7 @@ impl Stream {
             match self.hear().await {
                 Some(ToBuyer::Refused(refusal)) => return (refusal, readings),
                 Some(ToBuyer::Page(page)) => {
-                    readings += page.runs.iter().map(|run| run.count().unwrap()).sum::<u64>()
+                    readings += page.runs.iter().map(|run| run.count().unwrap()).sum::<u64>();
                 }
                 Some(ToBuyer::Alive) => {}
                 other => panic!("{other:?}"),

@@ -295,7 +295,7 @@ fn a_part_of_a_seeded_chunk_comes_with_the_seeds_of_its_readings_alone() {
     assert!(matches!(&whole.salts, Salts::Secret(secret) if secret.as_bytes().len() == 16));
     assert_eq!(whole.open(&schema).unwrap().leaves, leaves);
     let sealed = SealedChunk::seal(&schema, &readings, &stream.chunk(2)).unwrap();
-    assert_eq!((sealed.root, sealed.to_run(&stream.chunk(2))), (root_of_leaves(&leaves), whole.clone()));
+    assert_eq!((sealed.root, sealed.to_run(&stream.chunk(2))), (root_of_leaves(&leaves), whole));
 
     let part = Run::new(&schema, &readings[100..200], &stream).unwrap();
     let Salts::Seeds(seeds) = &part.salts else { panic!("{:?}", part.salts) };

@@ -27,10 +27,10 @@ use sensora_protocol::{OrderId, StreamId};
 use tokio::sync::{OwnedMutexGuard, mpsc};
 use tokio::task::JoinHandle;
 
-use super::super::budget::settle_on_channel;
 use super::super::channels::{Open, ToOrders};
 use super::super::{ATTEMPTS, BuyError, Buyer, BuyerParts, FIRST_PAUSE};
 use super::{Command, Read, ReadsError, ReadsReport, ReadsRequest, Told};
+use crate::buyer::budget::settle_on_channel;
 use crate::net::{DeliveryError, DeliveryReceiver, DeliverySender, Offence, PeerId, peer_id_from_public_key};
 use crate::stakes::SharedStakes;
 use crate::store::bought::{self, BoughtRun};
@@ -142,7 +142,9 @@ impl Session {
             match self.one_order().await {
                 Ok(()) => {
                     // Its channel comes to its end: whoever asks next has another order.
-                    let renews = self.renews || (!self.closes && self.wait().await && !self.closes);
+                    let waits = !self.renews && !self.closes;
+                    // Whoever closes it may do so meanwhile.
+                    let renews = self.renews || (waits && self.wait().await && !self.closes);
                     if renews {
                         match self.renew().await {
                             Ok(()) => continue,

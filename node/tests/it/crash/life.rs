@@ -406,7 +406,7 @@ impl Market {
 async fn a_seller_killed_at_any_step_of_a_payments_life_has_earned_it_once() {
     let mut market = Market::new().await;
     let mut at = 1;
-    while market.lives(Some(at), None, at).await {
+    while Box::pin(market.lives(Some(at), None, at)).await {
         at += 1;
     }
     eprintln!("the seller was killed at each of {} syncs", at - 1);
@@ -418,7 +418,7 @@ async fn a_seller_killed_at_any_step_of_a_payments_life_has_earned_it_once() {
 async fn a_buyer_killed_at_any_step_of_a_payments_life_has_paid_it_once() {
     let mut market = Market::new().await;
     let mut at = 1;
-    while market.lives(None, Some(at), at).await {
+    while Box::pin(market.lives(None, Some(at), at)).await {
         at += 1;
     }
     eprintln!("the buyer was killed at each of {} syncs", at - 1);

@@ -10,7 +10,7 @@ use sensora_protocol::market::channel::buyer::BuyerChannelState;
 use sensora_protocol::market::channel::offer::{ChannelLimits, signing_invoice};
 use sensora_protocol::market::channel::seller::SellerChannelState;
 use sensora_protocol::market::offer::{BuyerLimits, Range};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::stage::{Layout, Stage, settled};
 use crate::expiry::subscription;
@@ -133,7 +133,7 @@ async fn a_whole_market_through_a_channel_on_a_real_node() {
     let outputs = |hash: &[u8; 20]| -> u64 {
         let script = hex::encode(Script::p2pkh(hash).as_bytes());
         let ours = close["vout"].as_array().unwrap().iter();
-        let ours = ours.filter(|output| output["scriptPubKey"]["hex"] == Value::from(script.as_str()));
+        let ours = ours.filter(|output| output["scriptPubKey"]["hex"] == script.as_str());
         ours.map(|output| (output["value"].as_f64().unwrap() * 1e8).round() as u64).sum()
     };
     let terms = *channel.close_terms();
