@@ -1,6 +1,6 @@
 //! Single readings: both state machines against each other, whatever network, disks and processes do.
 
-mod pair;
+pub(crate) mod pair;
 
 use proptest::prelude::*;
 use sensora_protocol::market::price::Price;

@@ -113,6 +113,7 @@ fn all() -> Vec<Cut> {
     for (what, setup) in delivery::cases() {
         every_step(what, both, &mut cuts, |gate| delivery::run(gate, setup));
     }
+    every_step("single readings", both, &mut cuts, reads::run);
     every_step("a key release", both, &mut cuts, |gate| release::run(gate, true));
     every_step("a key release whose seller is gone for good", seller, &mut cuts, |gate| {
         release::run(gate, false)
