@@ -440,3 +440,34 @@ fn scattered_readings_in_flight_never_pass_the_runs_of_an_order() {
     assert_eq!((0..more).filter(|n| full(2 * n)).count(), 40);
     assert_eq!(end(pair).kept().len(), MAX_RUNS);
 }
+
+#[test]
+fn what_nobody_pays_for_is_answered_without_end_only_slowly() {
+    let mut pair = Pair::new(Setup { buyer_limit: 0, seller_limit: 60, ..Setup::default() });
+    pair.settle();
+    let ask = |pair: &mut Pair, frame: ToSeller| {
+        pair.to_seller.push_back(Up::Frame(frame));
+        pair.deliver_to_seller();
+        while pair.store_completes() {}
+    };
+    let grow = ToSeller::Grow { id: 0, size: 0 };
+    for _ in 0..255 {
+        ask(&mut pair, grow);
+    }
+    assert_eq!(pair.to_buyer.len(), 255, "one was given when the stream began");
+    // A reading that takes a place brings sixteen more.
+    ask(&mut pair, ToSeller::Read { id: 1, step: 5, levels: 0 });
+    for n in 0..20 {
+        let again = ToSeller::Read { id: 2, step: 0, levels: 0 };
+        ask(&mut pair, if n % 2 == 0 { again } else { grow });
+    }
+    // And the first one in its time.
+    let mut answers = 256 + 16 + 1;
+    for (passed_ms, more) in [(0, 0), (999, 0), (1, 1), (500, 0), (-4000, 1), (1000, 1)] {
+        pair.world.now_ms += passed_ms;
+        pair.seller_event(ServeEvent::Rest);
+        answers += more;
+        assert_eq!(pair.to_buyer.len(), answers, "after {passed_ms} ms");
+    }
+    assert!(pair.refusals.is_empty(), "{:?}", pair.refusals);
+}
