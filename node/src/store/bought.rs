@@ -107,16 +107,32 @@ pub fn streams(tx: &ReadTransaction) -> Result<Vec<BoughtStream>, StoreError> {
     STREAMS.all(tx)
 }
 
-/// Keeps a run. One that is here and begins at the same reading stays if it is longer: a live stream may bring the beginning of it again.
+/// Keeps a run, unless all of its readings are in one run that is here, as those of a live stream that brings its beginning again, or a reading that was bought
+/// alone. Runs that are inside of it go. So no run is inside of another, and the one that begins last is the one that ends last: [`newest`] and [`last_before`] rest on
+/// that.
 ///
 /// # Errors
 /// [`StoreError`].
 pub fn put_run(tx: &WriteTransaction, stream: &StreamId, run: &BoughtRun) -> Result<(), StoreError> {
-    let key = key(stream, run.run.first);
-    if RUNS.get_in::<BoughtRun>(tx, &key)?.is_some_and(|known| known.count > run.count) {
-        return Ok(());
+    let (first, end) = (run.run.first, run.run.first.saturating_add(run.count));
+    let end_of = |bytes: &[u8]| {
+        let run: BoughtRun = from_record("bought_runs", bytes)?;
+        Ok::<_, StoreError>((run.run.first, run.run.first.saturating_add(run.count)))
+    };
+    let (at, after) = (key(stream, first), key(stream, end));
+    if let Some((_, bytes)) = RUNS.last_up_to_in(tx, stream.as_bytes(), &at)? {
+        let (known, known_end) = end_of(&bytes)?;
+        if known_end > end || (known < first && known_end == end) {
+            return Ok(());
+        }
     }
-    RUNS.put(tx, &key, run)
+    for (inside, bytes) in RUNS.between_in(tx, &at, &after)? {
+        if end_of(&bytes)?.1 > end {
+            break;
+        }
+        RUNS.remove(tx, &inside)?;
+    }
+    RUNS.put(tx, &at, run)
 }
 
 /// The runs of a stream that hold readings of `[first, end)`, in the order of their first readings, at most `limit`. Runs of different orders may
@@ -240,4 +256,68 @@ pub fn put_anchored(tx: &WriteTransaction, order: &OrderId, proof: &AnchoredProo
 /// [`StoreError`].
 pub fn anchored(tx: &ReadTransaction, order: &OrderId) -> Result<Option<AnchoredProof>, StoreError> {
     ANCHORED.get(tx, order.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use sensora_chain::Network;
+    use sensora_chain::keys::PrivateKey;
+    use sensora_protocol::stream::Salts;
+
+    use super::*;
+    use crate::store::Store;
+
+    const STREAM: StreamId = StreamId([7; 16]);
+
+    fn store() -> Store {
+        Store::in_memory(Network::Regtest, &PrivateKey::from_bytes([1; 32]).unwrap().public()).unwrap()
+    }
+
+    fn put(store: &Store, order: u8, first: u64, end: u64) {
+        let run =
+            Run { first, columns: Vec::new(), salts: Salts::Each(vec![[0; 16]; (end - first) as usize]) };
+        let run = BoughtRun { run, count: end - first, order: OrderId([order; 32]) };
+        store.write(|tx| put_run(tx, &STREAM, &run)).unwrap();
+    }
+
+    fn here(store: &Store) -> Vec<(u8, u64, u64)> {
+        let runs = store.read(|tx| runs(tx, &STREAM, 0, u64::MAX, usize::MAX - 1)).unwrap();
+        runs.iter().map(|run| (run.order.0[0], run.run.first, run.run.first + run.count)).collect()
+    }
+
+    #[test]
+    fn a_reading_bought_alone_hides_no_run_that_holds_it() {
+        let store = store();
+        put(&store, 1, 10, 30);
+        for (first, end) in [(10, 11), (15, 16), (28, 30)] {
+            put(&store, 2, first, end);
+        }
+        assert_eq!(here(&store), [(1, 10, 30)]);
+        let newest = store.read(|tx| newest(tx, &STREAM)).unwrap();
+        let last = store.read(|tx| last_before(tx, &STREAM, 100)).unwrap();
+        assert_eq!((newest, last), (Some(29), Some(30)));
+    }
+
+    #[test]
+    fn a_run_takes_the_place_of_readings_that_were_bought_alone() {
+        let store = store();
+        for first in [4, 10, 12, 19, 20] {
+            put(&store, 2, first, first + 1);
+        }
+        put(&store, 1, 10, 20);
+        assert_eq!(here(&store), [(2, 4, 5), (1, 10, 20), (2, 20, 21)]);
+        put(&store, 3, 18, 25);
+        assert_eq!(here(&store), [(2, 4, 5), (1, 10, 20), (3, 18, 25)]);
+        assert_eq!(store.read(|tx| newest(tx, &STREAM)).unwrap(), Some(24));
+        assert_eq!(store.read(|tx| missing(tx, &STREAM, 0, 30)).unwrap(), [(0, 4), (5, 10), (25, 30)]);
+    }
+
+    #[test]
+    fn a_live_run_grows_and_does_not_shrink() {
+        let store = store();
+        for end in [12, 20, 15] {
+            put(&store, 1, 10, end);
+        }
+        assert_eq!(here(&store), [(1, 10, 20)]);
+    }
 }

@@ -157,6 +157,41 @@ impl Records {
         Ok(key.value().starts_with(prefix).then(|| (key.value().to_vec(), value.value().to_vec())))
     }
 
+    /// The last entry whose key begins with `prefix` and is at most `to`, as this change sees it.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn last_up_to_in(
+        &self,
+        tx: &WriteTransaction,
+        prefix: &[u8],
+        to: &[u8],
+    ) -> Result<Option<Entry>, StoreError> {
+        let table = tx.open_table(self.table())?;
+        let Some(entry) = table.range(..=to)?.next_back() else { return Ok(None) };
+        let (key, value) = entry?;
+        Ok(key.value().starts_with(prefix).then(|| (key.value().to_vec(), value.value().to_vec())))
+    }
+
+    /// The entries with `from` ≤ key < `to`, as this change sees them.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn between_in(
+        &self,
+        tx: &WriteTransaction,
+        from: &[u8],
+        to: &[u8],
+    ) -> Result<Vec<Entry>, StoreError> {
+        let table = tx.open_table(self.table())?;
+        let mut found = Vec::new();
+        for entry in table.range(from..to)? {
+            let (key, value) = entry?;
+            found.push((key.value().to_vec(), value.value().to_vec()));
+        }
+        Ok(found)
+    }
+
     /// Removes every entry whose key is below `key`.
     ///
     /// # Errors

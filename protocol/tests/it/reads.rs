@@ -3,14 +3,18 @@
 pub(crate) mod pair;
 
 use proptest::prelude::*;
+use sensora_protocol::Signed;
+use sensora_protocol::market::delivery::frame::ToBuyer as Frame;
 use sensora_protocol::market::price::Price;
 use sensora_protocol::market::reads::ask::{AskError, Got, Want};
+use sensora_protocol::market::reads::asked::MAX_RUNS;
 use sensora_protocol::market::reads::frame::{ToBuyer, ToSeller};
 use sensora_protocol::market::reads::known::KnownError;
 use sensora_protocol::market::reads::serve::ServeEvent;
+use sensora_protocol::market::receipt::ChannelReceipt;
 use sensora_protocol::market::refusal::Refusal;
 
-use crate::world::sat;
+use crate::world::{NETWORK, sat};
 pub(crate) use pair::offer;
 use pair::{Pair, READINGS, Setup, Up};
 
@@ -316,4 +320,154 @@ fn what_is_verified_is_kept_when_the_channel_closes_before_the_receipt() {
     }
     pair.come_to_an_end();
     assert_eq!(pair.kept(), [0, 1, 2, 3]);
+}
+
+/// A new stream, on which the seller says that it has answered with `runs`.
+fn owes(pair: &mut Pair, runs: Vec<(u64, u64)>) -> Option<&AskError> {
+    pair.start();
+    pair.deliver_to_seller();
+    pair.to_buyer.retain(|frame| !matches!(frame, ToBuyer::Owed(_)));
+    pair.to_buyer.insert(1, ToBuyer::Owed(runs));
+    pair.deliver_to_buyer();
+    pair.deliver_to_buyer();
+    pair.errors.last()
+}
+
+#[test]
+fn a_seller_sells_no_reading_that_was_not_asked_for() {
+    let mut pair = Pair::new(Setup { buyer_limit: 60, seller_limit: 60, ..Setup::default() });
+    let error = owes(&mut pair, vec![(0, 50)]).cloned();
+    assert_eq!(error, Some(AskError::Counts { said: 50, here: 0 }), "nothing was asked for yet");
+
+    let mut pair = Pair::new(Setup { buyer_limit: 60, seller_limit: 60, ..Setup::default() });
+    pair.start();
+    pair.settle();
+    for seq in [3, 4, 9] {
+        pair.want(Want::Seq(seq));
+    }
+    pair.disconnect();
+    assert_eq!(owes(&mut pair, vec![(3, 4)]), Some(&AskError::Counts { said: 4, here: 0 }));
+    for (runs, seq) in [(vec![(3, 3)], 5), (vec![(3, 1), (3, 1)], 3), (vec![(4, 2)], 5)] {
+        assert_eq!(owes(&mut pair, runs), Some(&AskError::NotAsked { seq }));
+    }
+    assert!(pair.kept().is_empty());
+    pair.settle();
+    let mut kept = end(pair).kept().to_vec();
+    kept.sort_unstable();
+    assert_eq!(kept, [3, 4, 9]);
+}
+
+#[test]
+fn the_newest_that_was_asked_for_may_be_owed_once() {
+    let mut pair = Pair::new(Setup { buyer_limit: 60, seller_limit: 60, ..Setup::default() });
+    pair.start();
+    pair.settle();
+    pair.want(Want::Latest);
+    pair.disconnect();
+    assert_eq!(owes(&mut pair, vec![(98, 1)]), Some(&AskError::NotAsked { seq: 98 }));
+    let errors = pair.errors.len();
+    owes(&mut pair, vec![(99, 1)]);
+    assert_eq!(pair.errors.len(), errors);
+}
+
+#[test]
+fn after_a_crash_a_seller_sells_no_more_than_can_have_been_asked_for() {
+    let setup = Setup { buyer_limit: 8, seller_limit: 8, ..Setup::default() };
+    let mut pair = Pair::new(setup);
+    pair.buyer_crashes();
+    // 18 sat: twice the exposure, and one reading.
+    assert_eq!(owes(&mut pair, vec![(0, 13)]), Some(&AskError::Due { asked: sat(20), due: sat(18) }));
+    let errors = pair.errors.len();
+    owes(&mut pair, vec![(0, 12)]);
+    assert_eq!(pair.errors.len(), errors);
+
+    let mut pair = Pair::new(Setup { buyer_limit: 1000, budget: 1000, msat: 1, ..setup });
+    pair.buyer_crashes();
+    assert!(matches!(owes(&mut pair, vec![(0, 2305)]), Some(AskError::Counts { said: 2305, here: 0 })));
+}
+
+#[test]
+fn what_was_paid_ahead_is_not_taken_with_the_receipt() {
+    let mut pair = Pair::new(Setup { buyer_limit: 60, seller_limit: 60, ..Setup::default() });
+    pair.start();
+    for seq in 0..20 {
+        pair.want(Want::Seq(seq));
+    }
+    pair.settle();
+    pair.stop();
+    while !matches!(pair.to_buyer.front(), Some(ToBuyer::Order(Frame::Ended { .. }))) {
+        assert!(
+            pair.deliver_to_buyer()
+                || pair.deliver_to_seller()
+                || pair.store_completes()
+                || pair.keep_completes()
+        );
+    }
+    let Some(ToBuyer::Order(Frame::Ended { receipt })) = pair.to_buyer.pop_front() else { unreachable!() };
+    let honest = receipt.verify::<ChannelReceipt>(NETWORK).unwrap().value().clone();
+    assert!(pair.signed() > honest.paid, "something is paid ahead");
+    let greedy = ChannelReceipt { paid: pair.signed(), ..honest };
+    let receipt = Signed::sign(greedy, &pair.world.seller, NETWORK).unwrap().into_bytes();
+    pair.to_buyer.push_front(ToBuyer::Order(Frame::Ended { receipt }));
+    pair.deliver_to_buyer();
+    assert_eq!(pair.errors, [AskError::Receipt { field: "paid" }]);
+    pair.settle();
+    pair.check_ended();
+}
+
+#[test]
+fn scattered_readings_in_flight_never_pass_the_runs_of_an_order() {
+    let more = MAX_RUNS as u64 + 40;
+    let setup = Setup {
+        buyer_limit: 1000,
+        seller_limit: 1000,
+        msat: 10,
+        budget: 1000,
+        size: 2 * more,
+        endings: false,
+    };
+    let mut pair = Pair::new(setup);
+    pair.start();
+    for seq in (0..more).map(|n| 2 * n) {
+        if !pair.ask.has_room() {
+            pair.settle();
+        }
+        pair.want(Want::Seq(seq));
+    }
+    pair.settle();
+    assert!(pair.errors.is_empty() && pair.refusals.is_empty(), "{:?} {:?}", pair.errors, pair.refusals);
+    let full = |seq| pair.got[&Want::Seq(seq)] == [Got::Full];
+    assert_eq!((0..more).filter(|n| full(2 * n)).count(), 40);
+    assert_eq!(end(pair).kept().len(), MAX_RUNS);
+}
+
+#[test]
+fn what_nobody_pays_for_is_answered_without_end_only_slowly() {
+    let mut pair = Pair::new(Setup { buyer_limit: 0, seller_limit: 60, ..Setup::default() });
+    pair.settle();
+    let ask = |pair: &mut Pair, frame: ToSeller| {
+        pair.to_seller.push_back(Up::Frame(frame));
+        pair.deliver_to_seller();
+        while pair.store_completes() {}
+    };
+    let grow = ToSeller::Grow { id: 0, size: 0 };
+    for _ in 0..255 {
+        ask(&mut pair, grow);
+    }
+    assert_eq!(pair.to_buyer.len(), 255, "one was given when the stream began");
+    // A reading that takes a place brings sixteen more.
+    ask(&mut pair, ToSeller::Read { id: 1, step: 5, levels: 0 });
+    for n in 0..20 {
+        let again = ToSeller::Read { id: 2, step: 0, levels: 0 };
+        ask(&mut pair, if n % 2 == 0 { again } else { grow });
+    }
+    // And the first one in its time.
+    let mut answers = 256 + 16 + 1;
+    for (passed_ms, more) in [(0, 0), (999, 0), (1, 1), (500, 0), (-4000, 1), (1000, 1)] {
+        pair.world.now_ms += passed_ms;
+        pair.seller_event(ServeEvent::Rest);
+        answers += more;
+        assert_eq!(pair.to_buyer.len(), answers, "after {passed_ms} ms");
+    }
+    assert!(pair.refusals.is_empty(), "{:?}", pair.refusals);
 }

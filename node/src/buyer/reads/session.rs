@@ -133,6 +133,7 @@ impl Session {
     /// Brings the order to its end.
     pub(super) async fn settle(mut self) -> Result<(), BuyError> {
         self.closes = true;
+        self.ask = self.ask.resumed();
         self.one_order().await
     }
 
@@ -518,6 +519,7 @@ impl Session {
             bad @ (AskError::Known(_)
             | AskError::Reading(_)
             | AskError::Statement(_)
+            | AskError::NotAsked { .. }
             | AskError::Unexpected { .. }) => Broken::Bad(Box::new(bad)),
             source => Broken::Failed(BuyError::Reads { order, source: Box::new(source) }),
         })?;

@@ -12,7 +12,7 @@
 
 #![warn(clippy::arithmetic_side_effects)]
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use sensora_chain::{Network, Satoshis};
 
@@ -41,6 +41,8 @@ pub const MAX_WANTED: usize = 1024;
 const KEEP_AT: usize = 256;
 /// Most readings that are verified and not kept: where the disk does not follow, nothing more is asked.
 const MAX_UNKEPT: usize = 4 * KEEP_AT;
+/// Most readings that a crash can have taken: one piece on its way to the disk and the next one, each as large as it gets.
+const MAX_FORGOTTEN: u64 = 2 * (MAX_UNKEPT as u64 + MAX_IN_FLIGHT as u64);
 
 /// What is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -162,6 +164,12 @@ pub enum AskError {
         /// What is here.
         here: u64,
     },
+    /// The seller charges for what nobody wanted.
+    #[error("the seller says that it has answered with reading {seq}, which was not asked for")]
+    NotAsked {
+        /// The reading.
+        seq: u64,
+    },
     /// The seller asks for more than is due.
     #[error("the seller says that {asked} is due, by the offer it is {due}")]
     Due {
@@ -259,6 +267,45 @@ impl Question {
     }
 }
 
+/// What a seller may have answered without that the answer is here: it asks the money for no other reading.
+#[derive(Debug, Default)]
+struct Unanswered {
+    /// Readings that were asked for.
+    numbers: BTreeSet<u64>,
+    /// The newest was asked for so often: each answer may be any one reading from there on.
+    newest: Vec<u64>,
+    /// Which readings were asked for was forgotten in a crash.
+    is_forgotten: bool,
+}
+
+impl Unanswered {
+    fn note(&mut self, asked: Question, size: u64) {
+        match asked {
+            Question::Reading { seq, .. } => drop(self.numbers.insert(seq)),
+            Question::Latest { last } => self.newest.push(last.map_or(size, |(seq, _)| seq)),
+            Question::Grow => {}
+        }
+    }
+
+    /// All of these readings, if each of them may have been answered.
+    fn all_of(&self, runs: &[(u64, u64)], asked: &Asked) -> Result<BTreeSet<u64>, AskError> {
+        let mut newest = self.newest.clone();
+        let mut owed = BTreeSet::new();
+        let numbers = runs.iter().flat_map(|(first, count)| *first..first.saturating_add(*count));
+        for seq in numbers {
+            let place = newest.iter().position(|from| seq >= *from);
+            let may_be = self.is_forgotten || self.numbers.contains(&seq) || place.is_some();
+            if !may_be || asked.contains(seq) || !owed.insert(seq) {
+                return Err(AskError::NotAsked { seq });
+            }
+            if let Some(place) = place.filter(|_| !self.is_forgotten && !self.numbers.contains(&seq)) {
+                newest.swap_remove(place);
+            }
+        }
+        Ok(owed)
+    }
+}
+
 /// An order of single readings under way: the purchase, and what need not survive a restart.
 #[derive(Debug)]
 pub struct Ask {
@@ -284,6 +331,10 @@ pub struct Ask {
     times: Cursor,
     /// Readings at places that are not here, to be asked for first.
     owed: VecDeque<(u64, u64)>,
+    /// Readings that the seller may say were answered, on the next stream.
+    unanswered: Unanswered,
+    /// No reading is asked for that makes what is due more than this: a crash forgets what was asked for, and what the seller says then is bounded by it.
+    most_asked: Satoshis,
     /// What is wanted, and how often the log's size had been asked when it came.
     wanted: VecDeque<(Want, u64)>,
     unkept: Vec<(Reading, Salt)>,
@@ -301,7 +352,7 @@ pub struct Ask {
 }
 
 impl Ask {
-    /// Begins, or brings an order to its end after a restart: what it has brought is not remembered by number, so nothing new is asked in it.
+    /// Begins, or brings an order to its end after a restart, see [`Ask::resumed`]: what it has brought is not remembered by number, so nothing new is asked in it.
     /// `interval` is what the buyer lets stand open; [`Interval::none`] where it pays only for what is kept.
     #[must_use]
     pub fn new(mut purchase: ChannelPurchase, terms: Terms, interval: Interval) -> Self {
@@ -310,6 +361,7 @@ impl Ask {
             purchase.state = ChannelPurchaseState::Stopping { end: None, bound: None };
         }
         let price = terms.tariff.price();
+        let unanswered = Unanswered { is_forgotten: purchase.next > 0, ..Unanswered::default() };
         Self {
             purchase,
             terms,
@@ -327,6 +379,8 @@ impl Ask {
             numbers: Cursor::default(),
             times: Cursor::default(),
             owed: VecDeque::new(),
+            unanswered,
+            most_asked: Satoshis::ZERO,
             wanted: VecDeque::new(),
             unkept: Vec::new(),
             keeping: None,
@@ -337,6 +391,13 @@ impl Ask {
             early: None,
             closed: false,
         }
+    }
+
+    /// The order may have begun before a restart: the seller may have answered what is not remembered here.
+    #[must_use]
+    pub const fn resumed(mut self) -> Self {
+        self.unanswered.is_forgotten = true;
+        self
     }
 
     /// The durable record.
@@ -422,7 +483,9 @@ impl Ask {
         if self.begun {
             self.interval.fall_back();
         }
+        let size = self.known.size();
         for open in self.answered.take().into_iter().chain(self.open.drain(..)).rev() {
+            self.unanswered.note(open.asked, size);
             if let Some(want) = open.asked.want() {
                 self.wanted.push_front((want, 0));
             }
@@ -483,6 +546,8 @@ impl Ask {
             self.leave(reservation, stakes, &mut actions)?;
             return Ok(actions);
         }
+        let paid = reservation.paid().max(self.price.due(self.purchase.next)?);
+        self.most_asked = self.beyond(paid)?;
         let mut questions = Vec::new();
         self.ask(&mut questions, &mut actions)?;
         self.keep(&mut actions)?;
@@ -537,7 +602,7 @@ impl Ask {
         network: Network,
         actions: &mut Vec<AskAction>,
     ) -> Result<(), AskError> {
-        let name = frame.name();
+        let (name, is_first) = (frame.name(), self.looked == 0);
         let unexpected = AskError::Unexpected { frame: name, expected: "nothing" };
         match frame {
             ToBuyer::Order(Frame::Alive) => Ok(()),
@@ -585,7 +650,7 @@ impl Ask {
                 Ok(())
             }
             ToBuyer::Order(_) => Err(unexpected),
-            ToBuyer::Owed(runs) => self.owe(runs),
+            ToBuyer::Owed(runs) => self.owe(runs, reservation.paid()),
             // To a question that is not asked any more.
             frame if self.is_late(&frame) => {
                 if let ToBuyer::Row { row, .. } = &frame {
@@ -615,6 +680,11 @@ impl Ask {
             ToBuyer::Grown { id, signing, hashes } => match self.answered(id, name)? {
                 Question::Grow => {
                     self.grow(&signing, &hashes, None, network)?;
+                    if is_first {
+                        // Before it the seller has said which readings of before were answered: no others were.
+                        self.unanswered =
+                            Unanswered { numbers: self.owed_numbers(), ..Unanswered::default() };
+                    }
                     Ok(())
                 }
                 other => Err(AskError::Unexpected { frame: name, expected: other.name() }),
@@ -668,8 +738,16 @@ impl Ask {
         Ok(())
     }
 
-    /// What the seller has answered, and did not come or was forgotten. It is charged already; but never more than the order may cost.
-    fn owe(&mut self, runs: Vec<(u64, u64)>) -> Result<(), AskError> {
+    /// What may be asked for with so much paid: as much more as is let stand open, and one reading, so that a seller that goes first can.
+    fn beyond(&self, paid: Satoshis) -> Result<Satoshis, AskError> {
+        let (limit, unit) = (self.interval.limit(), self.price.due(1)?);
+        let most = paid.checked_add(limit).and_then(|most| most.checked_add(unit));
+        Ok(most.unwrap_or(Satoshis::MAX))
+    }
+
+    /// What the seller has answered, and did not come or was forgotten. It is charged already: so it must have been asked for, or after a crash be as few and as
+    /// cheap as what can have been asked for and not kept.
+    fn owe(&mut self, runs: Vec<(u64, u64)>, paid: Satoshis) -> Result<(), AskError> {
         if !self.owed.is_empty() || self.looked > 0 {
             return Err(AskError::Unexpected { frame: "owed", expected: "something else" });
         }
@@ -679,8 +757,30 @@ impl Ask {
         if due > self.purchase.budget || runs.iter().any(|(_, count)| *count == 0) {
             return Err(AskError::Due { asked: due, due: self.purchase.budget });
         }
+        let Unanswered { numbers, newest, is_forgotten } = &self.unanswered;
+        let (most, most_due) = if *is_forgotten {
+            // Before the crash as much may have been paid ahead as is let stand open, whatever the seller remembers of it.
+            let kept = self.price.due(self.purchase.next)?;
+            let ahead = kept.checked_add(self.interval.limit()).unwrap_or(Satoshis::MAX);
+            (MAX_FORGOTTEN, self.beyond(paid.max(ahead))?)
+        } else {
+            (numbers.len().saturating_add(newest.len()) as u64, self.purchase.budget)
+        };
+        if more > most {
+            return Err(AskError::Counts { said: count, here: self.asked.count() });
+        }
+        if due > most_due {
+            return Err(AskError::Due { asked: due, due: most_due });
+        }
+        // From here on it is known what was answered.
+        let numbers = self.unanswered.all_of(&runs, &self.asked)?;
+        self.unanswered = Unanswered { numbers, ..Unanswered::default() };
         self.owed = runs.into();
         Ok(())
+    }
+
+    fn owed_numbers(&self) -> BTreeSet<u64> {
+        self.owed.iter().flat_map(|(first, count)| *first..first.saturating_add(*count)).collect()
     }
 
     fn row(
@@ -764,6 +864,7 @@ impl Ask {
             // It was not to be asked for.
             return Err(AskError::Counts { said: count.saturating_add(1), here: count });
         }
+        self.unanswered.numbers.remove(&reading.seq);
         self.interval.answered(price);
         actions.push(AskAction::Got(want, Got::Reading(reading.clone())));
         self.unkept.push((reading, salt));
@@ -810,7 +911,7 @@ impl Ask {
     /// Places of before the break, first of all. Answers whether all of them are asked for.
     fn ask_owed(&mut self, questions: &mut Vec<ToSeller>) -> Result<bool, AskError> {
         while let Some((seq, count)) = self.owed.front().copied() {
-            if self.open.len() >= MAX_IN_FLIGHT {
+            if self.open.len() >= MAX_IN_FLIGHT || self.unkept.len() >= MAX_UNKEPT {
                 return Ok(false);
             }
             let plan = self.known.ask(seq)?;
@@ -855,9 +956,12 @@ impl Ask {
         if self.price.due(count).map_or(true, |due| due > self.purchase.budget) {
             return Ok(if charged == 0 { Tried::Got(Got::Spent) } else { Tried::Waits });
         }
+        if self.price.due(count)? > self.most_asked {
+            return Ok(Tried::Waits);
+        }
         match want {
             Want::Seq(seq) => {
-                if !self.asked.has_room_for(seq) {
+                if !self.has_room_for(seq) {
                     return Ok(if charged == 0 { Tried::Got(Got::Full) } else { Tried::Waits });
                 }
                 let plan = self.known.ask(seq)?;
@@ -878,6 +982,16 @@ impl Ask {
             }
         }
         Ok(Tried::Asked)
+    }
+
+    /// Whether the order has a place for this reading behind those that are in flight: each of them may take a run of its own.
+    fn has_room_for(&self, seq: u64) -> bool {
+        let goes_on = match self.open.back().map(|open| open.asked) {
+            Some(Question::Reading { seq: last, .. }) => last.checked_add(1) == Some(seq),
+            Some(_) => false,
+            None => return self.asked.has_room_for(seq),
+        };
+        goes_on || self.asked.runs().len().saturating_add(self.open.len()) < super::asked::MAX_RUNS
     }
 
     fn send_reading(&mut self, seq: u64, plan: Plan, questions: &mut Vec<ToSeller>) {
@@ -965,7 +1079,7 @@ impl Ask {
         Ok(())
     }
 
-    /// What the order paid by its receipt: all that is due, and no more than was signed. A voucher that was paid ahead may have been lost.
+    /// What the order paid by its receipt: all that is due, or all that was signed where that is less, and in no case what was paid ahead.
     fn check_receipt(
         &self,
         receipt: &SignedBytes,
@@ -982,7 +1096,7 @@ impl Ask {
             ("stream", receipt.stream != self.terms.stream),
             ("first", receipt.first != 0),
             ("count", receipt.count != count),
-            ("paid", receipt.paid > paid || receipt.paid < due.min(paid)),
+            ("paid", receipt.paid != due.min(paid)),
             ("channel", receipt.channel != self.purchase.channel),
         ];
         match differs.into_iter().find(|(_, differs)| *differs) {

@@ -34,6 +34,14 @@ use crate::statement::{Signed, SignedBytes, StatementError};
 /// Most questions of one order that are not answered. One is some dozen bytes; that many in flight fill any connection with readings.
 pub const MAX_OPEN: usize = 256;
 
+/// Answers that take work and are not paid, on one stream: how the log has grown, and readings that were answered before. A buyer asks for the log once on a stream and
+/// when it wants a reading that is not there yet; with so many to begin with nobody who buys will notice.
+const FREE_ANSWERS: u64 = 256;
+/// So many more with each reading that takes a place: a buyer that awaits the next one may look so often.
+const FREE_FOR_READING: u64 = 16;
+/// Where none is left, there is one in so many milliseconds.
+const FREE_EVERY_MS: i64 = 1000;
+
 /// A question, as far as the machine needs to know it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Question {
@@ -118,6 +126,11 @@ impl What {
             Self::Grow { from } => subtrees(from, size),
             Self::Same => Vec::new(),
         }
+    }
+
+    /// Whether the log is looked at for the answer.
+    const fn takes_work(self) -> bool {
+        !matches!(self, Self::Same)
     }
 
     const fn reading(self) -> Option<u64> {
@@ -205,6 +218,9 @@ pub struct Serve {
     /// How many places are.
     kept_count: u64,
     open: VecDeque<Question>,
+    /// Answers that take work and that are still given for nothing, and when the last one was given beyond them.
+    free: u64,
+    paced_ms: i64,
     stops: bool,
     closed: bool,
 }
@@ -243,6 +259,8 @@ impl Serve {
             let due = price.due(end).map_err(|error| Refusal::InvalidOrder { reason: error.to_string() })?;
             sale.state = ChannelSaleState::Stopped { end, due };
         }
+        // What the buyer has paid and lost it gets again.
+        let free = FREE_ANSWERS.saturating_add(asked.count().saturating_sub(begin.next));
         let (budget, granted, next) = (begin.budget.max(paid), sale.granted, begin.next);
         Ok(Self {
             sale,
@@ -258,6 +276,8 @@ impl Serve {
             kept_paid: paid,
             kept_count,
             open: VecDeque::new(),
+            free,
+            paced_ms: i64::MIN,
             stops: false,
             closed: false,
         })
@@ -421,7 +441,7 @@ impl Serve {
         network: Network,
         now_ms: i64,
     ) -> Result<Vec<ServeAction>, ServeError> {
-        let mut actions = self.answer()?;
+        let mut actions = self.answer(now_ms)?;
         self.grant(stakes, &mut actions)?;
         if self.storing.is_some() {
             return Ok(actions);
@@ -478,7 +498,7 @@ impl Serve {
     }
 
     /// The questions that can be answered now, in their order.
-    fn answer(&mut self) -> Result<Vec<ServeAction>, ServeError> {
+    fn answer(&mut self, now_ms: i64) -> Result<Vec<ServeAction>, ServeError> {
         let mut actions = Vec::new();
         while let Some(question) = self.open.front().copied() {
             if let Some(seq) = question.what.reading().filter(|seq| !self.asked.contains(*seq)) {
@@ -491,11 +511,28 @@ impl Serve {
                     break;
                 }
                 self.asked.push(seq).map_err(|full| Refusal::InvalidOrder { reason: full.to_string() })?;
+                self.free = self.free.max(self.free.saturating_add(FREE_FOR_READING).min(FREE_ANSWERS));
+            } else if question.what.takes_work() && !self.gives(now_ms) {
+                break;
             }
             self.open.pop_front();
             actions.push(ServeAction::Answer(question));
         }
         Ok(actions)
+    }
+
+    /// Whether something is given for nothing now; where it is not, the question and those behind it wait.
+    fn gives(&mut self, now_ms: i64) -> bool {
+        if let Some(left) = self.free.checked_sub(1) {
+            self.free = left;
+            return true;
+        }
+        // A clock that was set back must not make it wait for long.
+        let is_time = now_ms < self.paced_ms || now_ms.saturating_sub(self.paced_ms) >= FREE_EVERY_MS;
+        if is_time {
+            self.paced_ms = now_ms;
+        }
+        is_time
     }
 
     /// A larger grant is stored when a question waits for it, or half of what stands open is used up.
