@@ -351,6 +351,9 @@ impl Buyer {
         }
         if self.inner.store.read(|tx| releases::purchase(tx, id))?.is_some() {
             return match Box::pin(self.drive_release(id, Duration::ZERO, progress)).await {
+                Err(BuyError::GivenUp { taken_back: true, .. }) if self.is_held(id)? => {
+                    Err(BuyError::GivenUp { order: *id, taken_back: false })
+                }
                 Ok(true) | Err(BuyError::GivenUp { taken_back: true, .. }) => Ok(()),
                 Ok(false) => Err(BuyError::KeyAwaited { order: *id }),
                 Err(error) => Err(error),
@@ -386,7 +389,7 @@ impl Buyer {
                 return Ok(Some(purchase.id));
             }
         }
-        for (purchase, terms) in self.open_releases()? {
+        for (purchase, terms) in self.held_releases()? {
             let wanted = terms.first.max(first)..terms.end.min(end);
             if &terms.stream == stream && !wanted.is_empty() {
                 return Ok(Some(purchase.id));

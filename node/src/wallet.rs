@@ -327,6 +327,12 @@ impl WalletHandle {
         self.read(Wallet::conflicted)
     }
 
+    /// Whether a transaction of ours does not stand, and what spends its coins instead is at least `depth` blocks below `tip_height`.
+    #[must_use]
+    pub fn is_outdone(&self, txid: &Txid, depth: u32, tip_height: u32) -> bool {
+        self.read(|wallet| wallet.is_outdone(txid, depth, tip_height))
+    }
+
     /// Where one of the wallet's transactions stands.
     #[must_use]
     pub fn status(&self, txid: &Txid) -> Option<Status> {

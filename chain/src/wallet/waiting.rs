@@ -98,6 +98,23 @@ impl Wallet {
         conflicted.collect()
     }
 
+    /// Whether a transaction of ours does not stand, and what spends one of its coins instead is at least `depth` blocks deep: a reorganisation of
+    /// fewer does not bring it back.
+    pub fn is_outdone(&self, txid: &Txid, depth: u32, tip_height: u32) -> bool {
+        let Some(record) = self.ledger.get(txid).filter(|record| record.status.is_dead()) else {
+            return false;
+        };
+        let deep = |height: u32| {
+            tip_height.checked_sub(height).is_some_and(|above| above.saturating_add(1) >= depth)
+        };
+        // Its body is forgotten only once what outdid it is buried.
+        record.tx.is_none()
+            || self
+                .ledger
+                .rivals(txid)
+                .any(|(_, rival)| matches!(rival.status, Status::Mined { height } if deep(height)))
+    }
+
     /// Transactions that are in the place of a conflicted one: if it is not proven any more, the other one may be offered to the network again.
     pub fn may_come_back(&self) -> Vec<Txid> {
         let lost = |by: &Txid| {

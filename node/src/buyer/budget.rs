@@ -98,6 +98,8 @@ pub(super) fn settle_release(
     now_ms: i64,
 ) -> Result<(), StoreError> {
     let cost = match &purchase.state {
+        // What took its place is not deep yet: the seller may still win the coin.
+        BatchPurchaseState::TakenBack { .. } if watched => return Ok(()),
         BatchPurchaseState::Dropped | BatchPurchaseState::TakenBack { .. } | BatchPurchaseState::Refunded => {
             Satoshis::ZERO
         }

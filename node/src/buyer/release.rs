@@ -14,6 +14,7 @@ mod drive;
 mod step;
 mod watch;
 
+use std::sync::Mutex;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -114,6 +115,8 @@ pub struct ReleaseSummary {
 pub(super) struct Releases {
     /// An order is changed by one task at a time, for no longer than a change takes. Who speaks with its seller has its turn besides.
     steps: Stripes,
+    /// The order whose seller was reminded last: the next round begins after it.
+    reminded: Mutex<Option<OrderId>>,
 }
 
 impl Buyer {
@@ -156,6 +159,10 @@ impl Buyer {
                     continue;
                 }
                 match self.drive_release(&open, patience, &mut progress).await {
+                    // Its coin is not outdone for good: ordering anew might be paying twice.
+                    Err(BuyError::GivenUp { taken_back: true, .. }) if self.is_held(&open)? => {
+                        return Err(BuyError::GivenUp { order: open, taken_back: false });
+                    }
                     Ok(true) | Err(BuyError::GivenUp { taken_back: true, .. }) => continue,
                     Ok(false) => return self.waiting(&open, bought),
                     // Its offer was over before anything was paid: it is dropped, and another is asked for.
@@ -325,11 +332,24 @@ impl Buyer {
 
     /// The purchases by key release that may still bring readings.
     pub(super) fn open_releases(&self) -> Result<Vec<(BatchPurchase, BatchTerms)>, BuyError> {
+        let held = self.held_releases()?;
+        Ok(held.into_iter().filter(|(purchase, _)| brings(&purchase.state)).collect())
+    }
+
+    /// These, and those whose coin is taken back but not for good: their readings are not ordered again meanwhile.
+    pub(super) fn held_releases(&self) -> Result<Vec<(BatchPurchase, BatchTerms)>, BuyError> {
         let watched = self.inner.store.read(records::watched_purchases)?;
-        let open = watched.into_iter().filter(|purchase| brings(&purchase.state));
-        open.map(|purchase| Ok((self.release_terms(&purchase)?, purchase)))
+        let held = watched.into_iter().filter(|purchase| {
+            brings(&purchase.state) || matches!(purchase.state, BatchPurchaseState::TakenBack { .. })
+        });
+        held.map(|purchase| Ok((self.release_terms(&purchase)?, purchase)))
             .map(|found: Result<_, BuyError>| found.map(|(terms, purchase)| (purchase, terms)))
             .collect()
+    }
+
+    /// Whether an order still stands in the way of another for the same readings.
+    pub(super) fn is_held(&self, id: &OrderId) -> Result<bool, BuyError> {
+        Ok(self.held_releases()?.iter().any(|(purchase, _)| &purchase.id == id))
     }
 
     fn release_terms(&self, purchase: &BatchPurchase) -> Result<BatchTerms, BuyError> {

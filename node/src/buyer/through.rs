@@ -9,7 +9,7 @@ use sensora_protocol::market::channel::buyer::{BuyerChannel, BuyerChannelState};
 use sensora_protocol::market::channel::spending::{Spending, SpendingError};
 use sensora_protocol::market::delivery::receive::ChannelPurchase;
 use sensora_protocol::market::delivery::terms::{Offered, Terms};
-use sensora_protocol::market::key_release::buy::BatchPurchase;
+use sensora_protocol::market::key_release::buy::{BatchPurchase, BatchPurchaseState};
 use sensora_protocol::market::key_release::offer::BatchTerms;
 use sensora_protocol::market::offer::{Offer, OfferError};
 use sensora_protocol::market::price::PriceError;
@@ -241,9 +241,9 @@ impl Buyer {
                     made.change(|stakes| stakes.note(direct.id, at_risk));
                 }
             }
-            for (purchase, terms) in self.open_releases()? {
+            for (purchase, terms) in self.held_releases()? {
                 if &purchase.seller == seller {
-                    made.change(|stakes| stakes.note(purchase.id, staked_on(&purchase, &terms)));
+                    made.change(|stakes| stakes.note(purchase.id, staked_on(&purchase, &terms, true)));
                 }
             }
             Ok::<_, BuyError>(made)
@@ -294,16 +294,17 @@ impl Buyer {
     }
 
     /// Counts what of a batch is open now: nothing once it has ended.
-    pub(super) fn note_release(&self, purchase: &BatchPurchase, terms: &BatchTerms) {
+    pub(super) fn note_release(&self, purchase: &BatchPurchase, terms: &BatchTerms, watched: bool) {
         if let Some(stakes) = self.stakes.known(&purchase.seller) {
-            stakes.change(|stakes| stakes.note(purchase.id, staked_on(purchase, terms)));
+            stakes.change(|stakes| stakes.note(purchase.id, staked_on(purchase, terms, watched)));
         }
     }
 }
 
 /// What a batch may cost and has not brought yet. Its price counts before the coin is signed: all that is missing for that comes by itself.
-fn staked_on(purchase: &BatchPurchase, terms: &BatchTerms) -> Satoshis {
-    if brings(&purchase.state) { terms.total.max(purchase.at_risk()) } else { Satoshis::ZERO }
+fn staked_on(purchase: &BatchPurchase, terms: &BatchTerms, watched: bool) -> Satoshis {
+    let may_return = watched && matches!(purchase.state, BatchPurchaseState::TakenBack { .. });
+    if brings(&purchase.state) || may_return { terms.total.max(purchase.at_risk()) } else { Satoshis::ZERO }
 }
 
 /// What of a loss still counts: as long as a seller answers for an order, and then it is forgiven.

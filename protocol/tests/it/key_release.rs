@@ -17,7 +17,7 @@ use sensora_protocol::market::key_release::buy::{
     BatchPurchaseState, BuyAction, BuyError, BuyEvent, BuyerAt,
 };
 use sensora_protocol::market::key_release::coin::{CoinView, Spend, Standing};
-use sensora_protocol::market::key_release::frame::ToBuyer;
+use sensora_protocol::market::key_release::frame::{AtomicBeef, ToBuyer};
 use sensora_protocol::market::key_release::sell::BatchSaleState;
 
 use crate::world::{NETWORK, sat};
@@ -331,6 +331,54 @@ fn only_a_buyer_that_was_cheated_takes_back_what_nobody_has_claimed() {
             let goes_out = actions.iter().any(|action| matches!(action, BuyAction::Refund(_)));
             assert_eq!(goes_out, cheated && tip >= height, "{tip}");
         }
+    }
+}
+
+/// A restored buyer learns of its coin from the seller, which then sends no parts.
+#[test]
+fn a_coin_that_was_learned_while_parts_are_missing_comes_back_at_the_refund_height() {
+    let mut pair = Pair::new(honest());
+    pair.quiet();
+    let coin = pair.purchase().coin.clone().unwrap();
+    let goods = honest();
+    let at = BuyerAt { buyer: &goods.world.buyer, network: NETWORK, rate: FeeRate::DEFAULT };
+    let mut purchase = pair.purchase().clone();
+    purchase.state = BatchPurchaseState::Receiving;
+    (purchase.arrivals, purchase.coin, purchase.taken) = (Default::default(), None, false);
+    let begun = ToBuyer::Begun { coin: Some(AtomicBeef(coin.beef)) };
+    purchase.handle(BuyEvent::Frame(Box::new(begun)), &goods.terms, &at).unwrap();
+    let height = goods.terms.refund_height.get();
+    let mut see = |tip, spend: Option<Spend>| {
+        let view = CoinView { tip, coin: Standing::Mined(height - 50), spend };
+        let actions = purchase.handle(BuyEvent::View(Box::new(view)), &goods.terms, &at).unwrap();
+        (actions, purchase.state.name())
+    };
+    assert_eq!(see(height - 1, None).1, "receiving", "its parts may still come");
+    let (actions, state) = see(height, None);
+    let [BuyAction::Refund(refund)] = &actions[..] else { panic!("{actions:?}") };
+    assert_eq!(state, "refunding");
+    let spend = Spend { transaction: Transaction::from_bytes(refund).unwrap(), height: Some(height + 1) };
+    let (actions, state) = see(height + 6, Some(spend));
+    assert!(matches!(actions[..], [BuyAction::Credit { .. }]), "{actions:?}");
+    assert_eq!(state, "refunded");
+}
+
+/// The seller's word shows the key; nobody has given the coin to the network.
+#[test]
+fn a_key_that_is_shown_without_its_coin_on_the_network_still_pays_the_seller() {
+    let mut pair = Pair::new(honest());
+    pair.quiet();
+    pair.buyer_event(BuyEvent::Key(honest().key.clone()));
+    assert_eq!(pair.purchase().state, BatchPurchaseState::Complete);
+    let goods = honest();
+    let at = BuyerAt { buyer: &goods.world.buyer, network: NETWORK, rate: FeeRate::DEFAULT };
+    let mut purchase = pair.purchase().clone();
+    let beef = purchase.coin.clone().unwrap().beef;
+    for (coin, expected) in [(Standing::Unknown, vec![BuyAction::Broadcast(beef)]), (Standing::Seen, vec![])]
+    {
+        let view = CoinView { tip: pair.chain.tip(), coin, spend: None };
+        let actions = purchase.handle(BuyEvent::View(Box::new(view)), &goods.terms, &at).unwrap();
+        assert_eq!(actions, expected);
     }
 }
 

@@ -32,7 +32,7 @@ use sensora_protocol::market::key_release::sell::{
     BatchSale, BatchSaleState, CoinVerdict, DEFAULT_CONFIRMATIONS, SellAction, SellerAt,
 };
 use sensora_protocol::market::refusal::Refusal;
-use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::{KEEP_SOLD_MS, Seller, SellerParts, damaged, failed};
@@ -94,10 +94,7 @@ impl Default for ReleasePolicy {
 pub(super) struct Releases {
     /// One buyer's quotes are made one after the other.
     quoting: Stripes,
-    /// Quotes that wait or are being sealed.
-    waiting: Semaphore,
-    /// One batch is sealed at a time, so that strangers' questions take one core at the most.
-    sealing: Semaphore,
+    turns: Turns,
     offers: Mutex<offers::Offers>,
     batches: Mutex<batch::Batches>,
     /// Sales that have something before them.
@@ -112,14 +109,42 @@ impl Default for Releases {
     fn default() -> Self {
         Self {
             quoting: Stripes::default(),
-            waiting: Semaphore::new(MAX_WAITING),
-            sealing: Semaphore::new(1),
+            turns: Turns::default(),
             offers: Mutex::default(),
             batches: Mutex::default(),
             open: Mutex::default(),
             running: Mutex::default(),
             look: Notify::new(),
         }
+    }
+}
+
+/// Who seals when.
+struct Turns {
+    /// Those that wait or seal.
+    waiting: Arc<Semaphore>,
+    /// One batch is sealed at a time, so that strangers' questions take one core at the most.
+    sealing: Arc<Semaphore>,
+}
+
+impl Default for Turns {
+    fn default() -> Self {
+        Self { waiting: Arc::new(Semaphore::new(MAX_WAITING)), sealing: Arc::new(Semaphore::new(1)) }
+    }
+}
+
+/// The right to seal a batch. It goes along to the thread that does it: that one goes on when whoever asked has gone.
+struct Turn {
+    _sealing: OwnedSemaphorePermit,
+    _waiting: OwnedSemaphorePermit,
+}
+
+impl Turns {
+    async fn take(&self) -> Result<Turn, Refusal> {
+        let busy = || Refusal::Busy { retry_ms: 2_000 };
+        let waiting = self.waiting.clone().try_acquire_owned().map_err(|_| busy())?;
+        let sealing = self.sealing.clone().acquire_owned().await.map_err(|_| busy())?;
+        Ok(Turn { _sealing: sealing, _waiting: waiting })
     }
 }
 
@@ -437,5 +462,35 @@ impl Seller {
             return Ok(());
         }
         store.write(|tx| old.iter().try_for_each(|id| records::remove_sale(tx, id)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use super::Turns;
+
+    /// Whoever asks can go away while its batch is being sealed, as often as it likes.
+    #[tokio::test]
+    async fn a_batch_whose_buyer_has_gone_is_sealed_to_its_end_before_another_begins() {
+        let turns = Turns::default();
+        let (go_on, held) = mpsc::channel::<()>();
+        let turn = turns.take().await.unwrap();
+        let asking = tokio::spawn(async move {
+            let sealing = tokio::task::spawn_blocking(move || {
+                let _turn = turn;
+                let _ = held.recv();
+            });
+            drop(sealing.await);
+        });
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        asking.abort();
+        assert!(asking.await.unwrap_err().is_cancelled());
+        let second = tokio::time::timeout(Duration::from_millis(100), turns.take()).await;
+        assert!(second.is_err(), "two batches would be sealed at a time");
+        go_on.send(()).unwrap();
+        assert!(turns.take().await.is_ok());
     }
 }

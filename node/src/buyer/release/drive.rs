@@ -28,6 +28,8 @@ const RECEIPT_PATIENCE: Duration = Duration::from_secs(3);
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// How often the seller hears that we are still there.
 const ALIVE_EVERY: Duration = Duration::from_secs(30);
+/// How long one seller is reminded at the most, whatever it says meanwhile: refunds of other orders wait behind it.
+const REMIND_FOR: Duration = Duration::from_secs(30);
 /// How often parts that do not verify are asked for again before the seller counts as a cheat.
 const BAD_DELIVERIES: u32 = 2;
 
@@ -73,11 +75,18 @@ pub(super) struct Deadline {
     patience: Duration,
     locking: Option<Instant>,
     waiting: Option<Instant>,
+    /// When nothing is waited for any more, whatever the state.
+    end: Option<Instant>,
 }
 
 impl Deadline {
     pub(super) fn after(patience: Duration) -> Self {
-        Self { patience, locking: None, waiting: None }
+        Self { patience, locking: None, waiting: None, end: None }
+    }
+
+    /// The same, and no longer than `most` in all.
+    fn within(patience: Duration, most: Duration) -> Self {
+        Self { end: Instant::now().checked_add(most), ..Self::after(patience) }
     }
 
     /// Until when an order in this state is waited for; for ever as long as nothing is paid.
@@ -245,12 +254,13 @@ impl Buyer {
                 shown = now;
             }
             let until = deadline.of(&purchase.state);
-            let (is_waiting, patience) = (until.is_some(), async move {
-                match until {
+            let (is_waiting, end) = (until.is_some(), deadline.end);
+            let patience = async move {
+                match until.into_iter().chain(end).min() {
                     Some(until) => tokio::time::sleep_until(until).await,
                     None => std::future::pending().await,
                 }
-            });
+            };
             tokio::select! {
                 bytes = receiver.next(PATIENCE) => match bytes {
                     Ok(Some(bytes)) => self.release_frame(id, &bytes, &mut sender, progress).await?,
@@ -418,7 +428,7 @@ impl Buyer {
     /// part that was damaged here.
     pub(super) async fn remind_seller(&self, id: &OrderId) -> Result<(), BuyError> {
         let Some(_turn) = self.turns.try_take(id) else { return Ok(()) };
-        let mut deadline = Deadline::after(Duration::ZERO);
+        let mut deadline = Deadline::within(Duration::ZERO, REMIND_FOR);
         match Box::pin(self.release_stream(id, &mut deadline, &mut |_| {})).await {
             Ok(()) | Err(Broken::Patience) => Ok(()),
             Err(Broken::Failed(error) | Broken::Bad(error)) => Err(error),

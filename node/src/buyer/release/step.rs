@@ -26,7 +26,7 @@ use crate::chain_access::BroadcastError;
 use crate::net::{DeliveryError, DeliverySender, Offence, peer_id_from_public_key};
 use crate::release::{Earned, beef_of_spend, credit};
 use crate::store::{StoreError, release as records};
-use crate::wallet::{Fate, WalletHandleError};
+use crate::wallet::{Fate, WalletHandle, WalletHandleError};
 
 /// Parts that are opened in one stored step: some tens of thousands of readings at the most.
 const OPEN_AT_ONCE: usize = 48;
@@ -58,11 +58,21 @@ impl<E: Into<BuyError>> From<E> for Stopped {
 }
 
 /// Whether a purchase is looked after any longer.
-fn is_watched(purchase: &BatchPurchase, terms: &BatchTerms, tip: u32, view: Option<&CoinView>) -> bool {
+fn is_watched(
+    wallet: &WalletHandle,
+    purchase: &BatchPurchase,
+    terms: &BatchTerms,
+    tip: u32,
+    view: Option<&CoinView>,
+) -> bool {
     match &purchase.state {
         BatchPurchaseState::Dropped | BatchPurchaseState::Refunded => false,
-        // A payment that was taken back could still be found in a block, as long as it has not had its time.
-        BatchPurchaseState::TakenBack { .. } => !terms.may_refund(tip),
+        // That somebody has taken the conflicting transaction is no block: the coin may still win, and its key opens the parts.
+        BatchPurchaseState::TakenBack { .. } => match &purchase.coin {
+            Some(coin) if wallet.status(&coin.txid).is_some() => !wallet.is_outdone(&coin.txid, SETTLED, tip),
+            // One that this wallet has never built; after its refund height no honest seller takes it.
+            _ => !terms.may_refund(tip),
+        },
         // Until what took the coin is settled: the wallet is told, and who was cheated may have it back.
         BatchPurchaseState::Complete | BatchPurchaseState::Cheated { .. } => {
             let spend = view.and_then(|view| Some((view, view.spend.as_ref()?)));
@@ -92,20 +102,21 @@ impl Buyer {
         let mut next = purchase.clone();
         let actions = self.handle(&mut next, event, &terms)?;
         let tip = chain.headers().tip_height();
-        let watched = is_watched(&next, &terms, tip, view.as_ref());
+        let watched = is_watched(wallet, &next, &terms, tip, view.as_ref());
         if next != purchase || !watched || actions.iter().any(is_stored) {
             wallet.update(|wallet, tx| {
                 for action in &actions {
                     self.store_action(wallet, tx, (&next, &terms), action, path)?;
                 }
-                if next.state.is_final() {
+                let may_return = watched && matches!(next.state, BatchPurchaseState::TakenBack { .. });
+                if next.state.is_final() && !may_return {
                     records::remove_parts(tx, id, terms.parts)?;
                 }
                 settle_release(tx, &next, terms.total, watched, self.inner.clock.now_ms())?;
                 records::put_purchase(tx, &next, watched)?;
                 Ok::<_, BuyError>(())
             })?;
-            self.note_release(&next, &terms);
+            self.note_release(&next, &terms, watched);
         }
         let mut rest = Vec::new();
         for action in actions {
@@ -258,6 +269,13 @@ impl Buyer {
                 Ok(Fate::Open) => not_yet(&rejected),
                 Err(error) => not_yet(&error),
             },
+            // The seller's word was all there was of it, and the chain has never heard of it: nothing of ours is in it.
+            Err(error) if wallet.status(txid).is_none() => match wallet.fate(txid).await {
+                Ok(Fate::Taken) => Some(BuyEvent::NotTakenBack),
+                Ok(Fate::Open | Fate::Impossible) if self.may_refund(id) => Some(BuyEvent::TakenBack),
+                Ok(_) => not_yet(&error),
+                Err(error) => not_yet(&error),
+            },
             // It may have been taken back before a crash.
             Err(error) => match wallet.status(txid) {
                 Some(status) if status.is_dead() => Some(BuyEvent::TakenBack),
@@ -265,6 +283,12 @@ impl Buyer {
                 _ => not_yet(&error),
             },
         }
+    }
+
+    /// Whether the refund height of an order has come.
+    fn may_refund(&self, id: &OrderId) -> bool {
+        let terms = self.release_purchase(id).and_then(|purchase| self.release_terms(&purchase));
+        terms.is_ok_and(|terms| terms.may_refund(self.inner.chain.headers().tip_height()))
     }
 
     /// Brings the coin to the network again: a reorganisation, or a service that forgets, has lost it.
@@ -374,7 +398,7 @@ impl Buyer {
                     records::put_purchase(tx, &next, true)
                 })
                 .map_err(|error: StoreError| BuyError::from(error))?;
-            self.note_release(&next, &terms);
+            self.note_release(&next, &terms, true);
         }
         Ok((rest, done))
     }

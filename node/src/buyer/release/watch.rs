@@ -1,5 +1,6 @@
 //! Coins, claims and refunds on the chain.
 
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use sensora_chain::Transaction;
@@ -75,7 +76,13 @@ impl Buyer {
                 Err(error) => tracing::debug!(%error, "the chain could not be asked about coins of batches"),
             }
         }
+        // Not the same ones each time: who never answers would leave the others without a word.
+        to_remind.sort_unstable();
+        let last = *self.releases.reminded.lock().unwrap_or_else(PoisonError::into_inner);
+        let after = to_remind.partition_point(|id| Some(*id) <= last);
+        to_remind.rotate_left(after);
         for id in to_remind.into_iter().take(REMIND_AT_ONCE) {
+            *self.releases.reminded.lock().unwrap_or_else(PoisonError::into_inner) = Some(id);
             if let Err(error) = self.remind_seller(&id).await {
                 tracing::debug!(order = %id, %error, "the seller of a batch was not reached");
             }

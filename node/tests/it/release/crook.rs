@@ -1,6 +1,7 @@
 //! Sellers that cheat, and sellers that stop at some step.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use sensora_chain::beef::{Beef, BeefLimits};
 use sensora_chain::contract::RefundHeight;
 use sensora_chain::header::HeaderView as _;
 use sensora_chain::keys::PublicKey;
-use sensora_chain::{FeeRate, Network};
+use sensora_chain::{FeeRate, Network, OutPoint, Transaction, TxIn, TxOut, Txid};
 use sensora_node::agent::recorder::Recorder;
 use sensora_node::buyer::{BuyError, ReleaseLimits, Released};
 use sensora_node::chain_access::ChainAccess;
@@ -63,6 +64,12 @@ struct Crook {
     spoils: Option<usize>,
     until: Arc<Mutex<Until>>,
     known: Arc<Mutex<Known>>,
+    /// Says "alive" when an order begins, and nothing else.
+    babbles: Arc<AtomicBool>,
+    /// Says that it has a coin, which it has made up.
+    invents: Arc<AtomicBool>,
+    /// How often an order has begun.
+    begun: Arc<AtomicU32>,
 }
 
 impl Crook {
@@ -74,6 +81,9 @@ impl Crook {
             spoils,
             until: Arc::new(Mutex::new(until)),
             known: Arc::default(),
+            babbles: Arc::default(),
+            invents: Arc::default(),
+            begun: Arc::default(),
         };
         let (mut streams, serving) = (double.takes_streams(), crook.clone());
         tokio::spawn(async move {
@@ -93,7 +103,17 @@ impl Crook {
     async fn serve(self, mut stream: DeliveryStream) {
         let buyer = PublicKey::from_bytes(&public_key_of(&stream.peer()).unwrap()).unwrap();
         while let Ok(Some(bytes)) = stream.next(Duration::from_secs(600)).await {
-            let answers = self.answers(&buyer, ToSeller::from_bytes(&bytes).unwrap()).await;
+            let frame = ToSeller::from_bytes(&bytes).unwrap();
+            if matches!(frame, ToSeller::Begin(_)) {
+                self.begun.fetch_add(1, Ordering::Relaxed);
+                while self.babbles.load(Ordering::Relaxed) {
+                    if stream.send(ToBuyer::Alive.to_bytes().unwrap().into()).await.is_err() {
+                        return;
+                    }
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                }
+            }
+            let answers = self.answers(&buyer, frame).await;
             for frame in answers {
                 if stream.send(frame.to_bytes().unwrap().into()).await.is_err() {
                     return;
@@ -109,9 +129,11 @@ impl Crook {
                 vec![ToBuyer::Offer(offer)]
             }
             ToSeller::Begin(begin) if self.goes_on(Until::Begun) => {
-                let mut known = self.known.lock().unwrap();
-                known.order = Some(begin.order.clone().verify_by::<Order>(Network::Regtest, buyer).unwrap());
-                let coin = known.coin.as_ref().map(|coin| AtomicBeef(coin.beef.clone()));
+                let order = begin.order.clone().verify_by::<Order>(Network::Regtest, buyer).unwrap();
+                self.known.lock().unwrap().order = Some(order);
+                let invented = self.invents.load(Ordering::Relaxed).then(|| AtomicBeef(self.invented()));
+                let known = self.known.lock().unwrap();
+                let coin = invented.or(known.coin.as_ref().map(|coin| AtomicBeef(coin.beef.clone())));
                 let mut frames = vec![ToBuyer::Begun { coin }];
                 let missing = known.parts.iter().skip(begin.next as usize).cloned();
                 let sent: Vec<_> = match self.goes_on(Until::Parts) {
@@ -140,6 +162,17 @@ impl Crook {
         let known = self.known.lock().unwrap();
         let terms = BatchTerms::of(known.offer.as_ref().unwrap(), Network::Regtest).unwrap();
         (terms, known.order.clone().unwrap())
+    }
+
+    /// A coin of the order's contract that spends nothing there is.
+    fn invented(&self) -> Vec<u8> {
+        let (terms, order) = self.terms();
+        let (contract, _) = coin::for_seller(order.value(), &terms, self.identity.key());
+        let nothing = TxIn::new(OutPoint { txid: Txid([7; 32]), vout: 0 });
+        let output = TxOut { value: terms.total, locking: contract.locking() };
+        let mut beef = Beef::new();
+        let txid = beef.add(Transaction::new(vec![nothing], vec![output]), None).unwrap();
+        beef.to_atomic(&txid).unwrap()
     }
 
     fn offer(
@@ -370,11 +403,24 @@ async fn a_seller_that_goes_silent_before_the_coin_is_out_costs_nothing() {
         if silence == Until::Parts {
             let Err(BuyError::GivenUp { taken_back: true, .. }) = given_up else { panic!("{given_up:?}") };
             assert_eq!(state(&scene.buyer, &order), "taken back");
+            let seller = *scene.double.identity.public();
+            let used = || scene.buyer.buyer().budgets(&seller).unwrap().1.day.as_u64();
+            scene.mine(5).await;
+            scene.buyer.buyer().look_at_releases().await;
+            assert_eq!(used(), PRICE, "five blocks are not six");
         } else {
             given_up.unwrap();
             assert_eq!(state(&scene.buyer, &order), "dropped");
         }
         scene.mine(1).await;
+        until("nothing to be looked after", || async {
+            scene.buyer.buyer().look_at_releases().await;
+            let watched = scene.buyer.store().read(sensora_node::store::release::watched_purchases);
+            watched.unwrap().is_empty().then_some(())
+        })
+        .await;
+        let used = scene.buyer.buyer().budgets(scene.double.identity.public()).unwrap().1.day;
+        assert_eq!(used.as_u64(), 0, "{silence:?}");
         let balance = scene.buyer.wallet().audit().unwrap();
         let fee = 100_000 - balance.total.as_u64();
         assert!(fee < 60, "{silence:?}: {fee}");
@@ -385,6 +431,87 @@ async fn a_seller_that_goes_silent_before_the_coin_is_out_costs_nothing() {
         assert!(matches!(bought, Released::Waiting { .. }), "{bought:?}");
         scene.stop().await;
     }
+}
+
+/// That the network has the conflicting transaction is no block: here the seller wins the race, and shows the key for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_coin_that_was_taken_back_and_is_mined_all_the_same_opens_its_batch() {
+    let scene = Scene::new(None, Until::Parts).await;
+    assert!(scene.buy(LONG).await.is_none());
+    let order = scene.order();
+    let buyer = scene.buyer.buyer();
+    let given_up = buyer.give_up_release(&order).await;
+    assert!(matches!(given_up, Err(BuyError::GivenUp { taken_back: true, .. })), "{given_up:?}");
+    buyer.look_at_releases().await;
+    let used = buyer.budgets(scene.double.identity.public()).unwrap().1.day;
+    assert_eq!((state(&scene.buyer, &order), used.as_u64()), ("taken back", PRICE));
+    let again = scene.buy(NOW).await.unwrap();
+    assert!(matches!(again, Err(BuyError::GivenUp { taken_back: false, .. })), "{again:?}");
+    assert_eq!(buyer.releases().unwrap().len(), 1, "nothing is ordered beside it");
+    // The network forgets what took the coin's inputs back.
+    let chain = scene.bootstrap.chain().dev_chain().unwrap();
+    let now = sensora_node::clock::Clock::system().now_ms();
+    chain.mine(now).unwrap();
+    chain.reorg(1, now, sensora_chain::sources::dev::OnReorg::Forget).unwrap();
+    let coin = purchase(&scene.buyer, &order).coin.unwrap();
+    scene.bootstrap.chain().broadcast(&coin.beef).await.unwrap();
+    scene.crook.known.lock().unwrap().coin = Some(coin);
+    scene.bootstrap.chain().refresh().await.unwrap();
+    scene.mine(6).await;
+    scene.crook.claim().await;
+    reaches(&scene.buyer, &order, "complete").await;
+    scene.stop().await;
+}
+
+/// A seller that says "alive" for ever and sends no part holds one round of the chain task, and not all that come after it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_seller_that_only_says_that_it_is_there_does_not_stop_the_chain_task() {
+    let scene = Scene::new(None, Until::Claim).await;
+    scene.buy(NOW).await.unwrap().unwrap();
+    let order = scene.order();
+    scene.buyer.store().write(|tx| sensora_node::store::release::remove_parts(tx, &order, 1)).unwrap();
+    scene.crook.babbles.store(true, Ordering::Relaxed);
+    let before = scene.crook.begun.load(Ordering::Relaxed);
+    scene.mine(6).await;
+    scene.crook.claim().await;
+    let begun_again = async {
+        while scene.crook.begun.load(Ordering::Relaxed) < before + 2 {
+            // Each block is an occasion for another round.
+            scene.mine(1).await;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(50), begun_again).await.expect("the first round has no end");
+    assert_eq!(state(&scene.buyer, &order), "revealed");
+    scene.stop().await;
+}
+
+/// The seller has put a coin into the order's beginning that no wallet has built and no chain has seen.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_coin_that_nobody_has_built_does_not_hold_its_readings_for_ever() {
+    let scene = Scene::new(None, Until::Parts).await;
+    scene.crook.invents.store(true, Ordering::Relaxed);
+    assert!(scene.buy(LONG).await.is_none());
+    let order = scene.order();
+    assert_eq!(state(&scene.buyer, &order), "locking");
+    let height = scene.buyer.buyer().releases().unwrap()[0].refund_height;
+    while scene.bootstrap.chain().headers().tip_height() < height {
+        scene.bootstrap.chain().mine().await.unwrap();
+    }
+    scene.mine(1).await;
+    reaches(&scene.buyer, &order, "taken back").await;
+    until("nothing to be looked after", || async {
+        scene.buyer.buyer().look_at_releases().await;
+        let watched = scene.buyer.store().read(sensora_node::store::release::watched_purchases);
+        watched.unwrap().is_empty().then_some(())
+    })
+    .await;
+    assert_eq!(scene.buyer.wallet().audit().unwrap().total.as_u64(), 100_000);
+    scene.crook.invents.store(false, Ordering::Relaxed);
+    *scene.crook.until.lock().unwrap() = Until::Claim;
+    let bought = scene.buy(NOW).await.unwrap().unwrap();
+    assert!(matches!(bought, Released::Waiting { .. }), "{bought:?}");
+    scene.stop().await;
 }
 
 /// The coin was signed and its seller said nothing. It is back, and reading the key later is not paid for.

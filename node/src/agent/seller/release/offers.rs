@@ -97,15 +97,17 @@ impl Seller {
             }
             offers.room_for(&buyer)?;
         }
-        let busy = || Refusal::Busy { retry_ms: 2_000 };
-        let _waiting = releases.waiting.try_acquire().map_err(|_| busy())?;
-        let _sealing = releases.sealing.acquire().await.map_err(|_| busy())?;
-        let (offer, sealed) = self.blocking(move |seller| seller.seal_offer(plain)).await?;
-        let digest = offer.digest(self.inner.parts.network);
-        lock(&releases.batches).keep(digest, sealed);
-        let bytes = offer.bytes().clone();
-        lock(&releases.offers).standing.insert(digest, offer);
-        Ok(bytes)
+        let turn = releases.turns.take().await?;
+        self.blocking(move |seller| {
+            let _turn = turn;
+            let (offer, sealed) = seller.seal_offer(plain)?;
+            let (digest, releases) = (offer.digest(seller.inner.parts.network), &seller.inner.releases);
+            lock(&releases.batches).keep(digest, sealed);
+            let bytes = offer.bytes().clone();
+            lock(&releases.offers).standing.insert(digest, offer);
+            Ok(bytes)
+        })
+        .await
     }
 
     /// Seals a batch and signs what it is.
@@ -137,24 +139,26 @@ impl Seller {
         if let Some(sealed) = lock(&releases.batches).get(&terms.offer) {
             return Ok(sealed);
         }
-        let busy = || Refusal::Busy { retry_ms: 2_000 };
-        let _waiting = releases.waiting.try_acquire().map_err(|_| busy())?;
-        let _sealing = releases.sealing.acquire().await.map_err(|_| busy())?;
+        let turn = releases.turns.take().await?;
         // Whoever was before us may have sealed the same.
         if let Some(sealed) = lock(&releases.batches).get(&terms.offer) {
             return Ok(sealed);
         }
-        let goods = goods.clone();
-        let sealed = self.blocking(move |_| Sealed::make(&goods).map_err(cannot_seal)).await?;
-        if sealed.batch.root() != terms.root {
-            tracing::error!(offer = %terms.offer, "a batch is not sealed as it was when it was offered");
-            return Err(Refusal::InvalidOrder {
-                reason: "the batch cannot be made again: ask for a new offer".into(),
-            });
-        }
-        let sealed = Arc::new(sealed);
-        lock(&releases.batches).keep(terms.offer, sealed.clone());
-        Ok(sealed)
+        let (goods, offer, root) = (goods.clone(), terms.offer, terms.root);
+        self.blocking(move |seller| {
+            let _turn = turn;
+            let sealed = Sealed::make(&goods).map_err(cannot_seal)?;
+            if sealed.batch.root() != root {
+                tracing::error!(%offer, "a batch is not sealed as it was when it was offered");
+                return Err(Refusal::InvalidOrder {
+                    reason: "the batch cannot be made again: ask for a new offer".into(),
+                });
+            }
+            let sealed = Arc::new(sealed);
+            lock(&seller.inner.releases.batches).keep(offer, sealed.clone());
+            Ok(sealed)
+        })
+        .await
     }
 }
 

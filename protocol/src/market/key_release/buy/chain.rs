@@ -70,7 +70,7 @@ impl BatchPurchase {
             BatchPurchaseState::Locking if unknown && !self.taken && !terms.may_claim(view.tip) => {
                 Ok(self.give_up(None))
             }
-            BatchPurchaseState::Waiting | BatchPurchaseState::Refunding { .. } => {
+            _ if self.awaits_key() => {
                 let coin = self.coin.as_ref().filter(|_| unknown);
                 let mut actions: Vec<_> =
                     coin.map(|coin| BuyAction::Broadcast(coin.beef.clone())).into_iter().collect();
@@ -83,8 +83,22 @@ impl BatchPurchase {
                 }
                 Ok(actions)
             }
+            // The seller has shown its key without bringing the coin to the network: it is owed all the same.
+            BatchPurchaseState::Revealed { .. } | BatchPurchaseState::Complete if unknown => {
+                Ok(self.coin.iter().map(|coin| BuyAction::Broadcast(coin.beef.clone())).collect())
+            }
             _ if self.may_race(terms, view.tip) => Ok(vec![BuyAction::Refund(self.refund(terms, at)?)]),
             _ => Ok(Vec::new()),
+        }
+    }
+
+    /// Whether the network has the coin, and neither key nor refund has ended that. Parts may be missing: a buyer that was restored learns of its
+    /// coin from the seller, which may never send them.
+    const fn awaits_key(&self) -> bool {
+        match self.state {
+            BatchPurchaseState::Waiting | BatchPurchaseState::Refunding { .. } => true,
+            BatchPurchaseState::Receiving | BatchPurchaseState::Received => self.taken,
+            _ => false,
         }
     }
 
@@ -103,8 +117,7 @@ impl BatchPurchase {
             actions.push(BuyAction::Credit { transaction, invoice });
             self.credited = txid;
         }
-        let waits = matches!(self.state, BatchPurchaseState::Waiting | BatchPurchaseState::Refunding { .. });
-        if waits {
+        if self.awaits_key() {
             self.state = if view.confirmations(spend.height) >= SETTLED {
                 BatchPurchaseState::Refunded
             } else {
