@@ -8,6 +8,7 @@
 mod delivery;
 mod direct;
 mod opening;
+mod reads;
 mod release;
 
 use std::fmt::Write as _;
