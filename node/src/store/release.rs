@@ -7,7 +7,7 @@ use redb::{ReadTransaction, WriteTransaction};
 use sensora_protocol::OrderId;
 use sensora_protocol::market::key_release::buy::BatchPurchase;
 use sensora_protocol::market::key_release::parts::ProvenPart;
-use sensora_protocol::market::key_release::sell::BatchSale;
+use sensora_protocol::market::key_release::sell::{BatchSale, BatchSaleState};
 use zeroize::Zeroizing;
 
 use super::kinds::Records;
@@ -93,6 +93,19 @@ pub fn remove_sale(tx: &WriteTransaction, id: &OrderId) -> Result<(), StoreError
     }
     SALES_OPEN.remove(tx, id.as_bytes())?;
     SALES.remove(tx, id.as_bytes())
+}
+
+/// Forgets a sale that is not paid. Answers whether it was so: a coin may have come since it was chosen.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn remove_unpaid_sale(tx: &WriteTransaction, id: &OrderId) -> Result<bool, StoreError> {
+    let sale = SALES.get_in::<BatchSale>(tx, id.as_bytes())?;
+    let is_unpaid = sale.is_none_or(|sale| sale.state == BatchSaleState::Delivering);
+    if is_unpaid {
+        remove_sale(tx, id)?;
+    }
+    Ok(is_unpaid)
 }
 
 /// A sale.

@@ -18,9 +18,10 @@ mod watch;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use sensora_chain::beef::{Beef, BeefLimits};
 use sensora_chain::keys::PublicKey;
 use sensora_chain::merkle_path::MerklePath;
 use sensora_chain::wallet::Purpose;
@@ -32,7 +33,7 @@ use sensora_protocol::market::key_release::sell::{
     BatchSale, BatchSaleState, CoinVerdict, DEFAULT_CONFIRMATIONS, SellAction, SellerAt,
 };
 use sensora_protocol::market::refusal::Refusal;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::{KEEP_SOLD_MS, Seller, SellerParts, damaged, failed};
@@ -133,18 +134,23 @@ impl Default for Turns {
     }
 }
 
-/// The right to seal a batch. It goes along to the thread that does it: that one goes on when whoever asked has gone.
-struct Turn {
-    _sealing: OwnedSemaphorePermit,
-    _waiting: OwnedSemaphorePermit,
-}
-
 impl Turns {
-    async fn take(&self) -> Result<Turn, Refusal> {
+    /// Works when it is its turn. The turn goes along to the thread that works: that one goes on when whoever asked has gone.
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
+    ) -> Result<T, Refusal> {
         let busy = || Refusal::Busy { retry_ms: 2_000 };
         let waiting = self.waiting.clone().try_acquire_owned().map_err(|_| busy())?;
         let sealing = self.sealing.clone().acquire_owned().await.map_err(|_| busy())?;
-        Ok(Turn { _sealing: sealing, _waiting: waiting })
+        let done = tokio::task::spawn_blocking(move || {
+            let _turn = (waiting, sealing);
+            work()
+        });
+        done.await.unwrap_or_else(|error| {
+            tracing::error!(%error, "a batch could not be sealed");
+            Err(Refusal::StorageUnavailable)
+        })
     }
 }
 
@@ -162,6 +168,8 @@ struct Running {
     cancel: CancellationToken,
     /// Held by the one that is served.
     served: Arc<tokio::sync::Mutex<()>>,
+    /// Coins that came on all of them.
+    coins: Arc<AtomicU32>,
     /// What is to be said on it.
     out: mpsc::Sender<Out>,
 }
@@ -294,12 +302,16 @@ impl Seller {
         let releases = &self.inner.releases;
         let gives_way = releases.room_for(buyer, clock.now_ms())?;
         let stored = store.write(|tx| {
-            if let Some(old) = &gives_way {
-                records::remove_sale(tx, old)?;
+            if let Some(old) = &gives_way
+                && !records::remove_unpaid_sale(tx, old)?
+            {
+                return Ok(false);
             }
-            records::put_sale(tx, &sale, true)
+            records::put_sale(tx, &sale, true).map(|()| true)
         });
-        stored.map_err(|error: StoreError| failed(&error))?;
+        if !stored.map_err(|error: StoreError| failed(&error))? {
+            return Err(Refusal::Busy { retry_ms: 2_000 });
+        }
         if let Some(old) = gives_way {
             lock(&releases.open).remove(&old);
         }
@@ -392,7 +404,11 @@ impl Seller {
                 SellAction::SendParts(parts) => self.inner.releases.say(&id, Out::Parts(parts)),
                 SellAction::Broadcast(coin) => {
                     let verdict = self.offer_coin(&id, &coin).await;
-                    let after = self.change_release(id, None, move |sale, _, _, _| Ok(sale.verdict(verdict)));
+                    let subject =
+                        Beef::parse(&coin, &BeefLimits::default()).ok().and_then(|beef| beef.subject());
+                    let Some(txid) = subject else { continue };
+                    let after =
+                        self.change_release(id, None, move |sale, _, _, _| Ok(sale.verdict(&txid, verdict)));
                     actions.extend(after.await?);
                 }
                 SellAction::Claim(claim) => claimed |= self.send_claim(&id, &claim, coin_path).await?,
@@ -467,30 +483,35 @@ impl Seller {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc;
+    use std::sync::{Arc, mpsc};
     use std::time::Duration;
+
+    use tokio::sync::Notify;
 
     use super::Turns;
 
     /// Whoever asks can go away while its batch is being sealed, as often as it likes.
     #[tokio::test]
     async fn a_batch_whose_buyer_has_gone_is_sealed_to_its_end_before_another_begins() {
-        let turns = Turns::default();
+        let turns = Arc::new(Turns::default());
         let (go_on, held) = mpsc::channel::<()>();
-        let turn = turns.take().await.unwrap();
+        let (first, begun) = (turns.clone(), Arc::new(Notify::new()));
+        let begins = begun.clone();
         let asking = tokio::spawn(async move {
-            let sealing = tokio::task::spawn_blocking(move || {
-                let _turn = turn;
-                let _ = held.recv();
-            });
-            drop(sealing.await);
+            first
+                .run(move || {
+                    begins.notify_one();
+                    let _ = held.recv();
+                    Ok(())
+                })
+                .await
         });
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        begun.notified().await;
         asking.abort();
         assert!(asking.await.unwrap_err().is_cancelled());
-        let second = tokio::time::timeout(Duration::from_millis(100), turns.take()).await;
-        assert!(second.is_err(), "two batches would be sealed at a time");
+        let second = tokio::time::timeout(Duration::from_millis(100), turns.run(|| Ok(()))).await;
+        assert!(second.is_err(), "two batches are sealed at a time");
         go_on.send(()).unwrap();
-        assert!(turns.take().await.is_ok());
+        turns.run(|| Ok(())).await.unwrap();
     }
 }

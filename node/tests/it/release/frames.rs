@@ -197,3 +197,35 @@ async fn an_order_that_begins_anew_ends_the_stream_it_had() {
     assert_eq!(sale(&world.agent, &order.id(world.buyer.network())).state.name(), "delivering");
     world.shutdown().await;
 }
+
+/// An order that was chosen to give way has its coin before it is removed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_order_that_is_paid_meanwhile_does_not_give_way() {
+    let world = market(3000).await;
+    let request = world.request(seq(0, COUNT)).await;
+    let order = world.locked(&request).await;
+    let removed = world.agent.store().write(|tx| release::remove_unpaid_sale(tx, &order)).unwrap();
+    assert!(!removed);
+    assert_eq!(sale(&world.agent, &order).state.name(), "locked");
+    world.shutdown().await;
+}
+
+/// The coins of an order are counted on all its streams: a new stream does not bring free ones.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn coins_that_are_none_are_paced_whichever_stream_brings_them() {
+    let world = market(3000).await;
+    let offer = quote(&world.buyer, &world).await;
+    let started = std::time::Instant::now();
+    let mut streams = Vec::new();
+    for _ in 0..6 {
+        let mut stream = open(&world.buyer, &world).await;
+        send(&mut stream, &begin(&offer, &world.buyer, 1, u32::MAX)).await;
+        assert_eq!(next(&mut stream).await, Some(ToBuyer::Begun { coin: None }));
+        send(&mut stream, &ToSeller::Lock(vec![7; 50])).await;
+        assert!(matches!(next(&mut stream).await, Some(ToBuyer::Refused(_))));
+        streams.push(stream);
+    }
+    // Three are free; what follows the fourth and the fifth waits a second each.
+    assert!(started.elapsed() >= Duration::from_secs(2), "{:?}", started.elapsed());
+    world.shutdown().await;
+}

@@ -23,11 +23,12 @@
 use std::ops::Range;
 
 use sensora_chain::beef::{Beef, BeefLimits};
-use sensora_chain::contract::key_release::{ClaimError, KeyReleaseSpend, KeyReleaseTerms};
+use sensora_chain::contract::key_release::{ClaimError, KeyRelease, KeyReleaseSpend, KeyReleaseTerms};
+use sensora_chain::contract::verify_input;
 use sensora_chain::header::HeaderView;
 use sensora_chain::keys::{PrivateKey, PublicKey};
 use sensora_chain::spv::{self, SpvError};
-use sensora_chain::{FeeRate, Network, Transaction, Txid};
+use sensora_chain::{FeeRate, Network, SighashCache, Transaction, Txid};
 use serde::{Deserialize, Serialize};
 
 use super::coin::{self, Coin, CoinView, SETTLED, Spend, Standing};
@@ -307,10 +308,13 @@ impl BatchSale {
         Ok(self.resume().into_iter().collect())
     }
 
-    /// Takes what the network says to the coin.
-    pub fn verdict(&mut self, verdict: CoinVerdict) -> Vec<SellAction> {
+    /// Takes what the network says to the coin `of`. Where the order has another one meanwhile, it is nothing to that.
+    pub fn verdict(&mut self, of: &Txid, verdict: CoinVerdict) -> Vec<SellAction> {
         let BatchSaleState::Locked { coin, taken } = &mut self.state else { return Vec::new() };
         let txid = coin.txid;
+        if of != &txid {
+            return Vec::new();
+        }
         let refusal = match verdict {
             CoinVerdict::Accepted => {
                 *taken = true;
@@ -359,6 +363,9 @@ impl BatchSale {
         let release = coin.release(&contract);
         let spend = view.spend.as_ref();
         let spend = spend.and_then(|spend| Some((release.spend_in(&spend.transaction)?, spend)));
+        // What is in no block counts where miners would take it: whoever knows the key can write something that only looks like a claim.
+        let spend =
+            spend.filter(|(_, spend)| spend.height.is_some() || is_valid(&release, &spend.transaction));
         let settled = |spend: &Spend| view.confirmations(spend.height) >= SETTLED;
         match (&self.state, spend) {
             (BatchSaleState::Done { .. }, _) => Ok(Vec::new()),
@@ -524,6 +531,12 @@ impl BatchSaleState {
     pub const fn is_shown(&self) -> bool {
         matches!(self, Self::Claimed { .. } | Self::Done { .. } | Self::TakenBack { shown: true })
     }
+}
+
+fn is_valid(release: &KeyRelease, spend: &Transaction) -> bool {
+    let index = spend.inputs.iter().position(|input| input.previous == release.outpoint());
+    let valid = |index| verify_input(spend, &SighashCache::new(spend), index, release.output()).is_ok();
+    index.is_some_and(valid)
 }
 
 fn too_late(terms: &BatchTerms, tip: u32) -> Refusal {

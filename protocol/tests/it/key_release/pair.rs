@@ -374,16 +374,17 @@ impl<'a> Pair<'a> {
                 }
             }
             SellAction::Broadcast(beef) => {
+                let coin = subject(&beef);
                 let verdict = if self.offline {
                     CoinVerdict::Unavailable
                 } else {
-                    match self.chain.submit(&subject(&beef)) {
+                    match self.chain.submit(&coin) {
                         Ok(()) => CoinVerdict::Accepted,
                         Err(double_spent) => CoinVerdict::Rejected { double_spent, reason: "no".into() },
                     }
                 };
                 if let Some(sale) = self.seller.as_mut() {
-                    let actions = sale.verdict(verdict);
+                    let actions = sale.verdict(&coin.txid(), verdict);
                     self.follow_seller(actions);
                 }
             }

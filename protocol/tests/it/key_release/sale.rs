@@ -190,17 +190,20 @@ fn what_the_network_says_to_the_coin_is_passed_on() {
     let refuse = |refusal| vec![SellAction::Frame(ToBuyer::Refused(refusal))];
     let rejected = |double_spent| CoinVerdict::Rejected { double_spent, reason: "no".into() };
     let mut sale = locked();
-    assert_eq!(sale.verdict(CoinVerdict::Unavailable), refuse(Refusal::ChainUnavailable));
+    assert_eq!(sale.verdict(&txid, CoinVerdict::Unavailable), refuse(Refusal::ChainUnavailable));
     assert_eq!(sale, locked(), "it is tried again");
-    assert_eq!(sale.verdict(rejected(true)), refuse(Refusal::DoubleSpent { txid }));
+    assert_eq!(sale.verdict(&txid, rejected(true)), refuse(Refusal::DoubleSpent { txid }));
     assert_eq!(sale, admitted());
-    assert_eq!(sale.verdict(CoinVerdict::Accepted), []);
+    assert_eq!(sale.verdict(&txid, CoinVerdict::Accepted), []);
     let mut sale = locked();
-    assert_eq!(sale.verdict(rejected(false)), refuse(Refusal::PaymentRejected { txid, reason: "no".into() }));
+    assert_eq!(
+        sale.verdict(&txid, rejected(false)),
+        refuse(Refusal::PaymentRejected { txid, reason: "no".into() })
+    );
     let mut sale = locked();
     let told = vec![SellAction::Frame(ToBuyer::Locked { txid })];
-    assert_eq!(sale.verdict(CoinVerdict::Accepted), told);
-    assert_eq!(sale.verdict(rejected(true)), [], "only the chain has a say now");
+    assert_eq!(sale.verdict(&txid, CoinVerdict::Accepted), told);
+    assert_eq!(sale.verdict(&txid, rejected(true)), [], "only the chain has a say now");
     assert_eq!(sale.coin().unwrap().txid, txid);
 }
 
@@ -270,5 +273,45 @@ fn a_claim_that_cannot_be_paid_for_shows_nothing() {
     let dear = SellerAt { rate: FeeRate::new(100_000), ..at(goods) };
     let view = CoinView { tip: now + 1, coin: Standing::Mined(now + 1), spend: None };
     assert!(matches!(sale.view(&view, &goods.terms, &dear), Err(SellError::Claim { .. })));
+    assert_eq!(sale, before);
+}
+
+/// The network's word on a refused coin comes after the order has another one.
+#[test]
+fn a_late_verdict_on_another_coin_says_nothing_of_this_one() {
+    let goods = honest();
+    let now = goods.world.chain.headers.tip_height();
+    let (first, second) = (paying(goods, contract(goods), 1650), paying(goods, contract(goods), 1700));
+    let mut sale = admitted();
+    lock(&mut sale, &beef(&goods.funds, &first), now).unwrap();
+    let rejected = CoinVerdict::Rejected { double_spent: true, reason: "no".into() };
+    assert_eq!(sale.verdict(&first.txid(), rejected.clone()).len(), 1);
+    lock(&mut sale, &beef(&goods.funds, &second), now).unwrap();
+    let before = sale.clone();
+    for late in [CoinVerdict::Accepted, rejected, CoinVerdict::Unavailable] {
+        assert_eq!(sale.verdict(&first.txid(), late), []);
+        assert_eq!(sale, before);
+    }
+}
+
+/// Whoever has read the key can write it into a transaction that no miner takes.
+#[test]
+fn a_claim_that_no_miner_would_take_does_not_replace_the_stored_one() {
+    let goods = honest();
+    let now = goods.world.chain.headers.tip_height();
+    let coin = paying(goods, contract(goods), 1650);
+    let mut sale = admitted();
+    lock(&mut sale, &beef(&goods.funds, &coin), now).unwrap();
+    let see = |sale: &mut BatchSale, spend| {
+        let view = CoinView { tip: now + 1, coin: Standing::Mined(now + 1), spend };
+        sale.view(&view, &goods.terms, &at(goods)).unwrap()
+    };
+    let actions = see(&mut sale, None);
+    let [SellAction::Claim(claim)] = &actions[..] else { panic!("{actions:?}") };
+    let mut forged = Transaction::from_bytes(claim).unwrap();
+    forged.outputs[0].locking = Script::p2pkh(&[1; 20]);
+    let before = sale.clone();
+    let spend = Spend { transaction: forged, height: None };
+    assert_eq!(see(&mut sale, Some(spend)), [SellAction::Claim(claim.clone())], "ours goes out again");
     assert_eq!(sale, before);
 }

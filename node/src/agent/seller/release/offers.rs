@@ -97,17 +97,16 @@ impl Seller {
             }
             offers.room_for(&buyer)?;
         }
-        let turn = releases.turns.take().await?;
-        self.blocking(move |seller| {
-            let _turn = turn;
+        let seller = self.clone();
+        let sealed = releases.turns.run(move || {
             let (offer, sealed) = seller.seal_offer(plain)?;
             let (digest, releases) = (offer.digest(seller.inner.parts.network), &seller.inner.releases);
             lock(&releases.batches).keep(digest, sealed);
             let bytes = offer.bytes().clone();
             lock(&releases.offers).standing.insert(digest, offer);
             Ok(bytes)
-        })
-        .await
+        });
+        sealed.await
     }
 
     /// Seals a batch and signs what it is.
@@ -139,14 +138,13 @@ impl Seller {
         if let Some(sealed) = lock(&releases.batches).get(&terms.offer) {
             return Ok(sealed);
         }
-        let turn = releases.turns.take().await?;
-        // Whoever was before us may have sealed the same.
-        if let Some(sealed) = lock(&releases.batches).get(&terms.offer) {
-            return Ok(sealed);
-        }
         let (goods, offer, root) = (goods.clone(), terms.offer, terms.root);
-        self.blocking(move |seller| {
-            let _turn = turn;
+        let seller = self.clone();
+        let sealed = releases.turns.run(move || {
+            // Whoever was before us may have sealed the same.
+            if let Some(sealed) = lock(&seller.inner.releases.batches).get(&offer) {
+                return Ok(sealed);
+            }
             let sealed = Sealed::make(&goods).map_err(cannot_seal)?;
             if sealed.batch.root() != root {
                 tracing::error!(%offer, "a batch is not sealed as it was when it was offered");
@@ -157,8 +155,8 @@ impl Seller {
             let sealed = Arc::new(sealed);
             lock(&seller.inner.releases.batches).keep(offer, sealed.clone());
             Ok(sealed)
-        })
-        .await
+        });
+        sealed.await
     }
 }
 

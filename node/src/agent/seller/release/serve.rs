@@ -1,6 +1,7 @@
 //! One stream of a buyer: a quote, or an order.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -22,7 +23,7 @@ use crate::net::{DeliveryError, DeliveryReceiver, DeliverySender, DeliveryStream
 /// How long a buyer may say nothing. It says `alive` while it waits for the key.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// Coins that are taken on one stream as they come; each is given to the network, and more than one happens when the network was away.
+/// Coins that are taken of one order as they come, on however many streams that follow each other; each is given to the network, and more than one happens when the network was away.
 const FREE_COINS: u32 = 3;
 /// How long nothing is read after each that follows: whoever repeats itself costs our chain services a question a second at most.
 const COIN_PAUSE: Duration = Duration::from_secs(1);
@@ -112,20 +113,22 @@ impl Seller {
         let order = order.map_err(|error| Refusal::InvalidOrder { reason: error.to_string() })?;
         let id = order.id(network);
         let (mine, (out, outs)) = (cancel.child_token(), mpsc::channel(MAX_OUT));
-        let served = {
+        let (served, coins) = {
             let mut running = lock(&self.inner.releases.running);
             let before = running.get(&id).cloned();
             if let Some(before) = &before {
                 before.cancel.cancel();
             }
-            let served = before.map_or_else(Default::default, |before| before.served);
-            running.insert(id, Running { cancel: mine.clone(), served: served.clone(), out });
-            served
+            let (served, coins) =
+                before.map_or_else(Default::default, |before| (before.served, before.coins));
+            let new = Running { cancel: mine.clone(), served: served.clone(), coins: coins.clone(), out };
+            running.insert(id, new);
+            (served, coins)
         };
         let guard = served.lock().await;
         let outcome = match mine.is_cancelled() {
             true => Err(Ended::Gone),
-            false => self.run_order(buyer, id, begin, stream, outs, &mine).await,
+            false => self.run_order(buyer, id, begin, stream, (outs, &coins), &mine).await,
         };
         drop(guard);
         let mut running = lock(&self.inner.releases.running);
@@ -142,7 +145,7 @@ impl Seller {
         id: OrderId,
         begin: Begin,
         (sender, receiver): (&mut DeliverySender, &mut DeliveryReceiver),
-        mut outs: mpsc::Receiver<Out>,
+        (mut outs, coins): (mpsc::Receiver<Out>, &AtomicU32),
         cancel: &CancellationToken,
     ) -> Result<(), Ended> {
         let next = begin.next;
@@ -152,7 +155,6 @@ impl Seller {
         };
         let (sale, terms) = begun?;
         self.carry_out_release(id, sale.begin(next, &terms), None).await?;
-        let mut coins = 0_u32;
         loop {
             tokio::select! {
                 () = cancel.cancelled() => return Err(Ended::Gone),
@@ -166,8 +168,7 @@ impl Seller {
                         Ok(ToSeller::Alive) => {}
                         Ok(ToSeller::Lock(beef)) => {
                             self.take_coin(id, beef, sender).await?;
-                            coins = coins.saturating_add(1);
-                            if coins > FREE_COINS {
+                            if coins.fetch_add(1, Ordering::Relaxed) >= FREE_COINS {
                                 tokio::time::sleep(COIN_PAUSE).await;
                             }
                         }
