@@ -19,6 +19,14 @@ const PRICE: i64 = 1200;
 
 impl Stage {
     async fn locked(&self, first: u64) -> OrderId {
+        // An offer is made for the seller's height: one that is behind makes an offer that is late by the blocks that it lacks.
+        until("all to follow", || async {
+            self.look().await;
+            let tip = self.bootstrap.chain().headers().tip();
+            let follow = [&self.agent, &self.buyer].map(|node| node.chain().headers().tip() == tip);
+            follow.into_iter().all(|follows| follows).then_some(())
+        })
+        .await;
         let request = self.request(Range::Seq { first, count: COUNT });
         let buyer = self.buyer.buyer();
         let bought =
