@@ -6,10 +6,10 @@
 //!
 //! | room | what it is for |
 //! |---|---|
-//! | [`batch`] | sealed batches: what an offer says of them, and their parts, made again when they are sent |
-//! | [`offers`] | quotes, of which a stranger gets a bounded number |
-//! | [`serve`] | one stream: a quote, or an order |
-//! | [`watch`] | coins and claims on the chain |
+//! | `batch` | sealed batches: what an offer says of them, and their parts, made again when they are sent |
+//! | `offers` | quotes, of which a stranger gets a bounded number |
+//! | `serve` | one stream: a quote, or an order |
+//! | `watch` | coins and claims on the chain |
 
 mod batch;
 mod offers;
