@@ -48,7 +48,7 @@ pub(super) fn run(args: &AgentArgs, context: &Context) -> Outcome<Exit> {
         let session = Session::start_as(context, open, &args.network, Some(options)).await?;
         let watched = tokio::select! {
             watched = watch::events(&session, context) => watched,
-            failed = control::serve(&session) => Err(failed),
+            never = control::serve(&session) => match never {},
             stopped = stop_signal() => stopped,
         };
         context.out.note("\nstopping; Ctrl-C again stops at once");

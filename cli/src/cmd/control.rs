@@ -2,6 +2,7 @@
 //!
 //! One line with the name of the question comes in, one JSON document goes out. Whoever can open the socket can read the home anyway.
 
+use std::convert::Infallible;
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -20,7 +21,7 @@ use tokio::net::UnixListener;
 use super::offline::Offline;
 use super::session::Session;
 use crate::context::Context;
-use crate::failure::{Failure, Outcome};
+use crate::failure::Outcome;
 
 /// Longest name of a question.
 const MAX_QUESTION: usize = 64;
@@ -95,8 +96,8 @@ fn ask<T: DeserializeOwned>(paths: &HomePaths, question: Question) -> std::io::R
     serde_json::from_slice(&answer).map_err(std::io::Error::other)
 }
 
-/// Answers questions for as long as the session runs; ends only where nobody can be listened to.
-pub(super) async fn serve(session: &Session) -> Failure {
+/// Answers questions for as long as it is polled; where the home takes no socket, it waits without answering any.
+pub(super) async fn serve(session: &Session) -> Infallible {
     let path = socket(session.paths());
     let listener = match bind(&path) {
         Ok(listener) => listener,
