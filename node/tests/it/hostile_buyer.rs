@@ -153,6 +153,12 @@ async fn a_voucher_that_is_worth_nothing_is_refused_by_name_and_the_order_goes_o
     let (mut stream, paid) = hostile.begun(&begin).await;
     assert_eq!(paid, Satoshis::ZERO);
     stream.say(&ToSeller::Voucher(hostile.voucher(4, 4))).await;
+    // What is on its way when a stream is dropped may be lost, so it is kept until the seller has booked.
+    until("the first voucher booked", || async {
+        let booked = world.agent.store().read(channels::all_seller).unwrap();
+        booked.iter().any(|channel| channel.earning.highest == sat(4)).then_some(())
+    })
+    .await;
     drop(stream);
 
     let signed = |signature: Signature| OrderVoucher { paid: sat(6), amount: sat(6), signature };
