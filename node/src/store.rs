@@ -47,7 +47,7 @@ use serde::de::DeserializeOwned;
 use self::backend::{Health, Watched};
 
 /// Version of the tables' layout. A file of a later version is refused, one of an earlier version is brought up to date here.
-pub const SCHEMA_VERSION: u64 = 1;
+pub const SCHEMA_VERSION: u64 = 2;
 
 /// Longest record that is read back: far above any that is written, so that a damaged length allocates nothing absurd.
 pub const MAX_RECORD: usize = 256 << 20;
@@ -253,16 +253,11 @@ impl Store {
         self.writer().stored = changes;
         self.write(|tx| {
             let mut meta = tx.open_table(META)?;
-            let found = meta.get("schema")?.map(|value| be_u64(value.value()));
-            match found {
-                None => {
-                    meta.insert("schema", SCHEMA_VERSION.to_be_bytes().as_slice())?;
-                }
-                Some(found) if found > SCHEMA_VERSION => {
-                    return Err(StoreError::TooNew { path: path.to_owned(), found, known: SCHEMA_VERSION });
-                }
-                Some(_) => {}
+            let written = meta.get("schema")?.map(|value| be_u64(value.value()));
+            if let Some(found) = written.filter(|found| *found > SCHEMA_VERSION) {
+                return Err(StoreError::TooNew { path: path.to_owned(), found, known: SCHEMA_VERSION });
             }
+            meta.insert("schema", SCHEMA_VERSION.to_be_bytes().as_slice())?;
             for (what, expected) in expected {
                 let found = meta.get(what)?.map(|value| String::from_utf8_lossy(value.value()).into_owned());
                 match found {
@@ -279,6 +274,9 @@ impl Store {
             ads::create(tx)?;
             anchors::create(tx)?;
             bought::create(tx)?;
+            if written == Some(1) {
+                bought::note_spans(tx)?;
+            }
             budget::create(tx)?;
             fees::create(tx)?;
             channels::create(tx)?;

@@ -26,6 +26,9 @@ use sensora_protocol::{OrderId, Signed, SignedBytes, StreamId};
 use super::{BuyError, Buyer, BuyerParts, ProofFailure, unexpected};
 use crate::store::{StoreError, bought, channels, release};
 
+/// Runs that are read from the store at a time: what a proof takes in memory does not grow with what it proves.
+const RUNS_AT_A_TIME: usize = 16;
+
 /// How far a seller's anchors are behind what was bought, in its word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AnchorDue {
@@ -269,17 +272,23 @@ impl Buyer {
         end: u64,
         mut f: impl FnMut(Reading, &Salt, Hash),
     ) -> Result<(), BuyError> {
-        let runs = self.inner.store.read(|tx| bought::runs(tx, &held.stream, first, end, usize::MAX - 1))?;
-        // Two orders may have brought the same readings.
         let mut at = first;
-        for bought in runs {
-            let open = bought.run.open(&held.schema).map_err(ProofFailure::Chunk)?;
-            let salts = salts_of(&bought.run, open.readings.len());
-            for ((reading, salt), leaf) in open.readings.into_iter().zip(&salts).zip(open.leaves) {
-                if reading.seq == at && at < end {
-                    at = at.saturating_add(1);
-                    f(reading, salt, leaf);
+        while at < end {
+            let (from, stream) = (at, &held.stream);
+            let runs = self.inner.store.read(|tx| bought::runs(tx, stream, from, end, RUNS_AT_A_TIME))?;
+            // Two orders may have brought the same readings.
+            for bought in runs {
+                let open = bought.run.open(&held.schema).map_err(ProofFailure::Chunk)?;
+                let salts = salts_of(&bought.run, open.readings.len());
+                for ((reading, salt), leaf) in open.readings.into_iter().zip(&salts).zip(open.leaves) {
+                    if reading.seq == at && at < end {
+                        at = at.saturating_add(1);
+                        f(reading, salt, leaf);
+                    }
                 }
+            }
+            if at == from {
+                break;
             }
         }
         if at < end {

@@ -14,12 +14,14 @@ use super::{StoreError, from_record};
 
 const STREAMS: Records = Records { name: "bought_streams" };
 const RUNS: Records = Records { name: "bought_runs" };
+/// Where each run ends, under the same key: what is here is known without reading it.
+const SPANS: Records = Records { name: "bought_spans" };
 const PROOFS: Records = Records { name: "bought_proofs" };
 const ANCHORED: Records = Records { name: "bought_anchored" };
 
 /// Most readings in a run: one chunk.
 const MAX_RUN: u64 = sensora_protocol::stream::CHUNK_LEN;
-/// Runs that are read from the table at a time.
+/// Spans that are read from the table at a time.
 const SCAN_AT_ONCE: usize = 256;
 
 /// A stream we have readings of.
@@ -79,6 +81,7 @@ impl OrderProof {
 pub(super) fn create(tx: &WriteTransaction) -> Result<(), StoreError> {
     STREAMS.create(tx)?;
     RUNS.create(tx)?;
+    SPANS.create(tx)?;
     PROOFS.create(tx)?;
     ANCHORED.create(tx)
 }
@@ -107,6 +110,24 @@ pub fn streams(tx: &ReadTransaction) -> Result<Vec<BoughtStream>, StoreError> {
     STREAMS.all(tx)
 }
 
+/// Notes where each run ends, in a store of before there were such notes.
+pub(super) fn note_spans(tx: &WriteTransaction) -> Result<(), StoreError> {
+    let mut spans = Vec::new();
+    RUNS.each_from_in(tx, &[], |key, bytes| {
+        let run: BoughtRun = from_record(RUNS.name, bytes)?;
+        spans.push((key.to_vec(), run.run.first.saturating_add(run.count)));
+        Ok(())
+    })?;
+    spans.iter().try_for_each(|(key, end)| SPANS.put_bytes(tx, key, &end.to_be_bytes()))
+}
+
+/// A run's first reading and the one after its last.
+fn span((key, end): (&[u8], &[u8])) -> Result<(u64, u64), StoreError> {
+    let number = |bytes: Option<&[u8]>| bytes.and_then(|bytes| bytes.try_into().ok()).map(u64::from_be_bytes);
+    let span = number(key.last_chunk::<8>().map(<[u8; 8]>::as_slice)).zip(number(Some(end)));
+    span.ok_or_else(|| StoreError::Damaged(format!("{}: an entry is no span", SPANS.name)))
+}
+
 /// Keeps a run, unless all of its readings are in one run that is here, as those of a live stream that brings its beginning again, or a reading that was bought
 /// alone. Runs that are inside of it go. So no run is inside of another, and the one that begins last is the one that ends last: [`newest`] and [`last_before`] rest on
 /// that.
@@ -115,28 +136,52 @@ pub fn streams(tx: &ReadTransaction) -> Result<Vec<BoughtStream>, StoreError> {
 /// [`StoreError`].
 pub fn put_run(tx: &WriteTransaction, stream: &StreamId, run: &BoughtRun) -> Result<(), StoreError> {
     let (first, end) = (run.run.first, run.run.first.saturating_add(run.count));
-    let end_of = |bytes: &[u8]| {
-        let run: BoughtRun = from_record("bought_runs", bytes)?;
-        Ok::<_, StoreError>((run.run.first, run.run.first.saturating_add(run.count)))
-    };
     let (at, after) = (key(stream, first), key(stream, end));
-    if let Some((_, bytes)) = RUNS.last_up_to_in(tx, stream.as_bytes(), &at)? {
-        let (known, known_end) = end_of(&bytes)?;
+    if let Some((key, bytes)) = SPANS.last_up_to_in(tx, stream.as_bytes(), &at)? {
+        let (known, known_end) = span((&key, &bytes))?;
         if known_end > end || (known < first && known_end == end) {
             return Ok(());
         }
     }
-    for (inside, bytes) in RUNS.between_in(tx, &at, &after)? {
-        if end_of(&bytes)?.1 > end {
+    for (inside, bytes) in SPANS.between_in(tx, &at, &after)? {
+        if span((&inside, &bytes))?.1 > end {
             break;
         }
         RUNS.remove(tx, &inside)?;
+        SPANS.remove(tx, &inside)?;
     }
-    RUNS.put(tx, &at, run)
+    RUNS.put(tx, &at, run)?;
+    SPANS.put_bytes(tx, &at, &end.to_be_bytes())
+}
+
+/// Shows `f` the runs that hold readings of `[first, end)`, as their first reading and the one after their last, in order, for as long as it wants more.
+fn each_span(
+    tx: &ReadTransaction,
+    stream: &StreamId,
+    first: u64,
+    end: u64,
+    mut f: impl FnMut(u64, u64) -> bool,
+) -> Result<(), StoreError> {
+    // The runs that `first` lies in begin before it, but never by more than their length.
+    let mut at = first.saturating_sub(MAX_RUN.saturating_sub(1));
+    loop {
+        let some = SPANS.scan(tx, stream.as_bytes(), &key(stream, at), SCAN_AT_ONCE)?;
+        let is_last = some.len() < SCAN_AT_ONCE;
+        for (key, bytes) in some {
+            let (begins, ends) = span((&key, &bytes))?;
+            if begins >= end || (ends > first && !f(begins, ends)) {
+                return Ok(());
+            }
+            at = begins.saturating_add(1);
+        }
+        if is_last {
+            return Ok(());
+        }
+    }
 }
 
 /// The runs of a stream that hold readings of `[first, end)`, in the order of their first readings, at most `limit`. Runs of different orders may
-/// have readings in common.
+/// have readings in common. A run is at most a megabyte: all of them at once is more than memory has to hold.
 ///
 /// # Errors
 /// [`StoreError`].
@@ -147,26 +192,24 @@ pub fn runs(
     end: u64,
     limit: usize,
 ) -> Result<Vec<BoughtRun>, StoreError> {
-    // The runs that `first` lies in begin before it, but never by more than their length.
-    let mut at = first.saturating_sub(MAX_RUN.saturating_sub(1));
-    let mut found = Vec::new();
-    loop {
-        let some = RUNS.scan(tx, stream.as_bytes(), &key(stream, at), SCAN_AT_ONCE)?;
-        let is_last = some.len() < SCAN_AT_ONCE;
-        for (_, bytes) in some {
-            let run: BoughtRun = from_record("bought_runs", &bytes)?;
-            if run.run.first >= end || found.len() >= limit {
-                return Ok(found);
-            }
-            at = run.run.first.saturating_add(1);
-            if run.run.first.saturating_add(run.count) > first {
-                found.push(run);
-            }
-        }
-        if is_last {
-            return Ok(found);
-        }
+    let mut begins = Vec::new();
+    if limit > 0 {
+        each_span(tx, stream, first, end, |first, _| {
+            begins.push(first);
+            begins.len() < limit
+        })?;
     }
+    let run = |first: u64| {
+        let run = RUNS.get(tx, &key(stream, first))?;
+        run.ok_or_else(|| StoreError::Damaged(format!("{}: no run begins at {first}", RUNS.name)))
+    };
+    begins.into_iter().map(run).collect()
+}
+
+/// The newest span of a stream that begins at or before `seq`.
+fn last_span(tx: &ReadTransaction, stream: &StreamId, seq: u64) -> Result<Option<(u64, u64)>, StoreError> {
+    let found = SPANS.last_up_to(tx, stream.as_bytes(), &key(stream, seq))?;
+    found.map(|(key, bytes)| span((&key, &bytes))).transpose()
 }
 
 /// The newest reading of a stream that we have.
@@ -174,11 +217,7 @@ pub fn runs(
 /// # Errors
 /// [`StoreError`].
 pub fn newest(tx: &ReadTransaction, stream: &StreamId) -> Result<Option<u64>, StoreError> {
-    let Some((_, bytes)) = RUNS.last_up_to(tx, stream.as_bytes(), &key(stream, u64::MAX))? else {
-        return Ok(None);
-    };
-    let run: BoughtRun = from_record("bought_runs", &bytes)?;
-    Ok(run.run.first.saturating_add(run.count).checked_sub(1))
+    Ok(last_span(tx, stream, u64::MAX)?.and_then(|(_, end)| end.checked_sub(1)))
 }
 
 /// Which readings of `[first, end)` we do not have, as ranges in order.
@@ -193,12 +232,13 @@ pub fn missing(
 ) -> Result<Vec<(u64, u64)>, StoreError> {
     let mut missing = Vec::new();
     let mut at = first;
-    for run in runs(tx, stream, first, end, usize::MAX - 1)? {
-        if run.run.first > at {
-            missing.push((at, run.run.first));
+    each_span(tx, stream, first, end, |begins, ends| {
+        if begins > at {
+            missing.push((at, begins));
         }
-        at = at.max(run.run.first.saturating_add(run.count));
-    }
+        at = at.max(ends);
+        true
+    })?;
     if at < end {
         missing.push((at, end));
     }
@@ -211,11 +251,7 @@ pub fn missing(
 /// [`StoreError`].
 pub fn last_before(tx: &ReadTransaction, stream: &StreamId, seq: u64) -> Result<Option<u64>, StoreError> {
     let Some(before) = seq.checked_sub(1) else { return Ok(None) };
-    let Some((_, bytes)) = RUNS.last_up_to(tx, stream.as_bytes(), &key(stream, before))? else {
-        return Ok(None);
-    };
-    let run: BoughtRun = from_record("bought_runs", &bytes)?;
-    Ok(Some(run.run.first.saturating_add(run.count).min(seq)))
+    Ok(last_span(tx, stream, before)?.map(|(_, end)| end.min(seq)))
 }
 
 /// The proof hashes of an order, as this change sees them.
@@ -310,6 +346,34 @@ mod tests {
         assert_eq!(here(&store), [(2, 4, 5), (1, 10, 20), (3, 18, 25)]);
         assert_eq!(store.read(|tx| newest(tx, &STREAM)).unwrap(), Some(24));
         assert_eq!(store.read(|tx| missing(tx, &STREAM, 0, 30)).unwrap(), [(0, 4), (5, 10), (25, 30)]);
+    }
+
+    #[test]
+    fn a_store_of_before_there_were_spans_learns_them() {
+        let store = store();
+        for (first, end) in [(4, 5), (10, 20), (18, 25)] {
+            put(&store, 1, first, end);
+        }
+        let before = here(&store);
+        store.write(|tx| SPANS.clear(tx)).unwrap();
+        assert_eq!(here(&store), []);
+        store.write(note_spans).unwrap();
+        assert_eq!(here(&store), before);
+        assert_eq!(store.read(|tx| missing(tx, &STREAM, 0, 30)).unwrap(), [(0, 4), (5, 10), (25, 30)]);
+    }
+
+    #[test]
+    fn runs_are_given_out_so_many_at_a_time_however_many_there_are() {
+        let store = store();
+        for first in 0..2 * SCAN_AT_ONCE as u64 {
+            put(&store, 1, first * 3, first * 3 + 2);
+        }
+        let some = |first, limit| store.read(|tx| runs(tx, &STREAM, first, 1_000, limit)).unwrap();
+        assert_eq!(some(4, 0), []);
+        assert_eq!(some(4, 2).iter().map(|run| run.run.first).collect::<Vec<_>>(), [3, 6]);
+        assert_eq!(some(0, usize::MAX).len(), 334);
+        let missing = store.read(|tx| missing(tx, &STREAM, 1, 1_000)).unwrap();
+        assert_eq!((missing.len(), missing[0], missing[332]), (333, (2, 3), (998, 999)));
     }
 
     #[test]
