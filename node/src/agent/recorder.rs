@@ -353,6 +353,13 @@ impl Recorder {
         Ok(found.filter(|(first, end)| first < end && *end <= size))
     }
 
+    /// Whether the readings from `first` on are in memory: a page of few of them is made without waiting for anything.
+    #[must_use]
+    pub fn is_open(&self, id: &StreamId, first: u64) -> bool {
+        let sealed = |stream: &Stream| (look(stream).chunks.len() as u64).saturating_mul(CHUNK_LEN);
+        self.get(id).is_ok_and(|stream| first >= sealed(&stream))
+    }
+
     /// As many of the readings `[first, end)` as fit in one page, proven in the log at `size`.
     ///
     /// # Errors

@@ -40,6 +40,9 @@ pub const PATIENCE: Duration = Duration::from_secs(90);
 /// How often the buyer hears that we are here, where there is nothing to send: well within its own patience of 60 seconds.
 const ALIVE_EVERY: Duration = Duration::from_secs(20);
 
+/// Readings of the open chunk that a page is made of without a thread of its own: well below a millisecond.
+const AT_ONCE: u64 = 64;
+
 /// What the seller lets stand open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Credit {
@@ -497,7 +500,7 @@ impl Session {
         let (terms, Range { start, end }) = (self.supply.terms(), readings);
         let (stream, fixed) = (terms.stream, terms.checkpoint.as_ref().map(|checkpoint| checkpoint.size));
         let said = self.pages.checkpoint(start).cloned();
-        let made = self.seller.blocking(move |seller| {
+        let make = move |seller: &Seller| {
             let recorder = &seller.inner.parts.recorder;
             if let Some(size) = fixed {
                 let page = recorder.page(&stream, start, end, size).map_err(storage)?;
@@ -509,8 +512,12 @@ impl Session {
             let size = checkpoint.value().size;
             let page = recorder.page(&stream, start, end.min(size), size).map_err(storage)?;
             Ok(Made::Live { page, checkpoint })
-        });
-        made.await
+        };
+        // A handful out of memory is made sooner than another thread is awake.
+        if end.saturating_sub(start) <= AT_ONCE && self.seller.inner.parts.recorder.is_open(&stream, start) {
+            return make(&self.seller);
+        }
+        self.seller.blocking(make).await
     }
 }
 
