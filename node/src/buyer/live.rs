@@ -1,16 +1,21 @@
 //! Live streams: readings as they come, in one order, over any number of connections and restarts.
 //!
 //! ```text
-//!  subscribe ──▶ a task of its own: receive, verify, keep, pay ──▶ store
-//!                        ▲                    │ how far it has come
-//!        pause, resume, stop                  ▼
-//!                    Subscription ◀── next: reads what is new from the store
+//!  subscribe ──▶ a task of its own: receive, verify ──▶ keep ──▶ pay
+//!                        ▲                     │          │
+//!        pause, resume, stop              readings     store
+//!                        │                     ▼          ▼
+//!                    Subscription ◀──────── next: what is verified, or what is here
 //! ```
 //!
-//! What has come is on disk before anybody hears of it, and is read from there: so whoever listens may be slow, or away, and misses nothing, and
-//! nothing is held in memory for it. The protocol lets no reading be left out: each page begins where the one before ended.
+//! Whoever listens hears a reading as soon as it is verified: it does not wait for the disk, and nothing is paid for it before it is there. Whoever
+//! is slow, or away, finds what it has missed in the store, so that next to nothing is held in memory for it. The protocol lets no reading be left
+//! out: each page begins where the one before ended. Where the process is killed, what was heard last may not have come to the disk, and
+//! comes once more; its sequence number says so.
 
-use std::sync::Arc;
+mod fresh;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use sensora_chain::Satoshis;
@@ -28,6 +33,7 @@ use sensora_protocol::stream::{Reading, Schema};
 use sensora_protocol::{OrderId, Signed, StreamId};
 use tokio::sync::{mpsc, watch};
 
+use self::fresh::Fresh;
 use super::receive::{Command, Listener, Told};
 use super::{BuyError, Buyer, BuyerParts, unexpected};
 use crate::store::bought::{self, BoughtStream};
@@ -35,8 +41,8 @@ use crate::store::channels::{self as records, Wants};
 
 /// Commands that wait: a person's, who presses a key at a time.
 const MAX_COMMANDS: usize = 8;
-/// Runs that are read from the store at a time: 64 are at most 65,536 readings.
-const RUNS_AT_A_TIME: usize = 64;
+/// Runs that are read from the store at a time: 16 are at most 16,384 readings.
+const RUNS_AT_A_TIME: usize = 16;
 /// How soon the seller is asked again whether an anchor covers more.
 const SOONEST_UPGRADE: Duration = Duration::from_secs(1);
 /// How late at most, whatever it says.
@@ -76,7 +82,7 @@ pub struct SubscribeRequest {
 pub struct LiveStatus {
     /// First sequence number of the order.
     pub first: u64,
-    /// Next sequence number that is missing.
+    /// Next sequence number that is missing on disk. Events may be ahead of it by what is on its way there.
     pub next: u64,
     /// What the order has paid.
     pub paid: Satoshis,
@@ -92,7 +98,7 @@ pub struct LiveStatus {
     pub ended: Option<Result<Signed<ChannelReceipt>, Arc<BuyError>>>,
 }
 
-/// Readings that have come: verified, on disk, and proven under the seller's signed checkpoint.
+/// Readings that have come: verified, and proven under the seller's signed checkpoint. They are on disk, or on their way there.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LiveBatch {
     /// The readings, in order and without holes: at least one.
@@ -143,6 +149,7 @@ pub struct Subscription {
     status: watch::Receiver<LiveStatus>,
     commands: mpsc::Sender<Command>,
     gap: Option<(u64, u64)>,
+    fresh: Arc<Mutex<Fresh>>,
     /// Next reading to show.
     next: u64,
     /// What was shown last.
@@ -286,7 +293,8 @@ impl Buyer {
         });
         let (commands, wanted) = mpsc::channel(MAX_COMMANDS);
         let next = purchase.next;
-        let task = Driven { status, commands: wanted };
+        let fresh = Arc::<Mutex<Fresh>>::default();
+        let task = Driven { status, fresh: fresh.clone(), commands: wanted };
         let (buyer, order) = (self.clone(), purchase.id);
         tokio::spawn(async move { Box::pin(buyer.drive_live(order, task)).await });
         Ok(Subscription {
@@ -297,6 +305,7 @@ impl Buyer {
             status: watching,
             commands,
             gap,
+            fresh,
             next,
             shown: Shown { anchored, ..Shown::default() },
         })
@@ -329,6 +338,10 @@ impl Buyer {
 
     /// Asks the seller, as its anchors appear, for the proofs of what is here.
     async fn keep_anchoring(&self, order: &OrderId, status: &watch::Sender<LiveStatus>) {
+        // There is nothing to ask for before the first reading is here.
+        if status.subscribe().wait_for(|status| status.next > status.first).await.is_err() {
+            return;
+        }
         loop {
             let due = match self.upgrade_or_due(order).await {
                 Ok((_, due)) => {
@@ -352,9 +365,14 @@ impl Buyer {
     }
 }
 
+fn lock(fresh: &Mutex<Fresh>) -> MutexGuard<'_, Fresh> {
+    fresh.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// The other end of a [`Subscription`].
 struct Driven {
     status: watch::Sender<LiveStatus>,
+    fresh: Arc<Mutex<Fresh>>,
     commands: mpsc::Receiver<Command>,
 }
 
@@ -363,6 +381,11 @@ impl Listener for Driven {
         self.status.send_if_modified(|status| {
             let before = (status.next, status.paid, status.is_paused, status.waits.is_some());
             match told {
+                Told::Verified(readings) => {
+                    lock(&self.fresh).put(readings);
+                    status.waits = None;
+                    return true;
+                }
                 Told::Waits(reason) => {
                     let is_new = status.waits.as_deref() != Some(reason);
                     status.waits = Some(reason.to_owned());
@@ -382,6 +405,10 @@ impl Listener for Driven {
     }
 
     fn is_patient(&self) -> bool {
+        true
+    }
+
+    fn wants_readings(&self) -> bool {
         true
     }
 }
@@ -441,8 +468,12 @@ impl Subscription {
         }
         loop {
             let status = self.status.borrow_and_update().clone();
+            let fresh = lock(&self.fresh).take(self.next);
+            if let Some(readings) = fresh {
+                return Ok(Some(self.batch(readings, &status)?));
+            }
             if self.next < status.next {
-                return self.readings(&status).await.map(Some);
+                return self.kept(&status).await.map(Some);
             }
             if status.anchored != self.shown.anchored {
                 self.shown.anchored = status.anchored;
@@ -468,14 +499,20 @@ impl Subscription {
         }
     }
 
-    async fn readings(&mut self, status: &LiveStatus) -> Result<LiveEvent, BuyError> {
-        let (stream, schema, order) = (self.stream, self.schema.clone(), self.order);
+    /// What is on disk of what is next.
+    async fn kept(&mut self, status: &LiveStatus) -> Result<LiveEvent, BuyError> {
+        let (stream, schema) = (self.stream, self.schema.clone());
         let (first, end) = (self.next, status.next);
         let readings = self
             .buyer
             .blocking(move |buyer| buyer.readings(&stream, &schema, first, end, RUNS_AT_A_TIME))
             .await?;
+        self.batch(readings, status)
+    }
+
+    fn batch(&mut self, readings: Vec<Reading>, status: &LiveStatus) -> Result<LiveEvent, BuyError> {
         // What the status says is here is on disk.
+        let order = self.order;
         let last = readings.last().ok_or(BuyError::NotComplete { order, state: "damaged" })?.seq;
         self.next = last.saturating_add(1);
         let standing = match &status.anchored {

@@ -25,6 +25,7 @@ use sensora_protocol::market::delivery::terms::Terms;
 use sensora_protocol::market::exposure::Interval;
 use sensora_protocol::market::offer::OfferError;
 use sensora_protocol::market::refusal::Refusal;
+use sensora_protocol::stream::Reading;
 use sensora_protocol::{OrderId, SignedBytes};
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -62,6 +63,8 @@ const PAGES_AHEAD: usize = 4;
 
 /// What whoever listens is told.
 pub(super) enum Told<'a> {
+    /// These readings are verified, and on their way to the disk.
+    Verified(Vec<Reading>),
     /// The order has come so far.
     Stands { purchase: &'a ChannelPurchase, terms: &'a Terms, paid: Satoshis, paused: bool },
     /// Nothing comes just now, and why.
@@ -89,6 +92,8 @@ pub(super) trait Listener {
     fn command(&mut self) -> impl Future<Output = Command> + Send;
     /// Whether a seller that cannot be reached is waited for as long as it takes.
     fn is_patient(&self) -> bool;
+    /// Whether readings are wanted as soon as they are verified.
+    fn wants_readings(&self) -> bool;
 }
 
 /// What is wanted of an order, over all its streams.
@@ -148,6 +153,8 @@ struct Session {
     storing: Option<Storing>,
     /// The purchase as it is on disk.
     stands: ChannelPurchase,
+    /// Readings that are verified and not told yet; none where nobody wants them.
+    verified: Option<Vec<Reading>>,
 }
 
 /// Something to be done.
@@ -359,6 +366,7 @@ impl Buyer {
             turn,
             plan: VecDeque::new(),
             storing: None,
+            verified: listener.wants_readings().then(Vec::new),
         };
         let begin = session.receive.start();
         session.plan(vec![begin]);
@@ -436,6 +444,7 @@ impl Buyer {
                     Ok(())
                 }
             };
+            session.tell_verified(listener);
             let worked = match handled {
                 Ok(()) => session.work(&mut sender).await,
                 Err(broken) => Err(broken),
@@ -611,7 +620,10 @@ impl Session {
                 let mut page = *page;
                 let first = page.readings.first().map_or(0, |reading| reading.seq);
                 // The runs are what is kept; the opened readings take many times their room.
-                page.readings = Vec::new();
+                let readings = std::mem::take(&mut page.readings);
+                if let Some(verified) = &mut self.verified {
+                    verified.extend(readings);
+                }
                 Step::Keep(Box::new(Kept { first, page, checkpoint }), purchase())
             }
             ReceiveAction::Store => Step::Store(purchase()),
@@ -763,6 +775,12 @@ impl Session {
     fn has_enough(&self, wants: &Wants) -> bool {
         let here = self.receive.purchase().next.saturating_sub(self.receive.terms().first);
         self.receive.terms().end.is_none() && wants.readings.is_some_and(|most| here >= most)
+    }
+
+    fn tell_verified(&mut self, listener: &mut impl Listener) {
+        if let Some(verified) = self.verified.as_mut().filter(|verified| !verified.is_empty()) {
+            listener.tell(Told::Verified(std::mem::take(verified)));
+        }
     }
 
     fn show(&self, course: &Course, listener: &mut impl Listener) {

@@ -33,6 +33,7 @@ pub(super) struct Showing<'a, F>(pub(super) &'a mut F);
 impl<F: FnMut(Progress)> Listener for Showing<'_, F> {
     fn tell(&mut self, told: Told<'_>) {
         match told {
+            Told::Verified(_) => {}
             Told::Waits(reason) => self.0(Progress::Waiting { reason: reason.to_owned() }),
             Told::Stands { purchase, terms, .. } => {
                 if let Some(end) = terms.end {
@@ -48,6 +49,10 @@ impl<F: FnMut(Progress)> Listener for Showing<'_, F> {
     }
 
     fn is_patient(&self) -> bool {
+        false
+    }
+
+    fn wants_readings(&self) -> bool {
         false
     }
 }

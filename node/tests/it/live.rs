@@ -18,7 +18,8 @@ use sensora_protocol::market::price::Metered;
 use sensora_protocol::market::receipt::ChannelReceipt;
 use sensora_protocol::stream::Reading;
 
-use crate::world::{PATIENCE, World, agent, sim, until};
+use crate::disk::{Disk, Full};
+use crate::world::{PATIENCE, Place, World, agent, sim, until};
 
 pub(crate) fn sat(amount: u64) -> Satoshis {
     Satoshis::from_sat(amount)
@@ -43,7 +44,10 @@ impl Live {
     }
 
     async fn with(options: AgentOptions) -> Self {
-        let world = World::with(options).await;
+        Self::in_world(World::with(options).await).await
+    }
+
+    async fn in_world(world: World) -> Self {
         let stream = world.stream().await.id;
         let seller = *world.agent.identity().public();
         world.buyer.buyer().open_channel(&seller, sat(20_000), 500, channel_limits()).await.unwrap();
@@ -119,6 +123,11 @@ async fn read(live: &mut Subscription, count: u64) -> Vec<Reading> {
         }
     }
     readings
+}
+
+/// Waits until all before `end` is on disk.
+async fn kept(live: &Subscription, end: u64) {
+    until("the disk", || async { (live.status().next == end).then_some(()) }).await;
 }
 
 /// Reads to the end.
@@ -293,6 +302,7 @@ async fn live_readings_are_anchored_bit_by_bit_and_proven_like_others() {
     let order = live.order();
     market.grow(30);
     read(&mut live, 30).await;
+    kept(&live, size + 30).await;
     assert!(buyer.evidence(&order).is_ok(), "while it runs");
     loop {
         if let LiveEvent::Standing { end, standing } = next(&mut live).await {
@@ -306,6 +316,7 @@ async fn live_readings_are_anchored_bit_by_bit_and_proven_like_others() {
     market.world.agent.agent().unwrap().anchorer().anchor_now().await.ok();
     market.grow(7);
     read(&mut live, 7).await;
+    kept(&live, size + 37).await;
     let headers = market.world.buyer.chain().headers();
     let parts = buyer.evidence_parts(&order).unwrap();
     let mut at = size;
@@ -429,5 +440,43 @@ async fn a_channel_is_no_more_to_orders_than_it_is_before_its_end() {
         matches!(subscribed, Err(BuyError::NoChannel { .. })).then_some(())
     })
     .await;
+    market.world.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readings_are_heard_before_they_are_on_disk_and_paid_when_they_are() {
+    let disk = Disk::new();
+    let world = World::with_buyer_at(agent(vec![sim(100)]), &Place::Disk(&disk)).await;
+    let market = Live::in_world(world).await;
+    let size = market.size();
+    let mut live = market.subscribe(LiveFrom::Latest).await;
+    let order = live.order();
+    market.grow(3);
+    assert_eq!(read(&mut live, 3).await, market.sold(size, size + 3));
+    kept(&live, size + 3).await;
+    // What is here is paid for, and a little of what comes.
+    until("the payment", || async { (market.paid() >= 3 * PRICE).then_some(()) }).await;
+    let paid = market.paid();
+
+    // The disk takes nothing: what comes is heard, and it is said that it was not kept.
+    disk.set_full(Some(Full::ForAll));
+    market.grow(2);
+    let (heard, ended) = rest(&mut live).await;
+    assert_eq!(heard, market.sold(size + 3, size + 5));
+    let error = ended.unwrap_err();
+    assert!(error.contains("disk"), "{error}");
+    assert_eq!(live.status().next, size + 3);
+
+    // It comes once more where it can be kept, and is paid once.
+    disk.set_full(None);
+    assert_eq!(market.paid(), paid);
+    let mut live = market.subscribe(LiveFrom::Latest).await;
+    assert_eq!((live.order(), live.status().next), (order, size + 3));
+    assert_eq!(read(&mut live, 2).await, heard);
+    live.stop().await;
+    let (more, receipt) = rest(&mut live).await;
+    let receipt = receipt.unwrap();
+    assert_eq!((more.len(), receipt.count, receipt.paid), (0, 5, sat(5 * PRICE)));
+    assert_eq!(market.paid(), 5 * PRICE);
     market.world.shutdown().await;
 }

@@ -165,12 +165,17 @@ impl World {
 
     /// The same with an agent of these options.
     pub(crate) async fn with(agent: AgentOptions) -> Self {
+        Self::with_buyer_at(agent, &Place::Memory).await
+    }
+
+    /// The same with a buyer that keeps its things there.
+    pub(crate) async fn with_buyer_at(agent: AgentOptions, place: &Place<'_>) -> Self {
         let (bootstrap, addresses) = bootstrap().await;
         let mut config = options(2, &Place::Memory);
         config.bootstrap.clone_from(&addresses);
         config.agent = Some(agent);
         let agent = Node::start(config).await.unwrap();
-        let mut config = options(3, &Place::Memory);
+        let mut config = options(3, place);
         config.bootstrap.clone_from(&addresses);
         let buyer = Node::start(config).await.unwrap();
         fund(&buyer, 1_000_000).await;

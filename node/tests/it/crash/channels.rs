@@ -141,10 +141,12 @@ impl ChannelMarket {
         if !matches!(done, Some(Ok(_))) {
             let buyer = self.market.buyer.node().buyer();
             until("the stream", || async {
+                // Where it had ended before the disk stopped, whoever subscribes begins another order.
+                if self.is_over(buyer) {
+                    return Some(());
+                }
                 let mut live = match buyer.subscribe(&request).await {
                     Ok(live) => live,
-                    // It had ended before.
-                    Err(_) if self.is_over(buyer) => return Some(()),
                     Err(error) => {
                         eprintln!("subscribe: {error}");
                         return None;
