@@ -86,16 +86,19 @@ pub(super) fn read_ints(cursor: &mut Cursor<'_>, count: usize) -> Result<Vec<i64
 
 /// Writes floats, the shortest of the ways that are promising.
 pub(super) fn write_floats(floats: &[f64], out: &mut Vec<u8>) {
-    let mut best = vec![BITS];
-    write_ints(&floats.iter().map(|float| ordered(*float)).collect::<Vec<_>>(), &mut best);
-    for exponent in promising_exponents(floats) {
+    let (exponents, is_exact) = promising_exponents(floats);
+    let decimals = exponents.into_iter().map(|exponent| {
         let mut decimal = vec![DECIMAL, exponent];
         write_decimal(floats, exponent, &mut decimal);
-        if decimal.len() < best.len() {
-            best = decimal;
-        }
-    }
-    out.extend(best);
+        decimal
+    });
+    // The bits of what are decimals, all of them, look random: they are not worth trying.
+    let bits = (!is_exact).then(|| {
+        let mut bits = vec![BITS];
+        write_ints(&floats.iter().map(|float| ordered(*float)).collect::<Vec<_>>(), &mut bits);
+        bits
+    });
+    out.extend(bits.into_iter().chain(decimals).min_by_key(Vec::len).unwrap_or_default());
 }
 
 fn write_decimal(floats: &[f64], exponent: u8, out: &mut Vec<u8>) {
@@ -143,17 +146,17 @@ pub(super) fn read_floats(cursor: &mut Cursor<'_>, count: usize) -> Result<Vec<f
     }
 }
 
-/// Exponents worth trying: the smallest that is exact for some, for most, and for as many numbers as any is.
-fn promising_exponents(floats: &[f64]) -> Vec<u8> {
-    let exact: Vec<usize> = POWERS_OF_TEN
-        .iter()
-        .map(|power| {
-            floats
-                .iter()
-                .filter(|float| quotient(decimal(**float, *power), *power).to_bits() == float.to_bits())
-                .count()
-        })
-        .collect();
+/// Exponents worth trying: the smallest that is exact for some, for most, and for as many numbers as any is; and whether one is exact for all.
+fn promising_exponents(floats: &[f64]) -> (Vec<u8>, bool) {
+    let mut exact = Vec::with_capacity(POWERS_OF_TEN.len());
+    for power in POWERS_OF_TEN {
+        let is_exact = |float: &&f64| quotient(decimal(**float, power), power).to_bits() == float.to_bits();
+        exact.push(floats.iter().filter(is_exact).count());
+        // None can be exact for more.
+        if exact.last() == Some(&floats.len()) {
+            break;
+        }
+    }
     let most = exact.iter().copied().max().unwrap_or(0);
     let mut exponents: Vec<u8> = [floats.len() / 2, floats.len() * 9 / 10, most]
         .into_iter()
@@ -161,7 +164,7 @@ fn promising_exponents(floats: &[f64]) -> Vec<u8> {
         .map(|(exponent, _)| exponent)
         .collect();
     exponents.dedup();
-    exponents
+    (exponents, most == floats.len())
 }
 
 /// The integer n for which n / 10^e is nearest to the number; 0 where n would not be exact.
