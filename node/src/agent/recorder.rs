@@ -602,7 +602,7 @@ impl Recorded {
         let columns = store.read(|tx| streams::chunk(tx, &self.record.id, index))?;
         let first = index.saturating_mul(CHUNK_LEN);
         let salts = Salts::Secret(secret(&self.record).chunk(index));
-        Ok(Run { first, columns, salts }.open(&self.record.schema)?.readings)
+        Ok(Run { first, columns, salts }.readings(&self.record.schema)?)
     }
 
     /// The shortest run of sequence numbers that holds every reading with `from` ≤ time < `to`.

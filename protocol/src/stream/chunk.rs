@@ -213,6 +213,16 @@ impl Run {
         }
     }
 
+    /// Decodes the readings without their leaves, for who has made the run itself.
+    ///
+    /// # Errors
+    /// When the bytes are damaged, or a reading does not fit the schema.
+    pub fn readings(&self, schema: &Schema) -> Result<Vec<Reading>, ChunkError> {
+        let first = self.first;
+        let decoded = columns::decode(schema, &self.columns, first, MAX_COUNT);
+        decoded.map_err(|error| ChunkError::Columns { first, error })
+    }
+
     /// Decodes the readings and computes their leaves. Whether these are in the log is for a [`RangeProof`] to show.
     ///
     /// # Errors
@@ -235,7 +245,7 @@ impl Run {
             }
             Salts::Each(salts) => salts,
         };
-        let readings = columns::decode(schema, &self.columns, first, MAX_COUNT).map_err(damaged)?;
+        let readings = self.readings(schema)?;
         let leaves = leaves(&readings, salts);
         Ok(OpenRun { readings, leaves })
     }

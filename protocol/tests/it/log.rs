@@ -333,6 +333,8 @@ fn a_log_of_chunk_roots_makes_the_same_proofs() {
     }
     assert_eq!(roots.len(), 4);
     assert_eq!(kept.asked.get(), 0, "roots need no chunk to be opened");
+    assert_eq!(range_proof(&chunked, 3100, 1500, 5000), range_proof(&memory, 3100, 1500, 5000));
+    assert_eq!(kept.asked.get(), 0, "nor does a proof that cuts through the chunk filled last");
     let tail = leaves[4096..].iter().copied();
     let reopened = ChunkedLog::new(roots, tail, &kept);
     assert_eq!((reopened.size(), reopened.root()), (5000, memory.root()));

@@ -111,7 +111,7 @@ pub struct ChunkedLog<L> {
     /// Leaves after the last full chunk.
     tail: MemoryLog,
     leaves: L,
-    /// The chunk that a proof cut through last: a proof asks for up to ten of its nodes, one after the other.
+    /// The chunk that a proof cut through last, or that was filled since: a proof asks for up to ten of its nodes, one after the other.
     opened: Mutex<Option<(u64, MemoryLog)>>,
 }
 
@@ -145,7 +145,10 @@ impl<L> ChunkedLog<L> {
         if self.tail.size() < CHUNK_LEN {
             return None;
         }
-        let root = std::mem::take(&mut self.tail).root();
+        let chunk = std::mem::take(&mut self.tail);
+        let root = chunk.root();
+        // Whoever follows the log is a little behind: it is this chunk that the next proofs cut through.
+        *self.opened.get_mut().unwrap_or_else(PoisonError::into_inner) = Some((self.chunks.size(), chunk));
         self.chunks.push(root);
         Some(root)
     }
