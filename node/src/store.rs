@@ -276,6 +276,7 @@ impl Store {
             bought::create(tx)?;
             if written == Some(1) {
                 bought::note_spans(tx)?;
+                streams::gather_tails(tx)?;
             }
             budget::create(tx)?;
             fees::create(tx)?;
@@ -459,6 +460,26 @@ mod tests {
             .unwrap();
         drop(store);
         assert!(matches!(open(Network::Regtest, 1), Err(StoreError::TooNew { .. })));
+    }
+
+    #[test]
+    fn a_store_of_the_first_version_is_brought_up_to_date() {
+        use streams::tests::{STREAM, put_alone, reading};
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("node.redb");
+        let open = || Store::open(&path, Network::Regtest, &key(1)).unwrap();
+        let version_1 = |tx: &WriteTransaction| {
+            tx.open_table(META)?.insert("schema", 1_u64.to_be_bytes().as_slice())?;
+            put_alone(tx, 3..6)
+        };
+        open().write(version_1).unwrap();
+        let tail = |store: &Store| store.read(|tx| streams::tail(tx, &STREAM)).unwrap();
+        let store = open();
+        assert_eq!(tail(&store), [3, 4, 5].map(reading));
+        store.write(|tx| streams::put_tail(tx, &STREAM, &[6, 7].map(reading))).unwrap();
+        drop(store);
+        // Once is enough.
+        assert_eq!(tail(&open()), [3, 4, 5, 6, 7].map(reading));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The streams we sell: full chunks column by column, and the readings of the open chunk one by one.
+//! The streams we sell: full chunks column by column, and the readings of the open chunk as they came, those of one append together.
 
 use redb::{ReadTransaction, WriteTransaction};
 use sensora_protocol::statement::bytes_or_hex;
@@ -124,18 +124,28 @@ pub fn all(tx: &ReadTransaction) -> Result<Vec<StreamRecord>, StoreError> {
     STREAMS.all(tx)
 }
 
-/// Appends readings to the open chunk.
+/// Appends consecutive readings to the open chunk.
 ///
 /// # Errors
 /// [`StoreError`].
 pub fn put_tail(tx: &WriteTransaction, stream: &StreamId, readings: &[Reading]) -> Result<(), StoreError> {
-    for reading in readings {
-        TAIL.put(tx, &key(stream, reading.seq), reading)?;
+    match readings.first() {
+        Some(first) => TAIL.put(tx, &key(stream, first.seq), &readings),
+        None => Ok(()),
     }
-    Ok(())
 }
 
-/// Stores a full chunk and forgets the single readings that it is made of.
+/// Makes of each reading of an open chunk an append of one, in a store of before they stood together.
+pub(super) fn gather_tails(tx: &WriteTransaction) -> Result<(), StoreError> {
+    let mut alone = Vec::new();
+    TAIL.each_from_in(tx, &[], |key, bytes| {
+        alone.push((key.to_vec(), from_record::<Reading>(TAIL.name, bytes)?));
+        Ok(())
+    })?;
+    alone.iter().try_for_each(|(key, reading)| TAIL.put(tx, key, &[reading]))
+}
+
+/// Stores a full chunk and forgets the appends that it is made of.
 ///
 /// # Errors
 /// [`StoreError`].
@@ -178,6 +188,30 @@ pub fn chunk_index(tx: &ReadTransaction, stream: &StreamId) -> Result<Vec<ChunkE
 /// # Errors
 /// [`StoreError`].
 pub fn tail(tx: &ReadTransaction, stream: &StreamId) -> Result<Vec<Reading>, StoreError> {
-    let rows = TAIL.scan(tx, stream.as_bytes(), &key(stream, 0), usize::MAX)?;
-    rows.iter().map(|(_, bytes)| from_record("tail", bytes)).collect()
+    let appends = TAIL.scan(tx, stream.as_bytes(), &key(stream, 0), usize::MAX)?;
+    let mut readings = Vec::new();
+    for (_, bytes) in appends {
+        readings.extend(from_record::<Vec<Reading>>(TAIL.name, &bytes)?);
+    }
+    Ok(readings)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use sensora_protocol::stream::Value;
+
+    pub(in crate::store) const STREAM: StreamId = StreamId([5; 16]);
+
+    pub(in crate::store) fn reading(seq: u64) -> Reading {
+        Reading { seq, time: 1_000 + seq.cast_signed(), values: vec![Value::Float(0.5)] }
+    }
+
+    /// The open chunk as it was kept by stores of version 1.
+    pub(in crate::store) fn put_alone(
+        tx: &WriteTransaction,
+        seqs: std::ops::Range<u64>,
+    ) -> Result<(), StoreError> {
+        seqs.into_iter().try_for_each(|seq| TAIL.put(tx, &key(&STREAM, seq), &reading(seq)))
+    }
 }
