@@ -5,6 +5,7 @@
 //! thread of the runtime waits for a disk.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use redb::WriteTransaction;
@@ -51,19 +52,6 @@ impl Group {
     }
 }
 
-/// Where a change has panicked, nobody leads any more: those who wait hear of it, and the next one begins anew.
-struct Leading<'a>(&'a Group);
-
-impl Drop for Leading<'_> {
-    fn drop(&mut self) {
-        let mut waiting = self.0.waiting();
-        if std::thread::panicking() {
-            waiting.is_led = false;
-            waiting.jobs.clear();
-        }
-    }
-}
-
 impl Store {
     /// Makes a change together with those of others that wait; all of it or nothing. On disk when this returns. Where the caller is dropped
     /// meanwhile, the change is made all the same.
@@ -90,10 +78,19 @@ impl Store {
         outcome.await.unwrap_or_else(|_| Err(stopped()))
     }
 
+    /// Makes a change. One that panics is an error of its own: the list is worked on, whoever waits on it.
+    fn make(
+        &self,
+        change: impl FnOnce(&WriteTransaction) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        // Nothing is left half done: a transaction that is not committed is none.
+        let made = catch_unwind(AssertUnwindSafe(|| self.write(change)));
+        made.unwrap_or_else(|_| Err(StoreError::Stopped { path: self.inner.path.clone() }))
+    }
+
     /// Works on the list until it is empty.
     fn lead(&self) {
         let group = &self.inner.group;
-        let _leading = Leading(group);
         loop {
             let jobs: Vec<Job> = {
                 let mut waiting = group.waiting();
@@ -105,7 +102,7 @@ impl Store {
                 }
                 waiting.jobs.drain(..some).collect()
             };
-            let all = self.write(|tx| jobs.iter().try_for_each(|job| (job.change)(tx)));
+            let all = self.make(|tx| jobs.iter().try_for_each(|job| (job.change)(tx)));
             match (all, jobs.as_slice()) {
                 (Ok(()), _) => {
                     for job in jobs {
@@ -121,7 +118,7 @@ impl Store {
                 // One of them does not go; which, is seen when each is made alone.
                 (Err(_), _) => {
                     for job in jobs {
-                        let outcome = self.write(|tx| (job.change)(tx));
+                        let outcome = self.make(|tx| (job.change)(tx));
                         let _ = job.done.send(outcome);
                     }
                 }
@@ -172,8 +169,23 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn a_change_that_panics_is_an_error_and_the_next_one_is_made() {
+    async fn a_change_that_panics_is_an_error_and_those_beside_and_behind_it_are_made() {
         let store = store();
+        let mut tasks = Vec::new();
+        for key in 0..300_u16 {
+            let store = store.clone();
+            tasks.push(tokio::spawn(async move {
+                let made = store.commit(move |tx| {
+                    assert!(key % 50 != 9, "on purpose");
+                    TABLE.put_bytes(tx, &key.to_be_bytes(), &[1])
+                });
+                (key, made.await.is_ok())
+            }));
+        }
+        for task in tasks {
+            let (key, made) = task.await.unwrap();
+            assert_eq!((made, has(&store, key)), (key % 50 != 9, key % 50 != 9), "{key}");
+        }
         let broken = store.commit(|_| panic!("on purpose")).await;
         assert!(matches!(broken, Err(StoreError::Stopped { .. })), "{broken:?}");
         store.commit(|tx| TABLE.put_bytes(tx, &1_u16.to_be_bytes(), &[1])).await.unwrap();
