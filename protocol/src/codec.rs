@@ -234,6 +234,21 @@ fn check_item(bytes: &[u8], at: usize, depth: usize) -> Result<usize, CodecError
     }
 }
 
+/// Where the item at `at` ends.
+fn item_end(bytes: &[u8], at: usize, depth: usize) -> Result<usize, CodecError> {
+    if depth > MAX_DEPTH {
+        return Err(CodecError::TooDeep { at });
+    }
+    let head = head(bytes, at)?;
+    let items = match head.major {
+        major::BYTES | major::TEXT => return string_end(bytes, head.content, head.argument),
+        major::ARRAY => head.argument,
+        major::MAP => head.argument.saturating_mul(2),
+        _ => 0,
+    };
+    (0..items).try_fold(head.content, |position, _| item_end(bytes, position, depth + 1))
+}
+
 /// Copies the item at `at` to `out` with the keys of every map in bytewise order; returns where the item ends.
 fn sort_item(bytes: &[u8], at: usize, depth: usize, out: &mut Vec<u8>) -> Result<usize, CodecError> {
     if depth > MAX_DEPTH {
@@ -260,17 +275,18 @@ fn sort_item(bytes: &[u8], at: usize, depth: usize, out: &mut Vec<u8>) -> Result
         major::MAP => {
             copy(at, head.content, out);
             let mut position = head.content;
-            let mut entries: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
+            // Values may be long: they are passed over, and copied once, where they belong.
+            let mut entries: Vec<(Vec<u8>, usize)> = Vec::new();
             for _ in 0..head.argument {
-                let (mut key, mut value) = (Vec::new(), Vec::new());
-                position = sort_item(bytes, position, depth + 1, &mut key)?;
-                position = sort_item(bytes, position, depth + 1, &mut value)?;
+                let mut key = Vec::new();
+                let value = sort_item(bytes, position, depth + 1, &mut key)?;
+                position = item_end(bytes, value, depth + 1)?;
                 entries.push((key, value));
             }
             entries.sort();
             for (key, value) in entries {
                 out.extend_from_slice(&key);
-                out.extend_from_slice(&value);
+                sort_item(bytes, value, depth + 1, out)?;
             }
             Ok(position)
         }

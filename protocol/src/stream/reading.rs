@@ -155,6 +155,11 @@ pub(super) fn check_text(text: &str, field: &str) -> Result<(), ReadingError> {
     if text.len() > MAX_TEXT_LEN {
         return Err(ReadingError::TextTooLong { field: field.to_owned(), len: text.len() });
     }
+    // Nearly every text is plain ASCII, which is seen many bytes at a time where none ends the look early.
+    let is_plain = text.bytes().fold(true, |plain, byte| plain & (b' '..=b'~').contains(&byte));
+    if is_plain {
+        return Ok(());
+    }
     match text.chars().find(|c| c.is_control()) {
         Some(c) => Err(ReadingError::TextControl { field: field.to_owned(), code: c.into() }),
         None => Ok(()),
