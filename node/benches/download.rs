@@ -81,10 +81,10 @@ fn main() {
     let is_full = std::env::args().any(|word| word == "--bench");
     let runtime = tokio::runtime::Runtime::new().unwrap();
     for kind in [Kind::Text, Kind::Number] {
-        // 120 MiB of texts, and 480; as many bytes of compressed numbers would take minutes.
+        // 120 MiB of texts, and 1 GiB; as many bytes of compressed numbers would take minutes.
         let (rounds, readings, long) = match (is_full, kind) {
             (false, _) => (1, 4_096, 8_192),
-            (true, Kind::Text) => (3, 512 * 1024, 2_048 * 1024),
+            (true, Kind::Text) => (3, 512 * 1024, 4_352 * 1024),
             (true, Kind::Number) => (3, 4_000_000, 8_000_000),
         };
         runtime.block_on(run(kind, rounds, readings, long));
