@@ -353,7 +353,7 @@ impl Recorder {
         Ok(found.filter(|(first, end)| first < end && *end <= size))
     }
 
-    /// Whether the readings from `first` on are in memory: a page of few of them is made without waiting for anything.
+    /// Whether the readings from `first` on are in memory: a page of few of them is made without a look at the disk.
     #[must_use]
     pub fn is_open(&self, id: &StreamId, first: u64) -> bool {
         let sealed = |stream: &Stream| (look(stream).chunks.len() as u64).saturating_mul(CHUNK_LEN);

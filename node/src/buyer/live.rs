@@ -11,7 +11,7 @@
 //! Whoever listens hears a reading as soon as it is verified: it does not wait for the disk, and nothing is paid for it before it is there. Whoever
 //! is slow, or away, finds what it has missed in the store, so that next to nothing is held in memory for it. The protocol lets no reading be left
 //! out: each page begins where the one before ended. Where the process is killed, what was heard last may not have come to the disk, and
-//! comes once more; its sequence number says so.
+//! comes once more; and what is on disk may not have been heard. A listener that must miss nothing notes the number it has come to, and rewinds to it.
 
 mod fresh;
 
@@ -327,9 +327,13 @@ impl Buyer {
         if let Err(error) = &ended {
             tracing::debug!(%order, %error, "a live stream has ended");
         }
+        // What was verified before an error was kept.
+        let kept = self.channel_purchase(&order).map(|purchase| purchase.next);
         status.send_modify(|status| {
-            if let Ok((next, receipt)) = &ended {
-                (status.next, status.paid) = (*next, receipt.value().paid);
+            match (&ended, kept) {
+                (Ok((next, receipt)), _) => (status.next, status.paid) = (*next, receipt.value().paid),
+                (Err(_), Ok(next)) => status.next = next,
+                (Err(_), Err(_)) => {}
             }
             status.waits = None;
             status.ended = Some(ended.map(|(_, receipt)| receipt).map_err(Arc::new));
@@ -435,7 +439,8 @@ impl Subscription {
     /// Shows readings from this one on again, also those of before a restart. Those of before the order are not shown.
     pub fn rewind(&mut self, to: u64) {
         let status = self.status.borrow();
-        self.next = to.clamp(status.first, status.next);
+        // What was shown last may be ahead of what is on disk.
+        self.next = to.clamp(status.first, status.next.max(self.next));
     }
 
     /// No readings for now.

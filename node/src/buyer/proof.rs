@@ -19,7 +19,7 @@ use sensora_protocol::market::purchase::PurchaseState;
 use sensora_protocol::market::refusal::Refusal;
 use sensora_protocol::stream::checkpoint::Checkpoint;
 use sensora_protocol::stream::leaf::Salt;
-use sensora_protocol::stream::log::{ProofError, RangeProof, verify_consistency, verify_range};
+use sensora_protocol::stream::log::{ProofError, RangeProof, RangeVerifier, verify_consistency};
 use sensora_protocol::stream::{Frontier, Reading, Schema};
 use sensora_protocol::{OrderId, Signed, SignedBytes, StreamId};
 
@@ -298,12 +298,6 @@ impl Buyer {
         Ok(())
     }
 
-    fn leaves(&self, held: &Held, end: u64) -> Result<Vec<Hash>, BuyError> {
-        let mut leaves = Vec::new();
-        self.each(held, held.first, end, |_, _, leaf| leaves.push(leaf))?;
-        Ok(leaves)
-    }
-
     fn check_range(
         &self,
         held: &Held,
@@ -311,9 +305,15 @@ impl Buyer {
         proof: &RangeProof,
         checkpoint: &Checkpoint,
     ) -> Result<(), BuyError> {
-        let leaves = self.leaves(held, end)?;
-        verify_range(&leaves, held.first, checkpoint.size, proof, &checkpoint.root)
-            .map_err(ProofFailure::Range)?;
+        let verifier = RangeVerifier::new(held.first, held.count_to(end), checkpoint.size, proof);
+        let mut verifier = verifier.map_err(ProofFailure::Range)?;
+        let mut pushed = Ok(());
+        self.each(held, held.first, end, |_, _, leaf| {
+            if pushed.is_ok() {
+                pushed = verifier.push_leaf(leaf);
+            }
+        })?;
+        pushed.and_then(|()| verifier.verify(&checkpoint.root)).map_err(ProofFailure::Range)?;
         Ok(())
     }
 
@@ -384,7 +384,7 @@ impl Buyer {
             let damaged = |error: &dyn std::fmt::Display| StoreError::Damaged(format!("order {id}: {error}"));
             let mut before =
                 Frontier::from_peaks(first, kept.left.clone()).map_err(|error| damaged(&error))?;
-            self.leaves(&held, to)?.into_iter().for_each(|leaf| before.push_leaf(leaf));
+            self.each(&held, first, to, |_, _, leaf| before.push_leaf(leaf))?;
             let proof = RangeProof { hashes: [before.peaks(), &kept.right].concat() };
             parts.push(self.evidence_of(&held, to, end, proof, None)?);
         }

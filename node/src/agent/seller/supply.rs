@@ -40,8 +40,8 @@ pub const PATIENCE: Duration = Duration::from_secs(90);
 /// How often the buyer hears that we are here, where there is nothing to send: well within its own patience of 60 seconds.
 const ALIVE_EVERY: Duration = Duration::from_secs(20);
 
-/// Readings of the open chunk that a page is made of without a thread of its own: well below a millisecond.
-const AT_ONCE: u64 = 64;
+/// Values of the open chunk that a page is made of without a thread of its own: a fraction of a millisecond.
+const AT_ONCE: u64 = 256;
 
 /// What the seller lets stand open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -514,7 +514,8 @@ impl Session {
             Ok(Made::Live { page, checkpoint })
         };
         // A handful out of memory is made sooner than another thread is awake.
-        if end.saturating_sub(start) <= AT_ONCE && self.seller.inner.parts.recorder.is_open(&stream, start) {
+        let values = end.saturating_sub(start).saturating_mul(terms.schema.fields.len() as u64);
+        if values <= AT_ONCE && self.seller.inner.parts.recorder.is_open(&stream, start) {
             return make(&self.seller);
         }
         self.seller.blocking(make).await

@@ -40,6 +40,10 @@ const POWERS_OF_TEN: [f64; 23] = [
     1e19, 1e20, 1e21, 1e22,
 ];
 
+/// Up to this exponent a column that is decimals, all of it, was printed so. Above it, numbers of another kind are decimals, too: those of a 24 bit
+/// device, widened, whose bits have a common factor.
+const MAX_PRINTED: u8 = 9;
+
 /// Above this not every integer is a double.
 const MAX_EXACT_INT: f64 = (1_u64 << 53) as f64;
 
@@ -86,14 +90,14 @@ pub(super) fn read_ints(cursor: &mut Cursor<'_>, count: usize) -> Result<Vec<i64
 
 /// Writes floats, the shortest of the ways that are promising.
 pub(super) fn write_floats(floats: &[f64], out: &mut Vec<u8>) {
-    let (exponents, is_exact) = promising_exponents(floats);
+    let (exponents, is_printed) = promising_exponents(floats);
     let decimals = exponents.into_iter().map(|exponent| {
         let mut decimal = vec![DECIMAL, exponent];
         write_decimal(floats, exponent, &mut decimal);
         decimal
     });
-    // The bits of what are decimals, all of them, look random: they are not worth trying.
-    let bits = (!is_exact).then(|| {
+    // The bits of what was printed with so many digits look random: they are not worth trying.
+    let bits = (!is_printed).then(|| {
         let mut bits = vec![BITS];
         write_ints(&floats.iter().map(|float| ordered(*float)).collect::<Vec<_>>(), &mut bits);
         bits
@@ -146,7 +150,7 @@ pub(super) fn read_floats(cursor: &mut Cursor<'_>, count: usize) -> Result<Vec<f
     }
 }
 
-/// Exponents worth trying: the smallest that is exact for some, for most, and for as many numbers as any is; and whether one is exact for all.
+/// Exponents worth trying: the smallest that is exact for some, for most, and for as many numbers as any is; and whether the numbers were printed with so many digits.
 fn promising_exponents(floats: &[f64]) -> (Vec<u8>, bool) {
     let mut exact = Vec::with_capacity(POWERS_OF_TEN.len());
     for power in POWERS_OF_TEN {
@@ -164,7 +168,8 @@ fn promising_exponents(floats: &[f64]) -> (Vec<u8>, bool) {
         .map(|(exponent, _)| exponent)
         .collect();
     exponents.dedup();
-    (exponents, most == floats.len())
+    let is_printed = most == floats.len() && exponents.iter().all(|exponent| *exponent <= MAX_PRINTED);
+    (exponents, is_printed)
 }
 
 /// The integer n for which n / 10^e is nearest to the number; 0 where n would not be exact.
@@ -307,6 +312,16 @@ mod tests {
         let floats: Vec<f64> = (0..1024).map(|i| f64::from(200 + (i * 7919) % 64) / 10.0).collect();
         let len = round_trip_floats(&floats);
         assert!(len < 1024 * 6 / 8 + 96, "{len} bytes for 1024 values of 6 bits");
+    }
+
+    #[test]
+    fn widened_singles_take_the_bits_of_a_single() {
+        // All of them are decimals of fourteen digits, too.
+        let floats: Vec<f64> =
+            (0..1024_u16).map(|i| f64::from(64.0 + f32::from(i * 61 % 1021) / 40.0)).collect();
+        assert!(floats.iter().all(|float| *float < 90.0));
+        let len = round_trip_floats(&floats);
+        assert!(len < 1024 * 24 / 8 + 96, "{len} bytes for 1024 singles");
     }
 
     #[test]

@@ -103,7 +103,7 @@ pub trait ChunkLeaves {
 /// A log of which only the roots of full chunks and the leaves after them are kept; the nodes inside a full chunk are computed
 /// again from its readings when a proof cuts through it.
 ///
-/// It takes 64 bytes for each chunk of 1024 readings, so a hundred million readings take 6 MiB.
+/// It takes 64 bytes for each chunk of 1024 readings, so a hundred million readings take 6 MiB; and 64 KiB for the nodes of one chunk.
 #[derive(Debug)]
 pub struct ChunkedLog<L> {
     /// Leaves of this log are roots of chunks.
