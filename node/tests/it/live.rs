@@ -432,7 +432,14 @@ async fn a_channel_is_no_more_to_orders_than_it_is_before_its_end() {
     .await;
     assert_eq!(ended.unwrap().value().paid, sat(20), "with its receipt, before the channel closes");
     let state = world.buyer.buyer().channels().unwrap().remove(0).state;
-    assert_eq!(state, BuyerChannelState::Open, "the channel is still open");
+    // It was open when the order ended. Blocks come meanwhile, and a slow machine sees it closing already.
+    match state {
+        BuyerChannelState::Open | BuyerChannelState::Closing => {}
+        BuyerChannelState::Ended { paid, .. } => {
+            assert!(paid >= sat(20), "closed with what was paid: {paid}")
+        }
+        other => panic!("{other:?}"),
+    }
     // The seller may have seen the block first.
     until("no order to begin", || async {
         world.buyer.chain().refresh().await.ok()?;
