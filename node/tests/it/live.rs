@@ -436,7 +436,7 @@ async fn a_channel_is_no_more_to_orders_than_it_is_before_its_end() {
     match state {
         BuyerChannelState::Open | BuyerChannelState::Closing => {}
         BuyerChannelState::Ended { paid, .. } => {
-            assert!(paid >= sat(20), "closed with what was paid: {paid}")
+            assert!(paid >= sat(20), "closed with what was paid: {paid}");
         }
         other => panic!("{other:?}"),
     }
