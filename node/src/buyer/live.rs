@@ -34,6 +34,7 @@ use sensora_protocol::{OrderId, Signed, StreamId};
 use tokio::sync::{mpsc, watch};
 
 use self::fresh::Fresh;
+use super::proof::RUNS_AT_A_TIME;
 use super::receive::{Command, Listener, Told};
 use super::{BuyError, Buyer, BuyerParts, unexpected};
 use crate::store::bought::{self, BoughtStream};
@@ -41,8 +42,6 @@ use crate::store::channels::{self as records, Wants};
 
 /// Commands that wait: a person's, who presses a key at a time.
 const MAX_COMMANDS: usize = 8;
-/// Runs that are read from the store at a time: 16 are at most 16,384 readings.
-const RUNS_AT_A_TIME: usize = 16;
 /// How soon the seller is asked again whether an anchor covers more.
 const SOONEST_UPGRADE: Duration = Duration::from_secs(1);
 /// How late at most, whatever it says.
@@ -327,13 +326,15 @@ impl Buyer {
         if let Err(error) = &ended {
             tracing::debug!(%order, %error, "a live stream has ended");
         }
-        // What was verified before an error was kept.
-        let kept = self.channel_purchase(&order).map(|purchase| purchase.next);
+        let next = match &ended {
+            Ok((next, _)) => Some(*next),
+            // What was verified before the error was kept.
+            Err(_) => self.channel_purchase(&order).ok().map(|purchase| purchase.next),
+        };
         status.send_modify(|status| {
-            match (&ended, kept) {
-                (Ok((next, receipt)), _) => (status.next, status.paid) = (*next, receipt.value().paid),
-                (Err(_), Ok(next)) => status.next = next,
-                (Err(_), Err(_)) => {}
+            status.next = next.unwrap_or(status.next);
+            if let Ok((_, receipt)) = &ended {
+                status.paid = receipt.value().paid;
             }
             status.waits = None;
             status.ended = Some(ended.map(|(_, receipt)| receipt).map_err(Arc::new));

@@ -26,8 +26,8 @@ use sensora_protocol::{OrderId, Signed, SignedBytes, StreamId};
 use super::{BuyError, Buyer, BuyerParts, ProofFailure, unexpected};
 use crate::store::{StoreError, bought, channels, release};
 
-/// Runs that are read from the store at a time: what a proof takes in memory does not grow with what it proves.
-const RUNS_AT_A_TIME: usize = 16;
+/// Runs that are read from the store at a time, at most 16,384 readings: what a proof or a listener takes in memory does not grow with what there is.
+pub(super) const RUNS_AT_A_TIME: usize = 16;
 
 /// How far a seller's anchors are behind what was bought, in its word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -432,7 +432,7 @@ async fn a_channel_is_no_more_to_orders_than_it_is_before_its_end() {
     .await;
     assert_eq!(ended.unwrap().value().paid, sat(20), "with its receipt, before the channel closes");
     let state = world.buyer.buyer().channels().unwrap().remove(0).state;
-    // It was open when the order ended. Blocks come meanwhile, and a slow machine sees it closing already.
+    // Blocks come meanwhile, and a slow machine sees it closing, or closed, already: with what the order paid.
     match state {
         BuyerChannelState::Open | BuyerChannelState::Closing => {}
         BuyerChannelState::Ended { paid, .. } => {
