@@ -133,7 +133,9 @@ async fn a_coin_that_an_old_backup_takes_for_its_own_is_refused_and_noticed() {
     let (network, public) = (world.buyer.network(), *world.buyer.identity().public());
     let backup = Backup::take(world.buyer.store(), network, &public, None, 0).unwrap();
     let backup = Backup::open(&backup.seal(Lock::Key(&key)).unwrap(), Lock::Key(&key)).unwrap();
-    // Since then everything went elsewhere.
+    // While the buyer that knows the ad is still there.
+    let request = world.request(seq(0, 10)).await;
+    // Since the backup everything went elsewhere.
     let all = world.buyer.wallet().balance().unwrap().total.as_u64();
     let out = TxOut { value: Satoshis::from_sat(all - 200), locking: Script::p2pkh(&[7; 20]) };
     let sent = world.buyer.wallet().post(vec![out], "sweep", |_, _| Ok(())).unwrap();
@@ -143,7 +145,6 @@ async fn a_coin_that_an_old_backup_takes_for_its_own_is_refused_and_noticed() {
     backup.restore(&store, 0).unwrap();
     let restored = second_home(&world, 3, store).await;
     // It has not followed the chain yet, and orders with coins that are gone.
-    let request = world.request(seq(0, 10)).await;
     restored.buyer().buy(&request, |_| {}).await.unwrap_err();
     assert!(restored.store().read(orders::open_purchases).unwrap().is_empty(), "the order has ended");
     catch_up(restored.wallet(), restored.chain(), restored.identity(), &Clock::system(), 50).await.unwrap();
