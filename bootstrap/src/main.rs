@@ -17,6 +17,7 @@ use sensora_node::fees::FeeLimits;
 use sensora_node::home::{Home, HomePaths};
 use sensora_node::keystore::{Key, KeystoreError, WordCount};
 use sensora_node::net::{Multiaddr, Transport};
+use sensora_node::signals::StopSignals;
 use sensora_node::store::Store;
 use sensora_node::supervisor::{ChainRole, Node, NodeOptions, ServicesRole};
 use sensora_node::wallet::SweepPolicy;
@@ -156,14 +157,15 @@ async fn serve(args: &Args) -> anyhow::Result<()> {
         agent: None,
     })
     .await?;
+    let mut stops = StopSignals::new()?;
     say_ready(args, &node).await?;
-    stop_signal().await?;
+    stops.next().await;
     if !args.json {
         eprintln!("stopping; Ctrl-C again stops at once");
     }
     tokio::select! {
         () = node.shutdown() => Ok(()),
-        _ = tokio::signal::ctrl_c() => anyhow::bail!("stopped at once; what was acknowledged is on disk"),
+        () = stops.next() => anyhow::bail!("stopped at once; what was acknowledged is on disk"),
     }
 }
 
@@ -239,22 +241,6 @@ async fn say_ready(args: &Args, node: &Node) -> anyhow::Result<()> {
         writeln!(out, "ready")?;
     }
     out.flush()?;
-    Ok(())
-}
-
-/// Waits for Ctrl-C or, where there is one, the signal by which a service manager stops a program.
-async fn stop_signal() -> anyhow::Result<()> {
-    #[cfg(unix)]
-    {
-        use tokio::signal::unix::{SignalKind, signal};
-        let mut terminated = signal(SignalKind::terminate())?;
-        tokio::select! {
-            stopped = tokio::signal::ctrl_c() => stopped?,
-            _ = terminated.recv() => {}
-        }
-    }
-    #[cfg(not(unix))]
-    tokio::signal::ctrl_c().await?;
     Ok(())
 }
 

@@ -17,6 +17,7 @@ pub mod keystore;
 pub mod net;
 pub mod recovery;
 mod release;
+pub mod signals;
 mod stakes;
 pub mod store;
 mod stripes;

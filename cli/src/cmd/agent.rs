@@ -11,7 +11,7 @@ use sensora_protocol::Signed;
 use sensora_protocol::ad::Ad;
 
 use super::control;
-use super::session::Session;
+use super::session::{Session, stop_signals};
 use super::status;
 use crate::args::AgentArgs;
 use crate::context::Context;
@@ -46,16 +46,17 @@ pub(super) fn run(args: &AgentArgs, context: &Context) -> Outcome<Exit> {
     let options = open.config.agent_options();
     context.block_on(async {
         let session = Session::start_as(context, open, &args.network, Some(options)).await?;
+        let mut stops = stop_signals()?;
         let watched = tokio::select! {
             watched = watch::events(&session, context) => watched,
             never = control::serve(&session) => match never {},
-            stopped = stop_signal() => stopped,
+            () = stops.next() => Ok(()),
         };
         context.out.note("\nstopping; Ctrl-C again stops at once");
         let json = context.out.is_json();
         tokio::select! {
             () = session.stop() => {}
-            _ = tokio::signal::ctrl_c() => return Err(Failure::new(Exit::Interrupted, "stopped at once")
+            () = stops.next() => return Err(Failure::new(Exit::Interrupted, "stopped at once")
                 .hint("what was acknowledged is on disk")),
         }
         watched?;
@@ -118,20 +119,4 @@ fn stream(args: &AgentArgs, name: Option<String>, source: SourceSpec) -> StreamC
         sample: args.sample,
         ..StreamConfig::new(source)
     }
-}
-
-/// Waits for Ctrl-C or, where there is one, the signal by which a service manager stops a program.
-pub(super) async fn stop_signal() -> Outcome {
-    let failed = |error: std::io::Error| Failure::other(format!("cannot wait for signals: {error}"));
-    #[cfg(unix)]
-    {
-        let mut terminated =
-            tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).map_err(failed)?;
-        tokio::select! {
-            stopped = tokio::signal::ctrl_c() => stopped.map_err(failed),
-            _ = terminated.recv() => Ok(()),
-        }
-    }
-    #[cfg(not(unix))]
-    tokio::signal::ctrl_c().await.map_err(failed)
 }

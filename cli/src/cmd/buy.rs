@@ -21,7 +21,7 @@ use sensora_protocol::market::offer::{BuyerLimits, Range};
 use tokio::time::Instant;
 
 use super::find;
-use super::session::Session;
+use super::session::{Session, stop_signals};
 use crate::args::{BuyArgs, parse_time};
 use crate::context::Context;
 use crate::exit::Exit;
@@ -79,9 +79,10 @@ pub(super) fn run(args: &BuyArgs, context: &Context) -> Outcome<Exit> {
     let open = context.open_home()?;
     context.block_on(async {
         let session = Session::start(context, open, &args.network).await?;
+        let mut stops = stop_signals()?;
         let bought = tokio::select! {
             bought = buy(args, context, &session) => bought,
-            _ = tokio::signal::ctrl_c() => Err(Failure::new(Exit::Interrupted, "stopped before the order was finished")
+            () = stops.next() => Err(Failure::new(Exit::Interrupted, "stopped before the order was finished")
                 .hint("what was paid is kept: the same command, or `sensora orders --resume`, finishes it")),
         };
         session.stop().await;

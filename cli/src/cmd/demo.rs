@@ -28,6 +28,7 @@ use self::orders::OrderLine;
 use self::peers::{NETWORK, Place};
 use self::real::Ground;
 use self::story::Story;
+use super::session::stop_signals;
 use crate::args::DemoArgs;
 use crate::context::Context;
 use crate::exit::Exit;
@@ -115,9 +116,10 @@ pub(super) fn run(args: &DemoArgs, context: &Context) -> Outcome<Exit> {
             None => Ground::DevChain,
         };
         let story = Story::begin(context)?;
+        let mut stops = stop_signals()?;
         let document = tokio::select! {
             document = perform(&dir, &args.csv, &chain, &story) => document?,
-            _ = tokio::signal::ctrl_c() => return Err(Failure::new(Exit::Interrupted, "stopped")),
+            () = stops.next() => return Err(Failure::new(Exit::Interrupted, "stopped")),
         };
         story.end(args.keep.as_deref())?;
         if context.out.is_json() {

@@ -10,10 +10,9 @@ use sensora_protocol::StreamId;
 use serde_json::json;
 use tokio::time::MissedTickBehavior;
 
-use super::agent::stop_signal;
 use super::find;
 use super::rows::{self, RowStyle, RowWriter};
-use super::session::Session;
+use super::session::{Session, stop_signals};
 use crate::args::ReadArgs;
 use crate::context::Context;
 use crate::exit::Exit;
@@ -60,14 +59,14 @@ async fn read(args: &ReadArgs, context: &Context, session: &Session) -> Outcome<
         ));
     }
     let mut sink = Sink::new(args, &context.out, &reads)?;
+    let mut stops = stop_signals()?;
     let asked = tokio::select! {
         asked = ask(args, &reads, &mut sink) => asked,
-        stopped = stop_signal() => stopped,
+        () = stops.next() => Ok(()),
     };
     let closed = tokio::select! {
         closed = reads.close() => closed,
-        stopped = stop_signal() => {
-            stopped?;
+        () = stops.next() => {
             return Err(Failure::new(Exit::Interrupted, "stopped before the order was settled")
                 .hint("what was received is kept: `sensora orders --resume` settles it"));
         }

@@ -12,6 +12,7 @@ use sensora_node::clock::Clock;
 use sensora_node::config::{ChainSource, Config};
 use sensora_node::home::{Home, HomePaths};
 use sensora_node::net::{Multiaddr, Transport};
+use sensora_node::signals::StopSignals;
 use sensora_node::supervisor::{ChainRole, Node, NodeOptions, ServicesRole};
 use tokio::task::JoinHandle;
 
@@ -345,4 +346,9 @@ pub(super) fn sync_headers(context: &Context, flags: &NetworkArgs) -> Outcome {
         session.stop().await;
         synced
     })
+}
+
+/// The signals that stop a command: made once and kept, so that none is lost.
+pub(super) fn stop_signals() -> Outcome<StopSignals> {
+    StopSignals::new().map_err(|error| Failure::other(format!("cannot wait for signals: {error}")))
 }

@@ -12,10 +12,9 @@ use sensora_protocol::market::receipt::ChannelReceipt;
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines, Stdin};
 
-use super::agent::stop_signal;
 use super::find;
 use super::rows::{self, RowStyle, RowWriter};
-use super::session::Session;
+use super::session::{Session, stop_signals};
 use crate::args::{SubscribeArgs, parse_time};
 use crate::context::Context;
 use crate::exit::Exit;
@@ -124,7 +123,7 @@ async fn follow(args: &SubscribeArgs, context: &Context, subscription: &mut Subs
         let writer = RowWriter::new(style, subscription.schema(), rows::open(to)?);
         sink.rows = Some(writer.map_err(|error| sink.failed(&error))?);
     }
-    let mut typed = Typed::new();
+    let (mut typed, mut stops) = (Typed::new(), stop_signals()?);
     let (mut received, mut stopping) = (0_u64, false);
     loop {
         let event = tokio::select! {
@@ -138,8 +137,7 @@ async fn follow(args: &SubscribeArgs, context: &Context, subscription: &mut Subs
                 }
                 continue;
             }
-            stopped = stop_signal() => {
-                stopped?;
+            () = stops.next() => {
                 if stopping {
                     return Err(Failure::new(Exit::Interrupted, "stopped before the order was settled")
                         .hint("what was received is kept: `sensora orders --resume` settles it"));

@@ -3,7 +3,7 @@
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sensora_chain::keys::PrivateKey;
 use sensora_chain::sources::service::{ServiceConfig, ServiceKind};
@@ -253,6 +253,9 @@ impl Home<'_> {
     }
 }
 
+/// How long a program may take to end when it is asked to. A live stream waits for its seller's receipt.
+const STOPS_WITHIN: Duration = Duration::from_secs(180);
+
 /// A process under way; killed when dropped.
 pub(crate) struct Running {
     child: Option<Child>,
@@ -289,9 +292,15 @@ impl Running {
     pub(crate) fn interrupt(mut self) -> i32 {
         let pid = self.child().id().to_string();
         assert!(Command::new("kill").args(["-INT", &pid]).status().expect("kill").success());
-        let status = self.child().wait().expect("it ends");
-        self.child = None;
-        status.code().unwrap_or(-1)
+        let deadline = Instant::now() + STOPS_WITHIN;
+        loop {
+            if let Some(status) = self.child().try_wait().expect("it ends") {
+                self.child = None;
+                return status.code().unwrap_or(-1);
+            }
+            assert!(Instant::now() < deadline, "it was asked to stop, and goes on");
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// Waits for its end.
