@@ -4,17 +4,20 @@
 //! goes out, and sends the very same bytes again after a crash. What is bought is kept as it was delivered, can be proven again at any time, and is
 //! not bought twice.
 
+mod books;
 mod budget;
 mod channels;
 mod choose;
 mod drive;
 mod error;
+mod lane;
 mod live;
 mod order;
 mod proof;
 mod reads;
 mod receive;
 mod release;
+mod resume;
 mod through;
 mod turns;
 
@@ -37,17 +40,13 @@ use sensora_chain::{Network, Satoshis, TxOut};
 use sensora_protocol::ad::{PaymentMode, StreamAd};
 use sensora_protocol::identity::peer_id;
 use sensora_protocol::market::budget::Budgets;
-use sensora_protocol::market::delivery::receive::{ChannelPurchase, ChannelPurchaseState};
-use sensora_protocol::market::delivery::terms::Offered;
 use sensora_protocol::market::message::{Answer, Request, Response};
 use sensora_protocol::market::offer::{BuyerLimits, Offer, OfferError, Range};
 use sensora_protocol::market::payment;
-use sensora_protocol::market::purchase::{
-    Purchase, PurchaseError, PurchaseEvent, PurchaseState, SignedPayment,
-};
+use sensora_protocol::market::purchase::{Purchase, PurchaseEvent, SignedPayment};
 use sensora_protocol::market::refusal::Refusal;
+use sensora_protocol::stream::Reading;
 use sensora_protocol::stream::checkpoint::Checkpoint;
-use sensora_protocol::stream::{Reading, Schema};
 use sensora_protocol::{Identity, OrderId, Signed, StreamId};
 
 use crate::chain_access::ChainAccess;
@@ -56,21 +55,15 @@ use crate::discovery::Discovery;
 use crate::net::{Net, Offence, Protocol, RequestError, peer_id_from_public_key};
 use crate::stakes::AllStakes;
 use crate::store::bought::{self, BoughtStream};
-use crate::store::{self, Store, channels as records, orders, release as releases};
+use crate::store::{Store, channels as records, orders, release as releases};
 use crate::stripes::Stripes;
 use crate::wallet::{WalletHandle, WalletHandleError};
-use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 use turns::Turns;
 
 /// How long one answer of a seller may take.
 const ASK_TIMEOUT: Duration = Duration::from_secs(20);
 /// How often a request is sent again when no answer comes, before the purchase is left for later.
 const ATTEMPTS: u32 = 5;
-/// Orders that are gone on with at the same time after a stop: a few silent sellers hold up nobody, and each is a stream and a page in memory.
-const RESUMED_AT_ONCE: usize = 16;
-/// Steps of theirs that wait to be shown.
-const MANY_STEPS: usize = 64;
 /// Pause before the first repetition; it doubles.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 
@@ -464,265 +457,6 @@ impl Buyer {
         stored?;
         self.note_direct(&purchase)?;
         Ok(purchase)
-    }
-
-    /// Goes on with every order that is not finished, whichever way it is paid, but for those that another task works on. A live stream that
-    /// nobody listens to any more is ended: what came of it is paid, and its receipt fetched. So are single readings. A key that is not shown yet is not waited for, see
-    /// [`Buyer::resume_releases`]. Returns what became of each.
-    ///
-    /// # Errors
-    /// [`BuyError`].
-    pub async fn resume(
-        &self,
-        mut progress: impl FnMut(Progress),
-    ) -> Result<Vec<(OrderId, Result<(), BuyError>)>, BuyError> {
-        let mut all = Vec::new();
-        for purchase in self.inner.store.read(orders::open_purchases)? {
-            let id = purchase.id;
-            if purchase.payment.is_some() {
-                all.push((id, false));
-                continue;
-            }
-            let now_ms = self.inner.clock.now_ms();
-            let removed = self.inner.store.commit(move |tx| {
-                store::budget::settle(tx, &id, Satoshis::ZERO, now_ms)?;
-                orders::remove_purchase(tx, &id)
-            });
-            removed.await?;
-        }
-        all.extend(
-            self.inner.store.read(records::open_purchases)?.iter().map(|purchase| (purchase.id, true)),
-        );
-        all.extend(self.open_releases()?.iter().map(|(purchase, _)| (purchase.id, true)));
-        self.resume_all(all, &mut progress).await
-    }
-
-    /// Goes on with some orders at a time, so that none waits for the seller of another. Those on a channel that another task works on are left out.
-    async fn resume_all(
-        &self,
-        orders: Vec<(OrderId, bool)>,
-        progress: &mut impl FnMut(Progress),
-    ) -> Result<Vec<(OrderId, Result<(), BuyError>)>, BuyError> {
-        let (told, mut telling) = mpsc::channel(MANY_STEPS);
-        let mut waiting = orders.into_iter().enumerate();
-        let (mut tasks, mut outcomes) = (JoinSet::new(), Vec::new());
-        loop {
-            while tasks.len() < RESUMED_AT_ONCE
-                && let Some((place, (id, is_on_channel))) = waiting.next()
-            {
-                let (buyer, told) = (self.clone(), told.clone());
-                tasks.spawn(async move {
-                    if is_on_channel && buyer.turns.try_take(&id).is_none() {
-                        return None;
-                    }
-                    // A step that nobody has time to look at is followed by others.
-                    let resumed = buyer.resume_order(&id, |step| drop(told.try_send(step)));
-                    Some((place, id, resumed.await))
-                });
-            }
-            tokio::select! {
-                Some(step) = telling.recv() => progress(step),
-                done = tasks.join_next() => match done {
-                    None => break,
-                    Some(Ok(outcome)) => outcomes.extend(outcome),
-                    Some(Err(error)) => {
-                        tracing::error!(%error, "an order was not gone on with to its end");
-                        return Err(BuyError::Stopping);
-                    }
-                },
-            }
-        }
-        while let Ok(step) = telling.try_recv() {
-            progress(step);
-        }
-        outcomes.sort_by_key(|(place, ..)| *place);
-        Ok(outcomes.into_iter().map(|(_, id, outcome)| (id, outcome)).collect())
-    }
-
-    /// Goes on with one order, as [`Buyer::resume`] does.
-    ///
-    /// # Errors
-    /// [`BuyError`].
-    pub async fn resume_order(
-        &self,
-        id: &OrderId,
-        mut progress: impl FnMut(Progress),
-    ) -> Result<(), BuyError> {
-        let Some(purchase) = self.inner.store.read(|tx| records::purchase(tx, id))? else {
-            if self.inner.store.read(|tx| releases::purchase(tx, id))?.is_some() {
-                return match Box::pin(self.drive_release(id, Duration::ZERO, &mut progress)).await? {
-                    true => Ok(()),
-                    false => Err(BuyError::KeyAwaited { order: *id }),
-                };
-            }
-            return self.drive(id, &mut progress).await.map(|_| ());
-        };
-        if purchase.offer.is_reads() {
-            return self.settle_reads(id).await.map(|_| ());
-        }
-        let is_live = matches!(purchase.offer, Offered::Live(_));
-        self.receive(id, is_live, &mut through::Showing(&mut progress)).await.map(|_| ())
-    }
-
-    /// Waits no longer for the seller's word on a payment: takes the coins back, so that it can never be taken.
-    ///
-    /// # Errors
-    /// [`BuyError::GivenUp`] with how far that has come, which is the good end; the others where the seller has the money all the same.
-    pub async fn give_up(&self, id: &OrderId) -> Result<(), BuyError> {
-        if self.inner.store.read(|tx| records::purchase(tx, id))?.is_some() {
-            return self.give_up_on_channel(id).await;
-        }
-        if self.inner.store.read(|tx| releases::purchase(tx, id))?.is_some() {
-            return self.give_up_release(id).await;
-        }
-        {
-            let _one_at_a_time = self.turns.take(id).await;
-            let mut purchase = self.purchase(id)?;
-            let given_up = purchase.handle(PurchaseEvent::GiveUp, self.inner.network);
-            given_up.map_err(|source| BuyError::Purchase { order: *id, source: Box::new(source) })?;
-            self.inner.store.commit(move |tx| orders::put_purchase(tx, &purchase)).await?;
-        }
-        self.drive(id, &mut |_| {}).await.map(|_| ())
-    }
-
-    /// The stored purchase of an order that is paid with a transaction of its own.
-    ///
-    /// # Errors
-    /// [`BuyError::UnknownOrder`].
-    pub fn purchase(&self, id: &OrderId) -> Result<Purchase, BuyError> {
-        self.inner.store.read(|tx| orders::purchase(tx, id))?.ok_or(BuyError::UnknownOrder(*id))
-    }
-
-    /// All orders, whichever way they are paid, oldest first.
-    ///
-    /// # Errors
-    /// [`BuyError`].
-    pub fn orders(&self) -> Result<Vec<OrderSummary>, BuyError> {
-        let network = self.inner.network;
-        let mut summaries = Vec::new();
-        for purchase in self.inner.store.read(orders::purchases)? {
-            summaries.push(OrderSummary::of_direct(&purchase, network)?);
-        }
-        for purchase in self.inner.store.read(records::purchases)? {
-            summaries.push(self.summary_on_channel(&purchase)?);
-        }
-        for purchase in self.inner.store.read(releases::purchases)? {
-            summaries.push(OrderSummary::of_release(&purchase, network)?);
-        }
-        summaries.sort_by_key(|summary| summary.agreed_ms);
-        Ok(summaries)
-    }
-
-    /// One order, for people.
-    ///
-    /// # Errors
-    /// [`BuyError::UnknownOrder`].
-    pub fn summary(&self, id: &OrderId) -> Result<OrderSummary, BuyError> {
-        if let Some(purchase) = self.inner.store.read(|tx| records::purchase(tx, id))? {
-            return self.summary_on_channel(&purchase);
-        }
-        if let Some(purchase) = self.inner.store.read(|tx| releases::purchase(tx, id))? {
-            return OrderSummary::of_release(&purchase, self.inner.network);
-        }
-        OrderSummary::of_direct(&self.purchase(id)?, self.inner.network)
-    }
-
-    fn summary_on_channel(&self, purchase: &ChannelPurchase) -> Result<OrderSummary, BuyError> {
-        let lane = match self.channel(&purchase.channel) {
-            Ok(open) => open.spending().record().lanes.get(&purchase.id).copied(),
-            // It is settled.
-            Err(_) => self
-                .inner
-                .store
-                .read(|tx| records::buyer(tx, &purchase.channel))?
-                .and_then(|channel| channel.spending.lanes.get(&purchase.id).copied()),
-        };
-        let wants = self.inner.store.read(|tx| records::wants(tx, &purchase.id))?;
-        OrderSummary::of_channel(purchase, lane.unwrap_or_default(), wants, self.inner.network)
-    }
-
-    /// Asks the seller for its receipt of a paid order again; it must be the same. Of a key release it is the one that came with the key.
-    ///
-    /// # Errors
-    /// [`BuyError`].
-    pub async fn receipt(&self, id: &OrderId) -> Result<OrderReceipt, BuyError> {
-        let network = self.inner.network;
-        if let Some(release) = self.inner.store.read(|tx| releases::purchase(tx, id))? {
-            let none = BuyError::NotComplete { order: *id, state: "without a receipt" };
-            let receipt = release.receipt.ok_or(none)?.verify_by(network, &release.seller)?;
-            return Ok(OrderReceipt::Direct(Box::new(receipt)));
-        }
-        let on_channel = self.inner.store.read(|tx| records::purchase(tx, id))?;
-        let (seller, stored) = match &on_channel {
-            Some(purchase) => match &purchase.state {
-                ChannelPurchaseState::Ended { receipt, .. } => (purchase.seller, Some(receipt.clone())),
-                state => return Err(BuyError::NotComplete { order: *id, state: state.name() }),
-            },
-            None => {
-                let purchase = self.purchase(id)?;
-                let stored = match purchase.state {
-                    PurchaseState::Delivering { receipt } | PurchaseState::Complete { receipt } => {
-                        Some(receipt)
-                    }
-                    _ => None,
-                };
-                (purchase.seller, stored)
-            }
-        };
-        let request = Request::Receipt { order: *id };
-        let receipt = match self.ask(&seller, &request).await? {
-            Response::Ok(Answer::Receipt(receipt)) => receipt,
-            other => return Err(unexpected(&request, other)),
-        };
-        let wrong = |source| BuyError::Purchase { order: *id, source: Box::new(source) };
-        if stored.is_some_and(|stored| stored != receipt) {
-            return Err(wrong(PurchaseError::Receipt { field: "signed text" }));
-        }
-        let verified = match on_channel {
-            Some(_) => {
-                receipt.verify_by(network, &seller).map(|receipt| OrderReceipt::Channel(Box::new(receipt)))
-            }
-            None => {
-                receipt.verify_by(network, &seller).map(|receipt| OrderReceipt::Direct(Box::new(receipt)))
-            }
-        };
-        verified.map_err(|error| wrong(PurchaseError::Statement(error)))
-    }
-
-    /// Streams of which readings are here.
-    ///
-    /// # Errors
-    /// [`BuyError`].
-    pub fn streams(&self) -> Result<Vec<BoughtStream>, BuyError> {
-        Ok(self.inner.store.read(bought::streams)?)
-    }
-
-    /// At most `limit` runs of the readings `[first, end)` that are here, in order, each opened. Call again from the end of the last one for more.
-    ///
-    /// # Errors
-    /// [`BuyError`].
-    pub fn readings(
-        &self,
-        stream: &StreamId,
-        schema: &Schema,
-        first: u64,
-        end: u64,
-        limit: usize,
-    ) -> Result<Vec<Reading>, BuyError> {
-        let runs = self.inner.store.read(|tx| bought::runs(tx, stream, first, end, limit))?;
-        let mut readings = Vec::new();
-        let mut at = first;
-        for bought in runs {
-            let open = bought.run.open(schema).map_err(ProofFailure::Chunk)?;
-            // Two orders may have brought the same readings.
-            let more = open.readings.into_iter().filter(|reading| (at..end).contains(&reading.seq));
-            let before = readings.len();
-            readings.extend(more);
-            if let Some(last) = readings.get(before..).and_then(<[Reading]>::last) {
-                at = last.seq.saturating_add(1);
-            }
-        }
-        Ok(readings)
     }
 }
 

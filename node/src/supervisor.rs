@@ -9,20 +9,19 @@
 //! A part that is down takes only its own function down: a node without chain access still records and answers, one without peers still
 //! records, one without an agent still buys.
 
+mod router;
+
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use redb::{Database, DatabaseError};
 use sensora_chain::Network;
 use sensora_chain::header::{HeaderChain, HeaderError};
-use sensora_chain::keys::{PrivateKey, PublicKey};
+use sensora_chain::keys::PrivateKey;
 use sensora_chain::sources::dev::{DevChain, DevChainConfig, DevChainError};
 use sensora_protocol::Identity;
 use sensora_protocol::market::budget::Budgets;
-use sensora_protocol::market::message::{MAX_REQUEST_LEN, Response};
-use sensora_protocol::market::refusal::Refusal;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -35,27 +34,21 @@ use crate::chain_access::{
     MemoryHeaderStore, ServicesOptions, SourceOptions,
 };
 use crate::clock::Clock;
-use crate::discovery::{AdBook, Discovery, Heard};
+use crate::discovery::{AdBook, Discovery};
 use crate::fees::{FeeLimits, Fees};
 use crate::freeze::Freeze;
 use crate::home::HomePaths;
-use crate::net::{
-    self, Multiaddr, Net, NetConfig, NetError, NetEvent, NetEvents, Offence, PeerId, Protocol, StreamKind,
-    Topic, Transport, public_key_of, split_peer_id,
-};
+use crate::net::{Multiaddr, Net, NetConfig, NetError, PeerId, Transport, split_peer_id};
 use crate::store::headers::{FileHeaderStore, HeaderFileError};
 use crate::store::peers::{self, KnownPeer};
 use crate::store::{Store, StoreError};
 use crate::wallet::{SweepPolicy, WalletHandle, WalletHandleError};
+use router::{Router, refusal_frame};
 
 /// Market requests that are worked on at the same time: each takes some milliseconds of a core and up to two frames of memory.
 const MAX_MARKET_REQUESTS: usize = 32;
 /// Gossiped ads that are checked at the same time.
 const MAX_ADS_CHECKED: usize = 8;
-/// What a refused peer is told to wait.
-const BUSY_RETRY_MS: u64 = 200;
-/// What a peer over its quota is told to wait.
-const QUOTA_RETRY_MS: u64 = 1000;
 /// How often the peers worth knowing are written down.
 const SAVE_PEERS_EVERY: Duration = Duration::from_secs(60);
 /// How long the parts may take to stop.
@@ -216,21 +209,6 @@ struct Tasks {
     parts: JoinSet<()>,
     chain: ChainTasks,
     net: tokio::task::JoinHandle<()>,
-}
-
-fn refusal_frame(protocol: Protocol, refusal: net::Refusal) -> Bytes {
-    let refused = match (protocol, refusal) {
-        (Protocol::Chain, _) => return chain_access::refusal_frame(protocol, refusal),
-        (Protocol::Market, net::Refusal::Busy) => Refusal::Busy { retry_ms: BUSY_RETRY_MS },
-        (Protocol::Market, net::Refusal::QuotaExceeded) => Refusal::Busy { retry_ms: QUOTA_RETRY_MS },
-        (Protocol::Market, net::Refusal::TooLarge) => {
-            Refusal::Malformed { reason: format!("a request is at most {MAX_REQUEST_LEN} bytes") }
-        }
-        (Protocol::Market, net::Refusal::Malformed) => {
-            Refusal::Malformed { reason: "it is empty, or did not arrive in time".to_owned() }
-        }
-    };
-    Response::Refused(refused).to_bytes().unwrap_or_default().into()
 }
 
 impl Node {
@@ -546,102 +524,6 @@ async fn save_peers(net: Net, store: Store, cancel: CancellationToken) {
         }
         if stopping {
             return;
-        }
-    }
-}
-
-/// Brings what peers do to the part that it concerns, without ever waiting for it.
-struct Router {
-    net: Net,
-    chain: ChainService,
-    agent: Option<Agent>,
-    discovery: Discovery,
-    /// Ends deliveries, which would go on for ever.
-    cancel: CancellationToken,
-    market_slots: Arc<Semaphore>,
-    ad_slots: Arc<Semaphore>,
-}
-
-impl Router {
-    async fn run(self, mut events: NetEvents, cancel: CancellationToken) {
-        let mut working = JoinSet::new();
-        loop {
-            let event = tokio::select! {
-                () = cancel.cancelled() => break,
-                Some(_) = working.join_next() => continue,
-                event = events.recv() => event,
-            };
-            match event {
-                Some(event) => self.route(event, &mut working),
-                None => break,
-            }
-        }
-        // Whoever was promised an answer gets it, or the connection ends with the swarm.
-        while working.join_next().await.is_some() {}
-    }
-
-    fn route(&self, event: NetEvent, working: &mut JoinSet<()>) {
-        match event {
-            NetEvent::Request { peer, protocol: Protocol::Chain, body, responder } => {
-                self.chain.handle(peer, body, responder);
-            }
-            NetEvent::Request { peer, protocol: Protocol::Market, body, responder } => {
-                let Some(agent) = &self.agent else {
-                    let refused = Response::Refused(Refusal::NotSelling).to_bytes().unwrap_or_default();
-                    return responder.respond(refused);
-                };
-                let Ok(slot) = Arc::clone(&self.market_slots).try_acquire_owned() else {
-                    return responder.respond(refusal_frame(Protocol::Market, net::Refusal::Busy));
-                };
-                let key = public_key_of(&peer).and_then(|key| PublicKey::from_bytes(&key).ok());
-                // The swarm lets only secp256k1 peers identify as ours; another kind of key cannot buy.
-                let Some(key) = key else { return };
-                let (seller, net) = (agent.seller().clone(), self.net.clone());
-                working.spawn(async move {
-                    let (answer, is_request) = seller.answer_frame(&key, &body).await;
-                    responder.respond(answer);
-                    drop(slot);
-                    if !is_request {
-                        net.report(peer, Offence::Malformed).await;
-                    }
-                });
-            }
-            NetEvent::Gossip { peer, topic: Topic::Ads, data, verdict } => {
-                let Ok(slot) = Arc::clone(&self.ad_slots).try_acquire_owned() else {
-                    return verdict.ignore();
-                };
-                let discovery = self.discovery.clone();
-                working.spawn_blocking(move || {
-                    match discovery.heard(peer, &data) {
-                        Heard::Forward => verdict.accept(),
-                        Heard::Ignore => verdict.ignore(),
-                        Heard::Reject => verdict.reject(),
-                    }
-                    drop(slot);
-                });
-            }
-            NetEvent::Gossip { verdict, .. } => verdict.ignore(),
-            NetEvent::Delivery { stream } => {
-                let key = public_key_of(&stream.peer()).and_then(|key| PublicKey::from_bytes(&key).ok());
-                let (Some(agent), Some(key)) = (&self.agent, key) else { return stream.refuse() };
-                let (seller, cancel) = (agent.seller().clone(), self.cancel.clone());
-                // Whoever takes no channels has nothing to deliver, and the same with batches: the other side should hear that, and not wait.
-                match stream.kind() {
-                    StreamKind::Delivery if seller.delivers() => {
-                        working.spawn(async move { seller.deliver(key, stream, cancel).await });
-                    }
-                    StreamKind::Release if seller.releases() => {
-                        working.spawn(async move { seller.release(key, stream, cancel).await });
-                    }
-                    StreamKind::Delivery | StreamKind::Release => stream.refuse(),
-                }
-            }
-            NetEvent::PeerConnected { .. } => {
-                if let Some(agent) = &self.agent {
-                    agent.advertiser().newcomer();
-                }
-            }
-            _ => {}
         }
     }
 }

@@ -4,40 +4,34 @@
 //! before anything more is paid for it, and goes on where a stream or the process broke off. Ranges and live streams go the same way; who
 //! listens says how long to wait for a seller, and may pause or stop.
 //!
-//! While the disk takes one page the next ones are received and verified, and then go to the disk together. What follows from a page, its voucher
-//! and that anybody hears of it, waits until the page is there.
+//! While the disk takes one page the next ones are received and verified, and then go to the disk together ([`session`]). What follows from a page, its
+//! voucher and that it is here to stay, waits until the page is there.
 
-use std::collections::VecDeque;
-use std::pin::Pin;
+mod session;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use sensora_chain::Satoshis;
-use sensora_chain::header::HeaderView as _;
-use sensora_protocol::market::channel::spending::{Reservation, Spending, SpendingError};
-use sensora_protocol::market::delivery::ProvenPage;
-use sensora_protocol::market::delivery::frame::{MAX_TO_BUYER_LEN, OrderVoucher, ToBuyer, ToSeller};
+use sensora_protocol::OrderId;
+use sensora_protocol::market::delivery::frame::{MAX_TO_BUYER_LEN, ToBuyer, ToSeller};
 use sensora_protocol::market::delivery::receive::{
-    ChannelPurchase, ChannelPurchaseState, Receive, ReceiveAction, ReceiveError, ReceiveEvent,
+    ChannelPurchase, ChannelPurchaseState, Receive, ReceiveError, ReceiveEvent,
 };
 use sensora_protocol::market::delivery::terms::Terms;
 use sensora_protocol::market::exposure::Interval;
 use sensora_protocol::market::offer::OfferError;
 use sensora_protocol::market::refusal::Refusal;
 use sensora_protocol::stream::Reading;
-use sensora_protocol::{OrderId, SignedBytes};
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::budget::settle_on_channel;
-use super::channels::{Open, ToOrders};
-use super::drive::keep;
 use super::{ATTEMPTS, BuyError, Buyer, BuyerParts, FIRST_PAUSE};
-use crate::net::{DeliveryError, DeliverySender, Offence, PeerId, peer_id_from_public_key};
-use crate::stakes::SharedStakes;
+use crate::net::{DeliveryError, Offence, PeerId, peer_id_from_public_key};
 use crate::store::StoreError;
 use crate::store::channels::{self as records, Wants};
+use session::{Session, SessionParts};
 
 /// How long the seller may take to answer the opening of a stream.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(20);
@@ -133,63 +127,6 @@ impl From<StoreError> for Broken {
 impl From<DeliveryError> for Broken {
     fn from(error: DeliveryError) -> Self {
         Self::Stream(Box::new(error))
-    }
-}
-
-/// One order on one stream.
-struct Session {
-    buyer: Buyer,
-    open: Arc<Open>,
-    stakes: Arc<SharedStakes>,
-    receive: Receive,
-    reservation: Option<Reservation>,
-    /// Most that the order pays ahead.
-    exposure: Satoshis,
-    /// Goes along with each change on its way to the disk, so that whoever takes the order next comes after it.
-    turn: Arc<OwnedMutexGuard<()>>,
-    /// What is to be done, in order. Each stored step holds the purchase as it was when the step was planned.
-    plan: VecDeque<Step>,
-    /// The stored step under way, and the purchase as it leaves it.
-    storing: Option<Storing>,
-    /// The purchase as it is on disk.
-    stands: ChannelPurchase,
-    /// Readings that are verified and not told yet; none where nobody wants them.
-    verified: Option<Vec<Reading>>,
-}
-
-/// Something to be done.
-enum Step {
-    /// Store the purchase.
-    Store(Box<ChannelPurchase>),
-    /// Keep verified readings with it.
-    Keep(Box<Kept>, Box<ChannelPurchase>),
-    /// Pay.
-    Voucher { paid: Satoshis, amount: Satoshis },
-    /// Send this frame.
-    Send(ToSeller),
-    /// End the order's lane, with what it has paid, and store the purchase.
-    End(Satoshis, Box<ChannelPurchase>),
-}
-
-/// A verified page as it is kept.
-struct Kept {
-    first: u64,
-    page: ProvenPage,
-    /// The checkpoint that it came with.
-    checkpoint: Option<SignedBytes>,
-}
-
-struct Storing {
-    stored: Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send>>,
-    purchase: ChannelPurchase,
-}
-
-impl Drop for Session {
-    /// What is reserved for an order that has not ended stays reserved: the next stream pays out of it.
-    fn drop(&mut self) {
-        if let Some(reservation) = self.reservation.take() {
-            reservation.leave();
-        }
     }
 }
 
@@ -350,26 +287,13 @@ impl Buyer {
         stream.limit_frames(MAX_TO_BUYER_LEN);
         let (mut sender, mut receiver) = stream.split();
         let due = purchase.due(&terms).map_err(OfferError::from).map_err(BuyError::from)?;
-        let reservation = Some(self.take_up(&open, &purchase, due).await?);
+        let reservation = self.take_up(&open, &purchase, due).await?;
         let most = wants.exposure.saturating_sub(lost);
         let interval = Interval::new(unit, most, unit).unwrap_or(Interval::none());
         let receive = Receive::new(purchase, terms, interval);
         let (buyer, turn, exposure) = (self.clone(), turn.clone(), wants.exposure);
-        let mut session = Session {
-            buyer,
-            open,
-            stakes,
-            stands: receive.purchase().clone(),
-            receive,
-            reservation,
-            exposure,
-            turn,
-            plan: VecDeque::new(),
-            storing: None,
-            verified: listener.wants_readings().then(Vec::new),
-        };
-        let begin = session.receive.start();
-        session.plan(vec![begin]);
+        let parts = SessionParts { buyer, open, stakes, exposure, turn };
+        let mut session = Session::new(parts, receive, reservation, listener.wants_readings());
         session.at_block()?;
         if course.paused {
             session.handle(ReceiveEvent::Pause)?;
@@ -389,11 +313,11 @@ impl Buyer {
                     break Err(broken);
                 }
             }
-            let is_running = session.receive.purchase().state == ChannelPurchaseState::Running;
-            let is_final = session.receive.purchase().is_final();
+            let is_running = session.purchase().state == ChannelPurchaseState::Running;
+            let is_final = session.purchase().is_final();
             let takes_more = !is_final && session.stored_ahead() < PAGES_AHEAD;
             let next = tokio::select! {
-                stored = stored(&mut session.storing) => Next::Stored(stored),
+                stored = session.stored() => Next::Stored(stored),
                 bytes = receiver.next(PATIENCE), if takes_more => match bytes {
                     Ok(bytes) => Next::Frame(bytes),
                     Err(error) => break Err(error.into()),
@@ -414,7 +338,7 @@ impl Buyer {
                 }
                 Next::Stored(Err(error)) => {
                     // What comes after it would say that this is here, too.
-                    session.storing = None;
+                    session.give_up_storing();
                     return Err(error.into());
                 }
                 Next::Frame(None) => break Err(Broken::Later("the seller has ended the delivery".into())),
@@ -430,7 +354,7 @@ impl Buyer {
                     session.handle(event)
                 }
                 Next::Silent => {
-                    let order = session.receive.purchase().id;
+                    let order = session.purchase().id;
                     break Err(BuyError::NotComplete { order, state: "waiting for the seller" }.into());
                 }
                 Next::Command(Command::Leave) => break Ok(Some(Command::Leave)),
@@ -440,7 +364,7 @@ impl Buyer {
                 },
                 Next::Block => session.at_block(),
                 Next::Alive => {
-                    session.plan.push_back(Step::Send(ToSeller::Alive));
+                    session.plan_frame(ToSeller::Alive);
                     Ok(())
                 }
             };
@@ -471,57 +395,6 @@ impl Buyer {
         let Some(until_ms) = until_ms else { return std::future::pending().await };
         let left = until_ms.saturating_sub(self.inner.clock.now_ms());
         tokio::time::sleep(Duration::from_millis(u64::try_from(left).unwrap_or(0))).await;
-    }
-
-    /// The reservation of an order: as it was before, filled up to what the order may cost. Where others have the rest of the channel, it goes on
-    /// with what it has, if that pays what is `due`.
-    pub(super) async fn take_up(
-        &self,
-        open: &Arc<Open>,
-        purchase: &ChannelPurchase,
-        due: Satoshis,
-    ) -> Result<Reservation, BuyError> {
-        let (of, order, budget) = (open.clone(), purchase.id, purchase.budget);
-        self.in_turn(open, move |buyer| {
-            let Some(mut held) = of.spending().take_up(order) else {
-                return buyer.reserve(&of, order, budget, |_| Ok(())).map(Reservation::leave);
-            };
-            let has = held.paid().checked_add(held.left()).unwrap_or(Satoshis::MAX);
-            let missing = budget.saturating_sub(has);
-            let filled = match missing.is_zero() {
-                true => Ok(()),
-                false => held.extend(missing, |next| buyer.store_spending(&of, next, |_| Ok(()))),
-            };
-            held.leave();
-            match filled {
-                Err(BuyError::Spending(source))
-                    if has >= due && matches!(*source, SpendingError::Insufficient { .. }) =>
-                {
-                    Ok(())
-                }
-                filled => filled,
-            }
-        })
-        .await?;
-        // Not handed over by the task: whoever is dropped while it waits for that would release it.
-        open.spending().take_up(order).ok_or(BuyError::UnknownOrder(order))
-    }
-}
-
-/// Whether the machine may answer with a voucher.
-fn may_pay(event: &ReceiveEvent) -> bool {
-    match event {
-        ReceiveEvent::Frame(frame) => match **frame {
-            ToBuyer::Begun { .. } | ToBuyer::Page(_) | ToBuyer::Live { .. } | ToBuyer::Stopped { .. } => true,
-            ToBuyer::Ended { .. } | ToBuyer::Refused(_) | ToBuyer::Alive => false,
-        },
-        ReceiveEvent::Room => true,
-        ReceiveEvent::Pause
-        | ReceiveEvent::Resume
-        | ReceiveEvent::Stop
-        | ReceiveEvent::Closing
-        | ReceiveEvent::Closed
-        | ReceiveEvent::GiveUp => false,
     }
 }
 
@@ -568,228 +441,5 @@ async fn while_opening<T>(
                 course.take(command);
             }
         }
-    }
-}
-
-async fn send(frame: &ToSeller, sender: &mut DeliverySender) -> Result<(), Broken> {
-    let bytes = frame.to_bytes().map_err(BuyError::from)?;
-    Ok(sender.send(Bytes::from(bytes)).await?)
-}
-
-/// Waits for the stored step under way.
-async fn stored(storing: &mut Option<Storing>) -> Result<(), StoreError> {
-    match storing {
-        Some(storing) => storing.stored.as_mut().await,
-        None => std::future::pending().await,
-    }
-}
-
-impl Session {
-    /// How far the order has come: it can come no further for ever.
-    fn comes_to(&self) -> (u64, bool) {
-        let purchase = self.receive.purchase();
-        (purchase.next, purchase.state == ChannelPurchaseState::Running)
-    }
-
-    /// Gives an event to the state machine, and plans what follows from it.
-    fn handle(&mut self, event: ReceiveEvent) -> Result<(), Broken> {
-        // The machine counts as paid what it asks to be signed: it is not asked where nothing may be.
-        if may_pay(&event) {
-            self.buyer.inner.wallet.freeze().check().map_err(BuyError::from)?;
-        }
-        let order = self.receive.purchase().id;
-        let Some(reservation) = self.reservation.as_mut() else { return Ok(()) };
-        let (network, now_ms) = (self.buyer.inner.network, self.buyer.inner.clock.now_ms());
-        let handled =
-            self.stakes.change(|stakes| self.receive.handle(event, reservation, stakes, network, now_ms));
-        let actions = handled.map_err(|error| match error {
-            ReceiveError::Refused(refusal) if refusal.is_temporary() => Broken::Later(refusal.to_string()),
-            bad @ (ReceiveError::Delivery(_)
-            | ReceiveError::OtherStream
-            | ReceiveError::OlderCheckpoint { .. }) => Broken::Bad(Box::new(bad)),
-            source => Broken::Failed(BuyError::Receive { order, source: Box::new(source) }),
-        })?;
-        self.plan(actions);
-        Ok(())
-    }
-
-    fn plan(&mut self, actions: Vec<ReceiveAction>) {
-        let purchase = || Box::new(self.receive.purchase().clone());
-        let steps = actions.into_iter().map(|action| match action {
-            ReceiveAction::Keep { page, checkpoint } => {
-                let mut page = *page;
-                let first = page.readings.first().map_or(0, |reading| reading.seq);
-                // The runs are what is kept; the opened readings take many times their room.
-                let readings = std::mem::take(&mut page.readings);
-                if let Some(verified) = &mut self.verified {
-                    verified.extend(readings);
-                }
-                Step::Keep(Box::new(Kept { first, page, checkpoint }), purchase())
-            }
-            ReceiveAction::Store => Step::Store(purchase()),
-            ReceiveAction::Voucher { paid, amount } => Step::Voucher { paid, amount },
-            ReceiveAction::Send(frame) => Step::Send(frame),
-            ReceiveAction::End(paid) => Step::End(paid, purchase()),
-        });
-        self.plan.extend(steps);
-    }
-
-    /// Does what is planned up to the next stored step, and begins that.
-    async fn work(&mut self, sender: &mut DeliverySender) -> Result<(), Broken> {
-        while self.storing.is_none() {
-            if let Some((stored, voucher)) = self.next_stored() {
-                self.storing = Some(stored);
-                if let Some(voucher) = voucher {
-                    self.plan.push_front(voucher);
-                }
-                return Ok(());
-            }
-            match self.plan.pop_front() {
-                None => return Ok(()),
-                Some(Step::Voucher { paid, amount }) => {
-                    self.buyer.inner.wallet.freeze().check().map_err(BuyError::from)?;
-                    let voucher = self.open.sign(amount, &self.buyer.inner.identity)?;
-                    let frame =
-                        ToSeller::Voucher(OrderVoucher { paid, amount, signature: voucher.signature });
-                    send(&frame, sender).await?;
-                }
-                Some(Step::Send(frame)) => send(&frame, sender).await?,
-                Some(Step::End(paid, purchase)) => self.end(paid, *purchase).await?,
-                // These are stored steps.
-                Some(Step::Store(_) | Step::Keep(..)) => {}
-            }
-        }
-        Ok(())
-    }
-
-    /// All pages and states of the purchase that come next, as one stored step, and the last voucher among them, which pays for them all. None where
-    /// something else comes next.
-    fn next_stored(&mut self) -> Option<(Storing, Option<Step>)> {
-        let (mut pages, mut newest, mut voucher) = (Vec::new(), None, None);
-        loop {
-            match self.plan.pop_front() {
-                Some(Step::Store(purchase)) => newest = Some(purchase),
-                Some(Step::Keep(kept, purchase)) => {
-                    pages.push(kept);
-                    newest = Some(purchase);
-                }
-                Some(step @ Step::Voucher { .. }) if newest.is_some() => voucher = Some(step),
-                other => {
-                    if let Some(step) = other {
-                        self.plan.push_front(step);
-                    }
-                    break;
-                }
-            }
-        }
-        let purchase = *newest?;
-        let terms = self.receive.terms();
-        let (stream, begins, turn) = (terms.stream, terms.first, self.turn.clone());
-        let (store, change) = (self.buyer.inner.store.clone(), purchase.clone());
-        let stored = Box::pin(async move {
-            let stored = store.commit(move |tx| {
-                let _turn = &turn;
-                for Kept { first, page, checkpoint } in pages.iter().map(|kept| &**kept) {
-                    keep(tx, &change.id, &stream, begins, *first, page)?;
-                    if let Some(checkpoint) = checkpoint {
-                        records::put_checkpoint(tx, &change.id, checkpoint)?;
-                    }
-                }
-                records::put_purchase(tx, &change)
-            });
-            stored.await
-        });
-        Some((Storing { stored, purchase }, voucher))
-    }
-
-    /// The stored step under way is on disk.
-    fn is_stored(&mut self) {
-        if let Some(storing) = self.storing.take() {
-            self.stands = storing.purchase;
-        }
-    }
-
-    /// Steps that wait for the disk.
-    fn stored_ahead(&self) -> usize {
-        self.plan.iter().filter(|step| matches!(step, Step::Keep(..) | Step::Store(_))).count()
-    }
-
-    /// Whether the order has ended, and all that follows from that is done.
-    fn is_done(&self) -> bool {
-        self.storing.is_none() && self.plan.is_empty() && self.receive.purchase().is_final()
-    }
-
-    /// Keeps what was verified, and does nothing else of what is planned.
-    async fn keep_rest(&mut self) -> Result<(), Broken> {
-        loop {
-            if self.storing.is_some() {
-                stored(&mut self.storing).await?;
-                self.is_stored();
-            }
-            self.plan.retain(|step| matches!(step, Step::Store(_) | Step::Keep(..)));
-            match self.next_stored() {
-                Some((storing, _)) => self.storing = Some(storing),
-                None => return Ok(()),
-            }
-        }
-    }
-
-    /// What the newest block means for the order.
-    fn at_block(&mut self) -> Result<(), Broken> {
-        let tip = self.buyer.inner.chain.headers().tip_height();
-        match self.open.to_orders(tip) {
-            ToOrders::Open => Ok(()),
-            ToOrders::Closing => self.handle(ReceiveEvent::Closing),
-            ToOrders::Closed => self.handle(ReceiveEvent::Closed),
-        }
-    }
-
-    /// The order's lane ends in the same stored step as the order, and in memory when that is on disk.
-    async fn end(&mut self, paid: Satoshis, purchase: ChannelPurchase) -> Result<(), Broken> {
-        let Some(reservation) = self.reservation.take() else { return Ok(()) };
-        self.stands = purchase.clone();
-        let (open, turn, exposure) = (self.open.clone(), self.turn.clone(), self.exposure);
-        let ended = self.buyer.in_turn(&self.open, move |buyer| {
-            let _turn = turn;
-            // First as it will be, to store it; then as it is.
-            let next = Spending::new(open.spending().record());
-            let ended = next.take_up(purchase.id).map_or(Ok(()), |held| held.end(paid));
-            let stored = ended.map_err(BuyError::from).and_then(|()| {
-                buyer.store_spending(&open, &next.record(), |tx| {
-                    settle_on_channel(tx, &purchase, (paid, exposure), buyer.inner.clock.now_ms())?;
-                    Ok(records::put_purchase(tx, &purchase)?)
-                })
-            });
-            if let Err(error) = stored {
-                reservation.leave();
-                return Err(error);
-            }
-            reservation.end(paid)?;
-            buyer.note_lost(&purchase, exposure);
-            Ok(())
-        });
-        Ok(ended.await?)
-    }
-
-    /// Whether so many readings are here as were wanted.
-    fn has_enough(&self, wants: &Wants) -> bool {
-        let here = self.receive.purchase().next.saturating_sub(self.receive.terms().first);
-        self.receive.terms().end.is_none() && wants.readings.is_some_and(|most| here >= most)
-    }
-
-    fn tell_verified(&mut self, listener: &mut impl Listener) {
-        if let Some(verified) = self.verified.as_mut().filter(|verified| !verified.is_empty()) {
-            listener.tell(Told::Verified(std::mem::take(verified)));
-        }
-    }
-
-    fn show(&self, course: &Course, listener: &mut impl Listener) {
-        let (purchase, terms) = (&self.stands, self.receive.terms());
-        let paid = match &self.reservation {
-            Some(reservation) => reservation.paid(),
-            // It has ended: the receipt says it.
-            None => Satoshis::ZERO,
-        };
-        listener.tell(Told::Stands { purchase, terms, paid, paused: course.paused });
     }
 }

@@ -14,7 +14,8 @@ use sensora_protocol::stream::log::{MemoryLog, Nodes, root};
 use sensora_protocol::stream::{CHUNK_LEN, ChunkSecret, Reading, Run, Salts};
 use sensora_protocol::{Hash, Signed, StreamId};
 
-use super::{Recorded, Recorder, RecorderError, look, make_error, secret};
+use super::recorded::{Recorded, secret};
+use super::{Recorder, RecorderError, look, make_error};
 use crate::store::streams;
 
 /// Most chunks that stay open, over all streams: enough for 64 buyers that each read somewhere else. One is about 160 KiB for a stream of one field, so these
