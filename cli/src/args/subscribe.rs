@@ -43,7 +43,8 @@ impl FromStr for Rate {
 ///
 /// What is there of it from --from on comes first, then each reading as it is measured, all in one order that is paid through a channel:
 /// neither side risks more than its exposure. It ends with --budget, --count or --for, with Ctrl-C, or when the seller ends it, and then
-/// shows the receipt. Where it was interrupted, the same command goes on with the first missing reading; nothing is paid twice. On a
+/// shows the receipt. Where it was interrupted, the same command goes on with the first missing reading; nothing is paid twice. What must miss
+/// nothing, even after a kill, notes the last number it has and says --from with the next. On a
 /// terminal `p` and Enter pause, `r` and Enter resume, `q` and Enter end it.
 #[derive(Args, Debug)]
 #[command(after_long_help = "Examples:
@@ -54,7 +55,8 @@ pub(crate) struct SubscribeArgs {
     /// Which stream.
     #[command(flatten)]
     pub(crate) stream: StreamArgs,
-    /// From where on: latest (with the next reading), a sequence number, or a time as for `buy --from`
+    /// From where on: latest (with the next reading), a sequence number, or a time as for `buy --from`. Where the command goes on with
+    /// an order, a sequence number shows the readings from there on again
     #[arg(long, value_name = "WHERE", default_value = "latest", help_heading = "Range")]
     pub(crate) from: String,
     /// End after so many readings
@@ -72,7 +74,7 @@ pub(crate) struct SubscribeArgs {
     /// What is counted: reading or second; with =PRICE the most satoshis that one may cost
     #[arg(long, value_name = "RATE", default_value = "reading", help_heading = "Limits")]
     pub(crate) rate: Rate,
-    /// Write the readings to a file (- for standard output) [default: standard output]
+    /// Write the readings to a file, which is replaced (- for standard output) [default: standard output]
     #[arg(long, short, value_name = "FILE", help_heading = "Result")]
     pub(crate) out: Option<PathBuf>,
     /// How the readings are written

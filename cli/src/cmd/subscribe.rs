@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use sensora_chain::Satoshis;
-use sensora_node::buyer::{LiveEvent, SubscribeRequest, Subscription};
+use sensora_node::buyer::{LiveEvent, LiveStatus, SubscribeRequest, Subscription};
 use sensora_protocol::OrderId;
 use sensora_protocol::anchor::Standing;
 use sensora_protocol::market::message::LiveFrom;
@@ -94,8 +94,24 @@ async fn subscribe(args: &SubscribeArgs, context: &Context, session: &Session) -
     ));
     if under_way {
         context.out.note("the order keeps its own terms and budget; end it with Ctrl-C to make another");
+        if let LiveFrom::Seq(from) = request.from {
+            show_again(from, &status, &mut subscription, &context.out);
+        }
     }
-    follow(args, context, &mut subscription).await
+    follow(args, context, &mut subscription, status.next).await
+}
+
+/// Whoever says from which reading on has it again, and all behind it: what came to the disk just before a kill may not have been shown.
+fn show_again(from: u64, status: &LiveStatus, subscription: &mut Subscription, out: &Out) {
+    subscription.rewind(from);
+    if from < status.first {
+        let first = status.first;
+        out.note(format!(
+            "the order begins with reading {first}: what is here of before it is in `sensora export`"
+        ));
+    } else if from < status.next {
+        out.note(format!("reading {from} and those behind it are shown again; they are not paid again"));
+    }
 }
 
 /// Where the readings go.
@@ -114,7 +130,13 @@ impl Sink<'_> {
     }
 }
 
-async fn follow(args: &SubscribeArgs, context: &Context, subscription: &mut Subscription) -> Outcome<Exit> {
+/// Shows what comes, until something ends it. Readings from `new` on were not here before.
+async fn follow(
+    args: &SubscribeArgs,
+    context: &Context,
+    subscription: &mut Subscription,
+    new: u64,
+) -> Outcome<Exit> {
     let out = &context.out;
     let to = args.out.as_deref().filter(|path| *path != Path::new("-"));
     let mut sink = Sink { out, rows: None, to };
@@ -151,7 +173,8 @@ async fn follow(args: &SubscribeArgs, context: &Context, subscription: &mut Subs
         let Some(event) = event else { return Ok(Exit::Ok) };
         match event {
             LiveEvent::Readings(batch) => {
-                received = received.saturating_add(batch.readings.len() as u64);
+                let fresh = batch.readings.iter().filter(|reading| reading.seq >= new).count();
+                received = received.saturating_add(fresh as u64);
                 if let Some(rows) = &mut sink.rows {
                     let written = batch.readings.iter().try_for_each(|reading| rows.write(reading));
                     written.and_then(|()| rows.flush()).map_err(|error| sink.failed(&error))?;

@@ -1,5 +1,7 @@
 //! Paying as it comes, with real processes: channels, live streams, budgets and the kill switch, as a person meets them.
 
+use std::cell::RefCell;
+
 use serde_json::Value;
 
 use crate::support::{Home, World};
@@ -111,6 +113,28 @@ fn ctrl_c_ends_a_live_stream_with_its_receipt_and_a_frozen_wallet_pays_nothing()
     }
     buyer.run("wallet unfreeze --json").ends_with(0);
     buyer.run("buy machine --seq 0..100 --json").ends_with(0);
+    assert_eq!(agent.interrupt(), 0);
+}
+
+#[test]
+fn a_subscription_after_a_kill_shows_what_is_here_again_from_where_it_is_told() {
+    let world = World::new();
+    let (_seller, buyer, agent) = market(&world, 1200);
+    let mut live = buyer.spawn("subscribe machine --from 1000 --budget 500 --json");
+    live.wait_for(|event| event["event"] == "readings");
+    live.kill();
+    let shown = RefCell::new(Vec::new());
+    let mut live = buyer.spawn("subscribe machine --from 1000 --budget 500 --json");
+    live.wait_for(|event| {
+        let readings = event["readings"].as_array().into_iter().flatten();
+        shown.borrow_mut().extend(readings.map(|reading| reading["seq"].as_u64().unwrap()));
+        shown.borrow().last() == Some(&1199)
+    });
+    assert_eq!(shown.into_inner(), (1000..1200).collect::<Vec<_>>(), "each once, from --from on");
+    assert_eq!(live.interrupt(), 0);
+    let orders = buyer.run("orders --json").ends_with(0).json();
+    assert_eq!(orders["orders"].as_array().unwrap().len(), 1, "it is one order: {orders:#}");
+    assert_eq!(orders["orders"][0]["paid_sat"], orders["orders"][0]["price_sat"]);
     assert_eq!(agent.interrupt(), 0);
 }
 
