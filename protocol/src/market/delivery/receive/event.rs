@@ -34,7 +34,7 @@ pub enum ReceiveEvent {
     Closed,
     /// The order is given up, because its seller has forgotten it or is gone. It ends with what was paid, which is no more counted as open with the
     /// seller; nothing is ever paid for it again. The account must be one that was [learned](crate::market::channel::buyer::BuyerChannel::learn) since the
-    /// start; where nobody answers, see [`ChannelPurchase::give_up`].
+    /// start; where nobody answers, see [`ChannelPurchase::give_up`](super::ChannelPurchase::give_up).
     GiveUp,
 }
 
