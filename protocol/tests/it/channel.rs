@@ -317,6 +317,19 @@ fn a_channel_that_was_never_answered_is_had_back_from_the_refund_height_on() {
     assert!(market.buyer.credited >= sat(VALUE - 60), "{}", market.buyer.credited);
 }
 
+/// The buyer crashes, is told that nothing was paid, and then a voucher of before the crash arrives, which was paid ahead.
+#[test]
+fn a_voucher_that_a_restart_overtook_costs_what_was_paid_ahead_and_no_more() {
+    let mut market = Market::new();
+    for action in [140, 183, 9, 53, 220, 3, 20, 156] {
+        market.act(action);
+    }
+    assert_eq!(market.spending.record().highest, sat(63), "it is not forgotten that it may be taken");
+    market.end();
+    market.check_end();
+    assert_eq!((market.seller.credited, market.overcharged), (sat(63), sat(63)));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
 

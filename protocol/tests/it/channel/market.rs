@@ -75,6 +75,8 @@ pub(crate) struct Market {
     /// What the seller took beyond what orders have paid, and what orders that ended had paid ahead in all.
     pub(crate) overcharged: Satoshis,
     pub(crate) ahead: Satoshis,
+    /// The most that each order's vouchers have paid: a crash of the buyer may forget one that is still under way.
+    pub(crate) paid_to: BTreeMap<OrderId, Satoshis>,
     /// What orders have paid by their receipts.
     pub(crate) receipts: BTreeMap<OrderId, Satoshis>,
     /// The buyer's record was replaced by an older one.
@@ -140,6 +142,7 @@ impl Market {
             alarms: Vec::new(),
             overcharged: Satoshis::ZERO,
             ahead: Satoshis::ZERO,
+            paid_to: BTreeMap::new(),
             receipts: BTreeMap::new(),
             restored: false,
             restored_ms: NOW_MS,
@@ -354,6 +357,8 @@ impl Market {
         let amount = reservation.pay_to(paid).unwrap();
         drop(reservation);
         self.signed = self.signed.max(amount);
+        let most = self.paid_to.entry(self.order).or_default();
+        *most = paid.max(*most);
         let signature = self.buyer.channel.sign(&self.contract, amount, &self.world.buyer).unwrap().signature;
         let voucher = OrderVoucher { paid, amount, signature };
         self.to_seller.push(ToSeller::Voucher(self.order, voucher));
@@ -366,7 +371,7 @@ impl Market {
         let Some(reservation) = self.spending.take_up(order) else { return };
         let booked = channel.earning.paid_by(&order);
         let receipted = sat(booked.as_u64() / 8 * part.min(8)).min(reservation.paid());
-        let ahead = reservation.paid().checked_sub(receipted).unwrap();
+        let ahead = self.paid_to.get(&order).copied().unwrap_or_default().saturating_sub(receipted);
         assert_eq!(channel.earning.end(&order, receipted), Ok(receipted));
         reservation.end(receipted).unwrap();
         self.ahead = self.ahead.checked_add(ahead).unwrap();
