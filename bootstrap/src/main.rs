@@ -165,7 +165,7 @@ async fn serve(args: &Args) -> anyhow::Result<()> {
     }
     tokio::select! {
         () = node.shutdown() => Ok(()),
-        () = stops.next() => anyhow::bail!("stopped at once; what was acknowledged is on disk"),
+        () = stops.interrupted() => anyhow::bail!("stopped at once; what was acknowledged is on disk"),
     }
 }
 

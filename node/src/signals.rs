@@ -5,7 +5,7 @@ use std::io;
 #[cfg(unix)]
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Hears of each stop from its making on. One that comes while nobody waits for it is told to whoever waits next; several of them count as one.
+/// Hears of each stop from its making on. One that comes while nobody waits for it is told to whoever waits next; several of one kind count as one.
 ///
 /// A program makes one of these and keeps it: from then on a signal does not end the process any more, so one that nobody is told of would be lost.
 #[derive(Debug)]
@@ -35,6 +35,12 @@ impl StopSignals {
             #[cfg(windows)]
             interrupt: tokio::signal::windows::ctrl_c()?,
         })
+    }
+
+    /// Waits for Ctrl-C alone, or finds one that came since the last time: what ends a program at once that is stopping already. A service manager that asks
+    /// too after it was stopped by hand means the same stop. Safe to cancel.
+    pub async fn interrupted(&mut self) {
+        self.interrupt.recv().await;
     }
 
     /// Waits for a stop, or finds one that came since the last time. Safe to cancel.
@@ -87,6 +93,22 @@ mod tests {
         stops.next().await;
         sent("-TERM").await;
         stops.next().await;
+    }
+
+    #[tokio::test]
+    async fn a_service_manager_that_stops_what_is_stopping_ends_nothing_at_once() {
+        let _alone = ALONE.lock().await;
+        let mut stops = StopSignals::new().unwrap();
+        sent("-INT").await;
+        stops.next().await;
+        sent("-TERM").await;
+        tokio::select! {
+            biased;
+            () = stops.interrupted() => panic!("that was no Ctrl-C"),
+            () = std::future::ready(()) => {}
+        }
+        sent("-INT").await;
+        stops.interrupted().await;
     }
 
     #[tokio::test]

@@ -44,7 +44,7 @@ impl FromStr for Rate {
 /// What is there of it from --from on comes first, then each reading as it is measured, all in one order that is paid through a channel:
 /// neither side risks more than its exposure. It ends with --budget, --count or --for, with Ctrl-C, or when the seller ends it, and then
 /// shows the receipt. Where it was interrupted, the same command goes on with the first missing reading; nothing is paid twice. What must miss
-/// nothing, even after a kill, notes the last number it has and says --from with the next. On a
+/// nothing, even after a kill, notes the last number it has and says --from with the next: that shows what is here from there on, and goes on. On a
 /// terminal `p` and Enter pause, `r` and Enter resume, `q` and Enter end it.
 #[derive(Args, Debug)]
 #[command(after_long_help = "Examples:
@@ -55,11 +55,11 @@ pub(crate) struct SubscribeArgs {
     /// Which stream.
     #[command(flatten)]
     pub(crate) stream: StreamArgs,
-    /// From where on: latest (with the next reading), a sequence number, or a time as for `buy --from`. Where the command goes on with
-    /// an order, a sequence number shows the readings from there on again
+    /// From where on: latest (with the next reading), a sequence number, or a time as for `buy --from`. What is here already from
+    /// there on is shown, too, and not paid again; but where the command goes on with an order, only after a sequence number
     #[arg(long, value_name = "WHERE", default_value = "latest", help_heading = "Range")]
     pub(crate) from: String,
-    /// End after so many readings
+    /// End after so many readings that were not here before
     #[arg(long, value_name = "N", help_heading = "Range", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) count: Option<u64>,
     /// End after so long, such as 90s, 10m or 1h

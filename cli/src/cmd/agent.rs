@@ -56,7 +56,7 @@ pub(super) fn run(args: &AgentArgs, context: &Context) -> Outcome<Exit> {
         let json = context.out.is_json();
         tokio::select! {
             () = session.stop() => {}
-            () = stops.next() => return Err(Failure::new(Exit::Interrupted, "stopped at once")
+            () = stops.interrupted() => return Err(Failure::new(Exit::Interrupted, "stopped at once")
                 .hint("what was acknowledged is on disk")),
         }
         watched?;

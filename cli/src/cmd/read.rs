@@ -50,6 +50,7 @@ async fn read(args: &ReadArgs, context: &Context, session: &Session) -> Outcome<
     let request =
         ReadsRequest { seller, stream: stream.ad.id, budget, exposure, ad: Some(stream.ad.clone()) };
     let reads = buyer.open_reads(request).await?;
+    let mut stops = stop_signals()?;
     if args.every.is_some() {
         context.out.note(format!(
             "reading {}, order {}: at most {} in all; Ctrl-C ends it with a receipt",
@@ -59,10 +60,10 @@ async fn read(args: &ReadArgs, context: &Context, session: &Session) -> Outcome<
         ));
     }
     let mut sink = Sink::new(args, &context.out, &reads)?;
-    let mut stops = stop_signals()?;
     let asked = tokio::select! {
-        asked = ask(args, &reads, &mut sink) => asked,
+        biased;
         () = stops.next() => Ok(()),
+        asked = ask(args, &reads, &mut sink) => asked,
     };
     let closed = tokio::select! {
         closed = reads.close() => closed,

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use sensora_chain::Satoshis;
 use sensora_node::buyer::{LiveEvent, LiveStatus, SubscribeRequest, Subscription};
+use sensora_node::signals::StopSignals;
 use sensora_protocol::OrderId;
 use sensora_protocol::anchor::Standing;
 use sensora_protocol::market::message::LiveFrom;
@@ -82,6 +83,7 @@ async fn subscribe(args: &SubscribeArgs, context: &Context, session: &Session) -
         buyer.channel_for(&seller, budget, limits, super::channels::OPENS_WITHIN, waiting).await?;
     }
     let mut subscription = buyer.subscribe(&request).await?;
+    let stops = stop_signals()?;
     let order = subscription.order();
     let status = subscription.status();
     let verb = if under_way { "going on with" } else { "receiving" };
@@ -95,23 +97,22 @@ async fn subscribe(args: &SubscribeArgs, context: &Context, session: &Session) -
     if under_way {
         context.out.note("the order keeps its own terms and budget; end it with Ctrl-C to make another");
         if let LiveFrom::Seq(from) = request.from {
-            show_again(from, &status, &mut subscription, &context.out);
+            show_again(from, &status, &mut subscription, &context.out)?;
         }
     }
-    follow(args, context, &mut subscription, status.next).await
+    follow(args, context, &mut subscription, (stops, status.next)).await
 }
 
 /// Whoever says from which reading on has it again, and all behind it: what came to the disk just before a kill may not have been shown.
-fn show_again(from: u64, status: &LiveStatus, subscription: &mut Subscription, out: &Out) {
-    subscription.rewind(from);
-    if from < status.first {
-        let first = status.first;
-        out.note(format!(
-            "the order begins with reading {first}: what is here of before it is in `sensora export`"
-        ));
-    } else if from < status.next {
-        out.note(format!("reading {from} and those behind it are shown again; they are not paid again"));
+fn show_again(from: u64, status: &LiveStatus, subscription: &mut Subscription, out: &Out) -> Outcome {
+    let shown = subscription.rewind(from)?;
+    if from < shown {
+        out.note(format!("the order begins with reading {shown}, and of those before it not all are here"));
     }
+    if shown < status.next {
+        out.note(format!("readings from {shown} on are shown again; they are not paid again"));
+    }
+    Ok(())
 }
 
 /// Where the readings go.
@@ -135,7 +136,7 @@ async fn follow(
     args: &SubscribeArgs,
     context: &Context,
     subscription: &mut Subscription,
-    new: u64,
+    (mut stops, new): (StopSignals, u64),
 ) -> Outcome<Exit> {
     let out = &context.out;
     let to = args.out.as_deref().filter(|path| *path != Path::new("-"));
@@ -145,7 +146,7 @@ async fn follow(
         let writer = RowWriter::new(style, subscription.schema(), rows::open(to)?);
         sink.rows = Some(writer.map_err(|error| sink.failed(&error))?);
     }
-    let (mut typed, mut stops) = (Typed::new(), stop_signals()?);
+    let mut typed = Typed::new();
     let (mut received, mut stopping) = (0_u64, false);
     loop {
         let event = tokio::select! {

@@ -57,22 +57,21 @@ impl Buyer {
         turn: Arc<OwnedMutexGuard<()>>,
     ) -> Result<(), BuyError> {
         let of = open.clone();
+        // Whoever is dropped while it waits for its turn would release it.
+        reservation.leave();
         self.in_turn(open, move |buyer| {
             let _turn = turn;
             // First as it will be, to store it; then as it is.
             let next = Spending::new(of.spending().record());
             let ended = next.take_up(purchase.id).map_or(Ok(()), |held| held.end(paid));
-            let stored = ended.map_err(BuyError::from).and_then(|()| {
-                buyer.store_spending(&of, &next.record(), |tx| {
-                    settle_on_channel(tx, &purchase, (paid, exposure), buyer.inner.clock.now_ms())?;
-                    Ok(records::put_purchase(tx, &purchase)?)
-                })
-            });
-            if let Err(error) = stored {
-                reservation.leave();
-                return Err(error);
+            ended?;
+            buyer.store_spending(&of, &next.record(), |tx| {
+                settle_on_channel(tx, &purchase, (paid, exposure), buyer.inner.clock.now_ms())?;
+                Ok(records::put_purchase(tx, &purchase)?)
+            })?;
+            if let Some(held) = of.spending().take_up(purchase.id) {
+                held.end(paid)?;
             }
-            reservation.end(paid)?;
             buyer.note_lost(&purchase, exposure);
             Ok(())
         })

@@ -170,8 +170,9 @@ impl std::fmt::Debug for Buyer {
 
 impl Buyer {
     /// Subscribes to a stream as it comes: what is there of it from `from` on comes first, and then each reading, in one order that is paid
-    /// through an open channel with the seller. Where a live order of the stream is under way and nobody listens to it, it is gone on with, on
-    /// its own terms, from its first missing reading on.
+    /// through an open channel with the seller. What is here already is shown out of the store, and not bought again. Where a live order of the
+    /// stream is under way and nobody listens to it, it is gone on with, on its own terms, from its first missing reading on; see
+    /// [`Subscription::rewind`].
     ///
     /// # Errors
     /// [`BuyError::NoChannel`] where no channel with the seller has the budget left; [`BuyError::Busy`] where somebody listens to the stream
@@ -182,9 +183,9 @@ impl Buyer {
             let deciding = self.streams.lock(stream).await;
             if let Some(purchase) = self.live_order(stream)? {
                 drop(deciding);
-                return self.listen(purchase, None);
+                return self.listen(purchase, None, None);
             }
-            let (offer, first) = self.live_offer(request).await?;
+            let (offer, first, from) = self.live_offer(request).await?;
             if let Some(open) = self.open_order(stream, first, u64::MAX)? {
                 drop(deciding);
                 self.go_on_with(&open, &mut |_| {}).await?;
@@ -211,7 +212,7 @@ impl Buyer {
             let budget = request.budget.min(most);
             let purchase = self.order_through_channel(offered, bought, budget, wants).await?;
             drop(deciding);
-            return self.listen(purchase, gap);
+            return self.listen(purchase, gap, Some(from));
         }
     }
 
@@ -220,7 +221,7 @@ impl Buyer {
     /// # Errors
     /// [`BuyError::UnknownOrder`]; [`BuyError::Busy`] where somebody listens to it already.
     pub fn subscribe_again(&self, order: &OrderId) -> Result<Subscription, BuyError> {
-        self.listen(self.channel_purchase(order)?, None)
+        self.listen(self.channel_purchase(order)?, None, None)
     }
 
     /// The live order of a stream that is under way.
@@ -234,12 +235,16 @@ impl Buyer {
         Ok(None)
     }
 
-    /// An offer that was accepted, from the first reading on that is not here, and which reading that is.
-    async fn live_offer(&self, request: &SubscribeRequest) -> Result<(Signed<LiveOffer>, u64), BuyError> {
+    /// An offer that was accepted, from the first reading on that is not here, and which reading that is; and the first that was asked for: those between
+    /// are here.
+    async fn live_offer(
+        &self,
+        request: &SubscribeRequest,
+    ) -> Result<(Signed<LiveOffer>, u64, u64), BuyError> {
         let SubscribeRequest { seller, stream, ad, by, max_reading, max_second, .. } = request;
         let (by, max_reading, max_second) = (*by, *max_reading, *max_second);
         let BuyerParts { identity, network, clock, store, .. } = &*self.inner;
-        let mut from = request.from;
+        let (mut from, mut asked_for) = (request.from, None);
         loop {
             let question = Request::QuoteLive { stream: *stream, from, by };
             let offer = match self.ask(seller, &question).await? {
@@ -258,16 +263,22 @@ impl Buyer {
                 return Err(BuyError::Unexpected { asked: "another tariff", got: "a live offer" });
             }
             let first = offer.value().first;
+            asked_for = asked_for.or(Some(first));
             let missing = store.read(|tx| bought::missing(tx, stream, first, u64::MAX))?;
             match missing.first() {
                 Some((begins, _)) if *begins > first => from = LiveFrom::Seq(*begins),
-                _ => return Ok((offer, first)),
+                _ => return Ok((offer, first, asked_for.unwrap_or(first))),
             }
         }
     }
 
-    /// Begins to receive a live order.
-    fn listen(&self, purchase: ChannelPurchase, gap: Option<(u64, u64)>) -> Result<Subscription, BuyError> {
+    /// Begins to receive a live order, and shows it from `from` on, or else from its first missing reading on.
+    fn listen(
+        &self,
+        purchase: ChannelPurchase,
+        gap: Option<(u64, u64)>,
+        from: Option<u64>,
+    ) -> Result<Subscription, BuyError> {
         let BuyerParts { network, store, .. } = &*self.inner;
         let terms = purchase.offer.terms(*network, &purchase.seller)?;
         if !matches!(purchase.offer, Offered::Live(_)) {
@@ -291,7 +302,7 @@ impl Buyer {
             ended: None,
         });
         let (commands, wanted) = mpsc::channel(MAX_COMMANDS);
-        let next = purchase.next;
+        let next = from.unwrap_or(purchase.next).min(purchase.next);
         let fresh = Arc::<Mutex<Fresh>>::default();
         let task = Driven { status, fresh: fresh.clone(), commands: wanted };
         let (buyer, order) = (self.clone(), purchase.id);
@@ -437,11 +448,20 @@ impl Subscription {
         self.status.borrow().clone()
     }
 
-    /// Shows readings from this one on again, also those of before a restart. Those of before the order are not shown.
-    pub fn rewind(&mut self, to: u64) {
+    /// Shows readings from this one on again, also those of before a restart, and those of before the order if all of them are here. Returns from which
+    /// reading on.
+    ///
+    /// # Errors
+    /// [`BuyError`] where the store cannot be read.
+    pub fn rewind(&mut self, to: u64) -> Result<u64, BuyError> {
         let status = self.status.borrow();
+        let (stream, store) = (&self.stream, &self.buyer.inner.store);
+        let missing = store.read(|tx| bought::missing(tx, stream, to, status.first))?;
+        let first = if missing.is_empty() { to.min(status.first) } else { status.first };
         // What was shown last may be ahead of what is on disk.
-        self.next = to.clamp(status.first, status.next.max(self.next));
+        self.next = to.clamp(first, status.next.max(self.next));
+        self.shown.anchored = None;
+        Ok(self.next)
     }
 
     /// No readings for now.
@@ -508,7 +528,8 @@ impl Subscription {
     /// What is on disk of what is next.
     async fn kept(&mut self, status: &LiveStatus) -> Result<LiveEvent, BuyError> {
         let (stream, schema) = (self.stream, self.schema.clone());
-        let (first, end) = (self.next, status.next);
+        // What is here of before the order has a proof of its own.
+        let (first, end) = (self.next, if self.next < status.first { status.first } else { status.next });
         let readings = self
             .buyer
             .blocking(move |buyer| buyer.readings(&stream, &schema, first, end, RUNS_AT_A_TIME))
@@ -522,7 +543,7 @@ impl Subscription {
         let last = readings.last().ok_or(BuyError::NotComplete { order, state: "damaged" })?.seq;
         self.next = last.saturating_add(1);
         let standing = match &status.anchored {
-            Some((end, standing)) if self.next <= *end => *standing,
+            Some((end, standing)) if self.next <= *end && self.next > status.first => *standing,
             _ => Standing::Signed,
         };
         Ok(LiveEvent::Readings(LiveBatch { readings, standing, paid: status.paid }))

@@ -336,11 +336,8 @@ impl Buyer {
                     session.is_stored();
                     Ok(())
                 }
-                Next::Stored(Err(error)) => {
-                    // What comes after it would say that this is here, too.
-                    session.give_up_storing();
-                    return Err(error.into());
-                }
+                // With the session goes what waits for it: it would say that this is here, too.
+                Next::Stored(Err(error)) => return Err(error.into()),
                 Next::Frame(None) => break Err(Broken::Later("the seller has ended the delivery".into())),
                 Next::Frame(Some(bytes)) => match ToBuyer::from_bytes(&bytes) {
                     Ok(frame) => session.handle(ReceiveEvent::Frame(Box::new(frame))),

@@ -185,12 +185,16 @@ async fn what_was_measured_before_comes_first_and_is_not_bought_twice() {
     let paid = market.paid();
     assert_eq!(paid, (size - 50 + 10) * PRICE);
 
-    // By time; what is here is passed over.
+    // By time; what is here is shown out of the store, and not ordered again.
     let time = market.sold(60, 61)[0].time;
     let mut live = market.subscribe(LiveFrom::Time(time)).await;
     assert_eq!(live.status().first, size + 10);
     market.grow(2);
-    read(&mut live, 2).await;
+    assert_eq!(read(&mut live, size + 12 - 60).await, market.sold(60, size + 12));
+    assert_eq!(live.rewind(55).unwrap(), 55, "all from there on are here");
+    assert_eq!(read(&mut live, size + 12 - 55).await, market.sold(55, size + 12));
+    assert_eq!(live.rewind(49).unwrap(), size + 10, "reading 49 is not");
+    assert_eq!(read(&mut live, 2).await, market.sold(size + 10, size + 12));
     live.stop().await;
     rest(&mut live).await.1.unwrap();
     assert_eq!(market.paid(), paid + 2 * PRICE);
@@ -220,7 +224,7 @@ async fn a_stream_ends_where_its_budget_or_its_count_does() {
     let few = SubscribeRequest { readings: Some(15), ..market.request(LiveFrom::Seq(0)).await };
     let mut live = buyer.subscribe(&few).await.unwrap();
     let (seen, receipt) = rest(&mut live).await;
-    assert_eq!(seen, market.sold(10, 25));
+    assert_eq!(seen, market.sold(0, 25), "what is here, and what is bought");
     assert_eq!(receipt.unwrap().paid, sat(30));
 
     let soon = SubscribeRequest { until_ms: Some(0), ..market.request(LiveFrom::Seq(size)).await };
@@ -278,7 +282,7 @@ async fn a_stream_that_nobody_listens_to_is_gone_on_with_or_ended() {
         market.sold(size + 5, size + 25),
         "from the first missing reading on"
     );
-    live.rewind(0);
+    assert_eq!(live.rewind(0).unwrap(), size);
     assert_eq!(read(&mut live, 25).await, market.sold(size, size + 25), "and all of it again from the store");
     drop(live);
     let ended = until("the end", || async {

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use sensora_chain::Satoshis;
 use sensora_protocol::OrderId;
 use sensora_protocol::anchor::Standing;
-use sensora_protocol::market::channel::spending::SpendingError;
 use sensora_protocol::market::delivery::receive::{ChannelPurchase, ChannelPurchaseState};
 use sensora_protocol::market::delivery::terms::Terms;
 use sensora_protocol::market::exposure::Interval;
@@ -50,7 +49,7 @@ macro_rules! for_good {
         }
     )*};
 }
-for_good!(BuyError, StoreError, SpendingError);
+for_good!(BuyError, StoreError);
 
 type Turn = Arc<OwnedMutexGuard<()>>;
 

@@ -145,11 +145,6 @@ impl Session {
         self.plan.push_back(Step::Send(frame));
     }
 
-    /// The stored step under way comes to nothing, and neither does what waits for it.
-    pub(super) fn give_up_storing(&mut self) {
-        self.storing = None;
-    }
-
     /// Waits for the stored step under way; for ever where there is none. Safe to cancel.
     pub(super) async fn stored(&mut self) -> Result<(), StoreError> {
         match &mut self.storing {
