@@ -16,6 +16,7 @@ mod outbox;
 mod tidy;
 mod watch;
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use redb::WriteTransaction;
@@ -199,9 +200,13 @@ impl WalletHandle {
     /// # Errors
     /// [`StoreError`].
     pub fn history(&self) -> Result<Vec<HistoryEntry>, StoreError> {
+        // In this order: a line that leaves the record between the two is in both, and never in none.
+        let recent = self.read(Wallet::history);
         let mut lines = self.inner.store.read(store::wallet::archived)?;
+        let here: BTreeSet<Txid> = recent.iter().map(|line| line.txid).collect();
+        lines.retain(|line| !here.contains(&line.txid));
         lines.sort_by_key(|line| line.time_ms);
-        lines.extend(self.read(Wallet::history));
+        lines.extend(recent);
         Ok(lines)
     }
 

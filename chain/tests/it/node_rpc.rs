@@ -145,6 +145,17 @@ fn tx(n: u8) -> Transaction {
     Transaction::new(vec![spent], vec![TxOut { value: sat(1), locking: Script::p2pkh(&[n; 20]) }])
 }
 
+/// What a node says that has never heard of a transaction.
+fn nowhere(method: &str) -> Act {
+    match method {
+        "getmempoolentry" => Act::Fault(-5, "Transaction not in mempool"),
+        "getmerkleproof2" => Act::Fault(-5, "Transaction(s) not found in provided block"),
+        "getrawtransaction" => Act::Fault(-5, "No such mempool or blockchain transaction."),
+        "getrawnonfinalmempool" => Act::Result(json!([])),
+        _ => Act::Nothing,
+    }
+}
+
 fn block(root: [u8; 32], txs: &[Transaction]) -> (BlockHash, String) {
     let header = Header::new(1, BlockHash([0; 32]), root, 1, 0x207f_ffff, 0);
     let mut bytes = header.0.to_vec();
@@ -373,12 +384,43 @@ async fn an_answer_full_of_strangers_transactions_is_asked_for_in_another_form()
             Act::Result(json!({ "invalid": [invalid] }))
         }
         "sendrawtransaction" => Act::Fault(-26, "258: txn-mempool-conflict"),
-        _ => Act::Nothing,
+        other => nowhere(other),
     })
     .await;
     let sent = [Submission { tx: tx(1), spent: Vec::new() }];
     let double = Report::DoubleSpent { competing: Vec::new() };
     assert_eq!(answering.submit(&sent).await.unwrap(), double);
+}
+
+/// A node that checks a transaction calls the same one, sent by somebody else meanwhile, a conflict: seen on a real one.
+#[tokio::test]
+async fn a_transaction_that_collides_with_itself_is_no_double_spend() {
+    let sent = [Submission { tx: tx(1), spent: Vec::new() }];
+    let colliding = |with: Vec<u8>, waits: bool| {
+        node(move |method, params| match method {
+            "sendrawtransactions" => {
+                let with: Vec<_> = with.iter().map(|n| json!({ "txid": tx(*n).txid() })).collect();
+                let invalid = json!({
+                    "txid": tx(1).txid(), "reject_code": 258, "reject_reason": "txn-mempool-conflict", "collidedWith": with,
+                });
+                Act::Result(json!({ "invalid": [invalid] }))
+            }
+            "getmempoolentry" if waits && *params == json!([tx(1).txid()]) => Act::Result(json!({})),
+            other => nowhere(other),
+        })
+    };
+    for with in [vec![1], vec![]] {
+        let taken = colliding(with, true).await.submit(&sent).await;
+        assert_eq!(taken.unwrap(), Report::Seen, "the other one was this one");
+    }
+    match colliding(vec![1], false).await.submit(&sent).await {
+        Err(SourceError::Server { status: -26, reason, .. }) => assert_eq!(reason, "txn-mempool-conflict"),
+        other => panic!("{other:?}"),
+    }
+    let other = Report::DoubleSpent { competing: vec![tx(2).txid()] };
+    assert_eq!(colliding(vec![1, 2], false).await.submit(&sent).await.unwrap(), other);
+    let unnamed = Report::DoubleSpent { competing: Vec::new() };
+    assert_eq!(colliding(vec![], false).await.submit(&sent).await.unwrap(), unnamed);
 }
 
 #[tokio::test]

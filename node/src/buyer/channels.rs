@@ -499,10 +499,15 @@ impl Buyer {
                         BuyerChannelEvent::Refused(refusal) => Some(refusal.clone()),
                         _ => None,
                     };
-                    Box::pin(self.channel_event(open, event, None)).await?;
+                    let followed = Box::pin(self.channel_event(open, event, None)).await;
                     if let Some(refusal) = refusal {
+                        // What follows from it may fail, too, and is tried again; the refusal is why.
+                        if let Err(error) = followed {
+                            tracing::warn!(channel = %lock(&open.record).id, %error, "what follows from a refusal waits");
+                        }
                         return Err(BuyError::Refused(refusal));
                     }
+                    followed?;
                 }
                 Next::TakeBack => self.take_back_funding(open).await?,
                 Next::Refund(refund) => {

@@ -29,7 +29,8 @@ const CONFLICT_DEPTH: usize = 12;
 /// The most inputs of a refused transaction that are looked at to say why it is refused.
 const MAX_EXAMINED: usize = 50;
 
-/// How long after a first look a coin is looked at again that seems to be spent by nobody: a block is connected in a fraction of that.
+/// How long after a first look a coin is looked at again that seems to be spent by nobody, and a transaction that collides with nothing that is named: a block
+/// is connected, and a transaction checked, in a fraction of that.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 /// The code of a node's error for a transaction that it does not take (`RPC_VERIFY_REJECTED`).
@@ -155,13 +156,41 @@ impl NodeRpc {
             return self.missing_inputs(tx).await;
         }
         if is_conflict(&lower) {
-            return Ok(Report::DoubleSpent { competing });
+            return self.conflict(tx, reason, competing).await;
         }
         if is_passing(&lower) {
-            let service = self.config.name.clone();
-            return Err(SourceError::Server { service, status: REFUSED, reason: clip(reason) }.into());
+            return Err(self.not_now(reason));
         }
         Ok(Report::Rejected { txid: tx.txid(), code: arc_code(&lower), reason: clip(reason) })
+    }
+
+    fn not_now(&self, reason: &str) -> CallError {
+        let service = self.config.name.clone();
+        SourceError::Server { service, status: REFUSED, reason: clip(reason) }.into()
+    }
+
+    /// The node says that another transaction spends the same. Where two give it the same transaction at the same moment, it may say so of the second:
+    /// the other one is then this one.
+    async fn conflict(
+        &self,
+        tx: &Transaction,
+        reason: &str,
+        mut competing: Vec<Txid>,
+    ) -> Result<Report, CallError> {
+        let txid = tx.txid();
+        let named = competing.len();
+        competing.retain(|other| *other != txid);
+        let mut own = self.report_now(&txid).await?;
+        if own == Report::Unknown && competing.is_empty() {
+            tokio::time::sleep(LOOK_AGAIN).await;
+            own = self.report_now(&txid).await?;
+        }
+        match own {
+            // What it collided with was still being checked, and was not taken.
+            Report::Unknown if competing.is_empty() && named > 0 => Err(self.not_now(reason)),
+            Report::Unknown => Ok(Report::DoubleSpent { competing }),
+            own => Ok(own),
+        }
     }
 
     /// The node lacks an output that `tx` spends: it never knew it, or another has spent it, or `tx` itself did.
