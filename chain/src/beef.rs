@@ -90,6 +90,11 @@ impl BeefLimits {
     /// 64 KiB carry some hundred ordinary transactions with their proofs: many times what a payment needs whose
     /// wallet spends proven coins. The counts keep the bookkeeping for tiny entries as small.
     pub const DEFAULT: BeefLimits = BeefLimits { max_bytes: 64 * 1024, max_txs: 512, max_bumps: 512 };
+
+    /// What a payee takes as a payment. Whoever is paid must be able to send what spends the payment with all that it rests on, also while it is in no
+    /// block, and whoever pays decides how long that is: so there is room left up to [`BeefLimits::DEFAULT`] for a spend, and for a Merkle path
+    /// (a kilobyte at most, the 33 levels of a tree).
+    pub const PAYMENT: BeefLimits = BeefLimits { max_bytes: 60 * 1024, max_txs: 500, max_bumps: 500 };
 }
 
 impl Default for BeefLimits {

@@ -323,7 +323,7 @@ impl std::fmt::Debug for ChainAccess {
     }
 }
 
-fn malformed(reason: &str) -> BroadcastError {
+pub(crate) fn malformed(reason: &str) -> BroadcastError {
     BroadcastError::Failed(ChainError::Invalid(Refusal::Malformed { reason: reason.to_owned() }))
 }
 

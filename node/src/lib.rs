@@ -15,6 +15,7 @@ pub mod freeze;
 pub mod home;
 pub mod keystore;
 pub mod net;
+mod outgoing;
 pub mod recovery;
 mod release;
 pub mod signals;

@@ -30,7 +30,7 @@ impl Wallet {
     /// [`WalletError::BeefTooLarge`] above [`MAX_BEEF_BYTES`].
     pub fn beef_for(&self, txid: &Txid) -> Result<Vec<u8>, WalletError> {
         let tx = self.ledger.require(txid)?.tx.as_deref().ok_or(WalletError::Pruned(*txid))?;
-        self.assemble_beef(tx, txid)
+        self.assemble_beef(tx, txid, MAX_BEEF_BYTES)
     }
 
     /// The transactions whose Merkle path is wanted: ours that are in no block as far as we know (built ones too,
@@ -56,9 +56,14 @@ impl Wallet {
         wanted.into_iter().collect()
     }
 
-    /// Atomic BEEF of a transaction that need not be in the wallet yet.
-    pub(super) fn assemble_beef(&self, tx: &Transaction, txid: &Txid) -> Result<Vec<u8>, WalletError> {
-        let too_large = WalletError::BeefTooLarge { txid: *txid, limit: MAX_BEEF_BYTES };
+    /// Atomic BEEF of a transaction that need not be in the wallet yet, of at most `limit` bytes.
+    pub(super) fn assemble_beef(
+        &self,
+        tx: &Transaction,
+        txid: &Txid,
+        limit: usize,
+    ) -> Result<Vec<u8>, WalletError> {
+        let too_large = WalletError::BeefTooLarge { txid: *txid, limit };
         let mut beef = Beef::new();
         let mut added = BTreeSet::new();
         let mut bytes = 0usize;
@@ -82,12 +87,12 @@ impl Wallet {
             }
             // Every entry is a distinct transaction of at least 60 bytes or a repetition of one that is pushed by
             // each of its children, so this bounds the work as well.
-            if bytes.saturating_add(stack.len()) > MAX_BEEF_BYTES {
+            if bytes.saturating_add(stack.len()) > limit {
                 return Err(too_large);
             }
             if stack.len() == before {
                 bytes = bytes.saturating_add(tx.size());
-                if bytes > MAX_BEEF_BYTES {
+                if bytes > limit {
                     return Err(too_large);
                 }
                 beef.add(tx.clone(), path)?;
@@ -96,6 +101,6 @@ impl Wallet {
             }
         }
         let encoded = beef.to_atomic(txid)?;
-        if encoded.len() > MAX_BEEF_BYTES { Err(too_large) } else { Ok(encoded) }
+        if encoded.len() > limit { Err(too_large) } else { Ok(encoded) }
     }
 }

@@ -4,7 +4,8 @@ use super::coin::Purpose;
 use super::history::{Entry, Status};
 use super::ledger::{Ledger, Owned, Record};
 use super::selection::{self, Candidate, MAX_BEEF_DEPTH, Short};
-use super::{Task, Wallet, WalletError};
+use super::{MAX_BEEF_BYTES, Task, Wallet, WalletError};
+use crate::beef::BeefLimits;
 use crate::contract::payment;
 use crate::fee::FeeRate;
 use crate::keys::PrivateKey;
@@ -162,7 +163,8 @@ impl Wallet {
         let mut tx = Transaction::new(inputs, outputs);
         sign(root, &mut tx, &plan.inputs)?;
         let txid = tx.txid();
-        let beef = self.assemble_beef(&tx, &txid)?;
+        let limit = if made == Made::Payment { BeefLimits::PAYMENT.max_bytes } else { MAX_BEEF_BYTES };
+        let beef = self.assemble_beef(&tx, &txid, limit)?;
 
         let mut spent = 0u64;
         for coin in &plan.inputs {

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::coin::KeySource;
 use super::index::Set;
-use super::ledger::Ledger;
+use super::ledger::{Ledger, Record};
 use crate::{OutPoint, Txid};
 
 /// The most inputs of one transaction: 500 of them are 74 kB, more than a BEEF may hold anyway.
@@ -24,6 +24,10 @@ pub const MAX_BEEF_DEPTH: u32 = 50;
 
 /// The first outpoint there can be.
 pub(super) const FIRST_OUTPOINT: OutPoint = OutPoint { txid: Txid([0; 32]), vout: 0 };
+
+/// A coin whose proof is longer than this many bytes is heavy: four of them would fill a BEEF. Whoever pays decides how long the transaction is, so a heavy
+/// coin is taken only where nothing else suffices, or it would stand in the way of all payments of its size.
+const HEAVY: usize = 16 * 1024;
 
 /// A coin that becomes an input.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,11 +64,21 @@ pub(super) fn available(ledger: &Ledger) -> u64 {
 /// Chooses coins worth at least `needed(number of chosen coins)` satoshis.
 pub(super) fn select(ledger: &Ledger, needed: impl Fn(usize) -> u64) -> Result<Vec<Candidate>, Short> {
     let mined = &ledger.index.mined;
-    let chosen = match of_mined(mined, &needed) {
+    let is_light = |coin: &OutPoint| ledger.get(&coin.txid).is_some_and(is_light);
+    let deep = deep(ledger);
+    let light: Vec<Deep> = deep.iter().filter(|coin| is_light(&coin.outpoint)).copied().collect();
+    let chosen = of_mined(mined, is_light, &needed)
+        .or_else(|| of_all(mined, light, is_light, &needed).ok())
+        .or_else(|| of_mined(mined, |_| true, &needed));
+    let chosen = match chosen {
         Some(chosen) => chosen,
-        None => of_all(mined, deep(ledger), &needed)?,
+        None => of_all(mined, deep, |_| true, &needed)?,
     };
     Ok(chosen.into_iter().filter_map(|outpoint| candidate(ledger, outpoint)).collect())
+}
+
+fn is_light(record: &Record) -> bool {
+    record.tx.as_ref().is_none_or(|tx| tx.size() <= HEAVY)
 }
 
 /// A coin of ours as an input.
@@ -82,14 +96,20 @@ fn deep(ledger: &Ledger) -> Vec<Deep> {
     coins.collect()
 }
 
-fn of_mined(mined: &Set<(u64, OutPoint)>, needed: &impl Fn(usize) -> u64) -> Option<Vec<OutPoint>> {
-    let one = mined.range((needed(1), FIRST_OUTPOINT)..).next().map(|(_, outpoint)| vec![*outpoint]);
-    one.or_else(|| several(mined.iter().rev().copied(), needed))
+fn of_mined(
+    mined: &Set<(u64, OutPoint)>,
+    is_taken: impl Fn(&OutPoint) -> bool,
+    needed: &impl Fn(usize) -> u64,
+) -> Option<Vec<OutPoint>> {
+    let mut enough = mined.range((needed(1), FIRST_OUTPOINT)..).map(|(_, outpoint)| *outpoint);
+    let one = enough.find(&is_taken).map(|outpoint| vec![outpoint]);
+    one.or_else(|| several(mined.iter().rev().filter(|(_, coin)| is_taken(coin)).copied(), needed))
 }
 
 fn of_all(
     mined: &Set<(u64, OutPoint)>,
     mut deep: Vec<Deep>,
+    is_taken: impl Fn(&OutPoint) -> bool,
     needed: &impl Fn(usize) -> u64,
 ) -> Result<Vec<OutPoint>, Short> {
     deep.sort_unstable();
@@ -99,7 +119,8 @@ fn of_all(
         let allowed = deep.get(..allowed).unwrap_or_default();
         let one = allowed.iter().find(|coin| coin.sat >= needed(1)).map(|coin| vec![coin.outpoint]);
         let chosen = one.or_else(|| {
-            let mut largest: Vec<(u64, OutPoint)> = mined.iter().rev().take(MAX_INPUTS).copied().collect();
+            let taken = mined.iter().rev().filter(|(_, coin)| is_taken(coin));
+            let mut largest: Vec<(u64, OutPoint)> = taken.take(MAX_INPUTS).copied().collect();
             largest.extend(allowed.iter().map(|coin| (coin.sat, coin.outpoint)));
             largest.sort_unstable_by(|a, b| b.cmp(a));
             several(largest.into_iter(), needed)
@@ -143,7 +164,8 @@ mod tests {
             }
         }
         let needed = |count: usize| (count as u64).saturating_mul(15).saturating_add(needed);
-        let chosen = of_mined(&mined, &needed).map_or_else(|| of_all(&mined, deep, &needed), Ok)?;
+        let chosen = of_mined(&mined, |_| true, &needed);
+        let chosen = chosen.map_or_else(|| of_all(&mined, deep, |_| true, &needed), Ok)?;
         Ok(chosen.iter().map(|outpoint| outpoint.txid.0[0]).collect())
     }
 

@@ -154,8 +154,13 @@ impl Wallet {
             let Some(record) = self.ledger.get(&coin.txid) else { continue };
             let (Some(tx), Some(path)) = (&record.tx, &record.path) else { continue };
             let proof = tx.size().saturating_add(path.to_bytes().len()).saturating_add(payment::INPUT_SIZE);
+            // Whoever pays decides how long a proof is: one that does not fit must not stand in the way of those after it.
+            let Some(input) =
+                candidate(&self.ledger, coin).filter(|_| bytes.saturating_add(proof) <= PROOF_BUDGET)
+            else {
+                continue;
+            };
             bytes = bytes.saturating_add(proof);
-            let Some(input) = candidate(&self.ledger, coin).filter(|_| bytes <= PROOF_BUDGET) else { break };
             sum = sum.saturating_add(input.sat);
             chosen.push(input);
             if enough(sum) {

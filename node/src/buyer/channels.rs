@@ -8,7 +8,6 @@ mod chain;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use sensora_chain::beef::{Beef, BeefLimits};
 use sensora_chain::contract::channel::{Channel, Voucher};
 use sensora_chain::header::HeaderView as _;
 use sensora_chain::keys::PublicKey;
@@ -29,6 +28,7 @@ use tokio::sync::watch;
 
 use super::{BuyError, Buyer, BuyerParts, unexpected};
 use crate::chain_access::BroadcastError;
+use crate::outgoing::send_spend;
 use crate::store::channels::{self as records, Of};
 use crate::wallet::{Fate, WalletHandleError};
 use crate::watching::{BURIED, block_of};
@@ -512,12 +512,7 @@ impl Buyer {
                 Next::TakeBack => self.take_back_funding(open).await?,
                 Next::Refund(refund) => {
                     let funding = lock(&open.record).funding.beef.clone();
-                    let made = Beef::parse(&funding, &BeefLimits::default()).and_then(|mut beef| {
-                        let txid = beef.add((*refund).clone(), None)?;
-                        beef.to_atomic(&txid)
-                    });
-                    let beef = made.map_err(WalletHandleError::from)?;
-                    match self.inner.chain.broadcast(&beef).await {
+                    match send_spend(&self.inner.chain, &funding, &refund).await {
                         Ok(()) => {
                             tracing::info!(channel = %lock(&open.record).id, txid = %refund.txid(), "a channel's refund is out");
                         }

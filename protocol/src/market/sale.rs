@@ -36,7 +36,7 @@ pub struct PurchaseRequest {
     pub offer: SignedBytes,
     /// The buyer's signed order.
     pub order: SignedBytes,
-    /// The payment: Atomic BEEF (BRC-95), at most 64 KiB.
+    /// The payment: Atomic BEEF (BRC-95), within [`BeefLimits::PAYMENT`].
     #[serde(with = "bytes_or_hex")]
     pub payment: Vec<u8>,
 }
@@ -166,8 +166,7 @@ impl Sale {
             return Err(Refusal::OfferExpired { expires_ms: terms.expires_ms });
         }
         let invalid = |reason: String| Refusal::PaymentInvalid { reason };
-        let beef =
-            Beef::parse(&request.payment, &BeefLimits::default()).map_err(|e| invalid(e.to_string()))?;
+        let beef = Beef::parse(&request.payment, &BeefLimits::PAYMENT).map_err(|e| invalid(e.to_string()))?;
         let txid = beef.subject().ok_or_else(|| invalid("it holds no transaction".into()))?;
         let payment =
             beef.transaction(&txid).ok_or_else(|| invalid("it has no subject transaction".into()))?;

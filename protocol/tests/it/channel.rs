@@ -4,19 +4,23 @@ pub(crate) mod chain;
 pub(crate) mod market;
 
 use proptest::prelude::*;
-use sensora_chain::Satoshis;
-use sensora_chain::contract::RefundHeight;
+use sensora_chain::beef::{Beef, BeefLimits};
+use sensora_chain::contract::{RefundHeight, data_output};
+use sensora_chain::header::HeaderView as _;
+use sensora_chain::{Satoshis, TxOut};
 use sensora_protocol::Signed;
 use sensora_protocol::market::channel::buyer::BuyerChannelEvent;
-use sensora_protocol::market::channel::message::{ChannelReport, ChannelStanding, CloseChannel};
-use sensora_protocol::market::channel::offer::{ChannelOffer, ChannelOfferError, MIN_MARGIN};
+use sensora_protocol::market::channel::message::{ChannelReport, ChannelStanding, CloseChannel, OpenChannel};
+use sensora_protocol::market::channel::offer::{
+    ChannelKeys, ChannelOffer, ChannelOfferError, MIN_MARGIN, signing_invoice,
+};
 use sensora_protocol::market::channel::seller::{
-    BookError, SellerChannelAction, SellerChannelEvent, SellerChannelState,
+    BookError, SellerChannel, SellerChannelAction, SellerChannelEvent, SellerChannelState,
 };
 use sensora_protocol::market::delivery::frame::OrderVoucher;
 use sensora_protocol::market::refusal::Refusal;
 
-use crate::world::{NETWORK, NOW_MS, World, identity, sat};
+use crate::world::{NETWORK, NOW_MS, World, beef, identity, sat};
 use market::{BLOCKS, CAPACITY, FEE, Market, ORDER, ToBuyer, ToSeller, VALUE, limits, offer};
 
 #[test]
@@ -68,6 +72,45 @@ fn a_channel_whose_funding_nobody_answered_is_forgotten_when_it_would_be_closed(
     let at_end = open.handle(SellerChannelEvent::Tip(end), seller, NETWORK).unwrap();
     assert!(!at_end.contains(&SellerChannelAction::Forget), "{at_end:?}");
     assert_eq!(open.state.name(), "closing");
+}
+
+/// A funding that is long because of what else is in it, as a buyer would make it that wants its seller's close to be too long to send.
+fn padded_funding(world: &mut World, offer: &Signed<ChannelOffer>, padding: usize) -> OpenChannel {
+    let coin = world.coin(VALUE + 50_000);
+    let keys = ChannelKeys::for_buyer(&offer.channel_id(NETWORK), world.buyer.key(), world.seller.public());
+    let channel = TxOut { value: sat(VALUE), locking: offer.value().locking(&keys) };
+    let funding = world.spend(&coin, vec![channel, data_output(&[&vec![0; padding]])]);
+    OpenChannel { offer: offer.bytes().clone(), funding: beef(&coin, &funding) }
+}
+
+#[test]
+fn a_funding_that_leaves_no_room_for_its_close_opens_nothing() {
+    let mut world = World::new(1);
+    let tip = world.chain.headers.tip_height();
+    let offer = Signed::sign(offer(&world, tip), &world.seller, NETWORK).unwrap();
+    let most = BeefLimits::PAYMENT.max_bytes;
+    // A signature has a byte or two more or less.
+    let frame = padded_funding(&mut world, &offer, 60_000).funding.len() - 60_000 + 4;
+    let open = padded_funding(&mut world, &offer, most - frame);
+    assert!((most - 8..=most).contains(&open.funding.len()), "{}", open.funding.len());
+    let channel = SellerChannel::admit(open.clone(), &world.admission()).unwrap();
+    // What is taken can be sent with its close to whoever takes a BEEF.
+    let (_, contract) = channel.contract(&world.seller, NETWORK).unwrap();
+    let mut with_close = Beef::parse(&open.funding, &BeefLimits::DEFAULT).unwrap();
+    let key = world.buyer.key().child(world.seller.public(), &signing_invoice(&channel.id));
+    let voucher = contract.sign_voucher(sat(5), &key).unwrap();
+    let key = world.seller.key().child(world.buyer.public(), &signing_invoice(&channel.id));
+    let close = contract.complete(&voucher, &key).unwrap();
+    let txid = with_close.add(close, None).unwrap();
+    let sent = with_close.to_atomic(&txid).unwrap();
+    assert!(Beef::parse(&sent, &BeefLimits::DEFAULT).is_ok(), "{} bytes", sent.len());
+
+    for more in [10, 4 * 1024] {
+        let open = padded_funding(&mut world, &offer, most - frame + more);
+        let refused = SellerChannel::admit(open, &world.admission()).map(|channel| channel.id);
+        let is_said = matches!(&refused, Err(Refusal::PaymentInvalid { reason }) if reason.contains("bytes"));
+        assert!(is_said, "{refused:?}");
+    }
 }
 
 #[test]

@@ -53,6 +53,39 @@ fn many_small_coins_become_one_and_nothing_is_lost() {
     wallet.audit().unwrap();
 }
 
+/// A stranger pays with a transaction that is nearly as long as a BEEF may be.
+fn receive_heavy(wallet: &mut Wallet, blocks: &mut Blocks, amount: u64) {
+    let mut tx = funding(wallet, 0xfa77, &[amount]);
+    tx.outputs.push(data_output(&[&vec![0; 60_000]]));
+    let path = blocks.mine(tx.txid());
+    receive(wallet, &tx, Some(path)).unwrap();
+}
+
+#[test]
+fn a_coin_with_a_long_proof_stands_in_nobodys_way() {
+    let (mut wallet, mut blocks) = funded(&[5_000, 6_000]);
+    receive_heavy(&mut wallet, &mut blocks, 1_500);
+    // It would be the smallest that suffices, and then the largest.
+    let built = pay(&mut wallet, 1_000).unwrap();
+    check_built(&wallet, &built, FeeRate::DEFAULT);
+    assert!(built.beef.len() < 1_000, "{} bytes", built.beef.len());
+    let (mut wallet, mut blocks) = funded(&[5_000, 6_000]);
+    receive_heavy(&mut wallet, &mut blocks, 100_000);
+    let built = pay(&mut wallet, 10_000).unwrap();
+    assert!(built.beef.len() < 1_000, "two light ones: {} bytes", built.beef.len());
+    // Where nothing else suffices, it is spent all the same.
+    let (mut wallet, mut blocks) = funded(&[500]);
+    receive_heavy(&mut wallet, &mut blocks, 100_000);
+    let built = pay(&mut wallet, 1_000).unwrap();
+    assert!(built.beef.len() > 60_000);
+    wallet.audit().unwrap();
+
+    let (mut wallet, mut blocks) = funded(&vec![40; 2 * CONSOLIDATE_ABOVE]);
+    receive_heavy(&mut wallet, &mut blocks, 20);
+    let built = wallet.consolidate(&root(), &deep(&blocks)).unwrap().expect("the small ones are gathered");
+    assert!(built.tx.inputs.len() > 20, "{}", built.tx.inputs.len());
+}
+
 #[test]
 fn coins_are_left_alone_that_are_few_worthless_claimed_or_too_dear_to_gather() {
     let (mut wallet, blocks) = funded(&[40; CONSOLIDATE_ABOVE]);

@@ -13,7 +13,6 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use sensora_chain::beef::{Beef, BeefLimits};
 use sensora_chain::contract::channel::Channel;
 use sensora_chain::header::HeaderView as _;
 use sensora_chain::keys::PublicKey;
@@ -35,6 +34,7 @@ use tokio::sync::watch;
 
 use crate::chain_access::{BroadcastError, ChainAccess};
 use crate::clock::Clock;
+use crate::outgoing::send_spend;
 use crate::store::channels::{self, Of};
 use crate::store::{Store, StoreError};
 use crate::stripes::Stripes;
@@ -503,8 +503,8 @@ impl Channels {
                     }
                 }
                 Next::Close(close) => {
-                    let beef = self.beef_of(live, &close);
-                    match chain.broadcast(&beef).await {
+                    let funding = lock(&live.record).funding.clone();
+                    match send_spend(chain, &funding, &close).await {
                         Ok(()) => {
                             tracing::info!(channel = %lock(&live.record).id, txid = %close.txid(), "a channel's close is out");
                         }
@@ -516,18 +516,5 @@ impl Channels {
             }
         }
         None
-    }
-
-    /// The close with the funding it spends, which may not be mined.
-    fn beef_of(&self, live: &Live, close: &Transaction) -> Vec<u8> {
-        let funding = lock(&live.record).funding.clone();
-        let made = Beef::parse(&funding, &BeefLimits::default()).and_then(|mut beef| {
-            let txid = beef.add(close.clone(), None)?;
-            beef.to_atomic(&txid)
-        });
-        made.unwrap_or_else(|error| {
-            tracing::error!(%error, "a close does not fit its funding");
-            Vec::new()
-        })
     }
 }

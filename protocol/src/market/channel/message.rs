@@ -12,7 +12,7 @@ use crate::statement::{SignedBytes, bytes_or_hex};
 pub struct OpenChannel {
     /// The seller's signed [`ChannelOffer`](super::offer::ChannelOffer), as it was received.
     pub offer: SignedBytes,
-    /// The funding transaction: Atomic BEEF (BRC-95), at most 64 KiB.
+    /// The funding transaction: Atomic BEEF (BRC-95), within [`BeefLimits::PAYMENT`](sensora_chain::beef::BeefLimits::PAYMENT).
     #[serde(with = "bytes_or_hex")]
     pub funding: Vec<u8>,
 }

@@ -200,8 +200,7 @@ impl SellerChannel {
             return Err(Refusal::ChannelClosed { channel: id });
         }
         let invalid = |reason: String| Refusal::PaymentInvalid { reason };
-        let beef =
-            Beef::parse(&request.funding, &BeefLimits::default()).map_err(|e| invalid(e.to_string()))?;
+        let beef = Beef::parse(&request.funding, &BeefLimits::PAYMENT).map_err(|e| invalid(e.to_string()))?;
         let txid = beef.subject().ok_or_else(|| invalid("it holds no transaction".into()))?;
         let funding =
             beef.transaction(&txid).ok_or_else(|| invalid("it has no subject transaction".into()))?;

@@ -48,7 +48,7 @@ pub enum ToSeller {
     },
     /// The first frame of an order.
     Begin(Box<Begin>),
-    /// The coin of the order: Atomic BEEF (BRC-95), at most 64 KiB. The buyer has stored it before.
+    /// The coin of the order: Atomic BEEF (BRC-95), within [`BeefLimits::PAYMENT`](sensora_chain::beef::BeefLimits::PAYMENT). The buyer has stored it before.
     Lock(#[serde(with = "bytes_or_hex")] Vec<u8>),
     /// Nothing to say, but there.
     Alive,

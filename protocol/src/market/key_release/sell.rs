@@ -289,7 +289,7 @@ impl BatchSale {
         }
         let invalid = |reason: String| Refusal::PaymentInvalid { reason };
         let (contract, _) = self.contract(terms, at).map_err(|error| invalid(error.to_string()))?;
-        let parsed = Beef::parse(beef, &BeefLimits::default()).map_err(|error| invalid(error.to_string()))?;
+        let parsed = Beef::parse(beef, &BeefLimits::PAYMENT).map_err(|error| invalid(error.to_string()))?;
         let txid = parsed.subject().ok_or_else(|| invalid("it holds no transaction".into()))?;
         let transaction = parsed.transaction(&txid);
         let transaction = transaction.ok_or_else(|| invalid("it has no subject transaction".into()))?;
