@@ -37,6 +37,8 @@ pub(crate) enum Mood {
     Denies,
     /// Whatever it is sent is a double spend, in its word, and goes nowhere.
     CallsItDoubleSpent,
+    /// Whatever it is sent is taken, and a double spend of nothing that it names: what a node says of the second of two copies that come at once.
+    CollidesWithItself,
 }
 
 /// A running service.
@@ -207,6 +209,10 @@ fn sent(chain: &DevChain, mood: Mood, tx: &Transaction) -> String {
         Mood::Denies => return says(&txid, "REJECTED", NO),
         Mood::CallsItDoubleSpent => return says(&txid, "DOUBLE_SPEND_ATTEMPTED", ""),
         Mood::SeenForever => return says(&txid, "SEEN_ON_NETWORK", ""),
+        Mood::CollidesWithItself => {
+            chain.submit(tx).unwrap();
+            return says(&txid, "DOUBLE_SPEND_ATTEMPTED", "");
+        }
         _ => {}
     }
     match chain.submit(tx) {

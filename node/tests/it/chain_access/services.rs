@@ -295,6 +295,16 @@ async fn that_it_is_a_double_spend_has_to_be_shown_where_others_accept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_that_a_service_has_did_not_lose_to_another() {
+    let dev = new_chain();
+    let only = Fake::start(&dev, Mood::CollidesWithItself).await;
+    let access = access(vec![only.chaintracks("tracks"), only.arc("only")]).await;
+    let (beef, txid) = payment(&dev, 7);
+    within(access.chain.broadcast(&beef)).await.expect("a second copy of it is no other transaction");
+    assert_eq!(dev.mempool().unwrap(), [txid]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_order_for_one_need_is_kept() {
     let dev = new_chain();
     let (first, second) = (Fake::start(&dev, Mood::Fair).await, Fake::start(&dev, Mood::Fair).await);

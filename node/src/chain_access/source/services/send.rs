@@ -6,8 +6,8 @@ use std::time::Duration;
 use sensora_chain::beef::{Beef, Proof};
 use sensora_chain::header::HeaderView as _;
 use sensora_chain::merkle_path::MerklePath;
-use sensora_chain::sources::service::{Need, Report, Service, SourceError, Submission};
-use sensora_chain::{TxOut, spv};
+use sensora_chain::sources::service::{Need, Report, Service, ServiceKind, SourceError, Submission};
+use sensora_chain::{TxOut, Txid, spv};
 use sensora_protocol::chain_access::Refusal;
 use tokio::time::{Instant, sleep};
 
@@ -24,6 +24,9 @@ const CONFLICT: u16 = 466;
 const PENDING_LOOKS: usize = 5;
 /// As above.
 const PENDING_WAIT: Duration = Duration::from_secs(1);
+/// How long after a first look a service is asked again for a transaction that it refused for a conflict with one that it does not name: the other
+/// copy of it is checked meanwhile.
+const CONFLICT_WAIT: Duration = Duration::from_millis(500);
 /// ARC's status code of inputs that are not there.
 const INPUTS: u16 = 462;
 
@@ -84,6 +87,9 @@ impl ServicesSource {
             }
         }
         let subject = beef.subject().unwrap_or_default();
+        if report == (Report::DoubleSpent { competing: Vec::new() }) {
+            report = conflict(service, &subject).await?;
+        }
         for _ in 0..PENDING_LOOKS {
             if report != Report::Pending {
                 break;
@@ -117,6 +123,20 @@ impl ServicesSource {
             }))),
         }
     }
+}
+
+/// The service says of a transaction that another one spends the same, and names none. A node says so, too, of the second of two copies of one transaction
+/// that come at the same moment, and services pass that on: where the service has it, it was no conflict.
+async fn conflict(service: &Service, txid: &Txid) -> Result<Report, SourceError> {
+    let is_there =
+        |report: &Report| matches!(report, Report::Seen | Report::Mined(_) | Report::MinedUnproven { .. });
+    let mut own = service.report(txid).await?;
+    // The client of nodes has looked twice itself.
+    if !is_there(&own) && service.config().kind != ServiceKind::NodeRpc {
+        sleep(CONFLICT_WAIT).await;
+        own = service.report(txid).await?;
+    }
+    Ok(if is_there(&own) { own } else { Report::DoubleSpent { competing: Vec::new() } })
 }
 
 /// Whether everything that the transactions of the BEEF rest on is proven to be in the service's own chain: it follows our best chain, and
