@@ -29,7 +29,7 @@ use self::seller::channels::{ChannelPolicy, Channels, ChannelsParts};
 use self::seller::release::ReleasePolicy;
 use self::seller::supply::Credit;
 use self::seller::{Seller, SellerParts};
-use self::source::{Fingerprint, RawReading, Source, SourceError, SourceSpec};
+use self::source::{Fingerprint, RawReading, RowReport, Source, SourceError, SourceSpec};
 use crate::chain_access::ChainAccess;
 use crate::clock::Clock;
 use crate::net::Net;
@@ -150,8 +150,18 @@ struct Inner {
     wallet: WalletHandle,
     network: Network,
     streams: Vec<StreamId>,
-    /// Ends of sources that have one: what came of them.
-    ended: Mutex<Vec<(String, Result<(), AgentError>)>>,
+    ended: Mutex<Vec<SourceEnd>>,
+}
+
+/// A source that has come to its end.
+#[derive(Debug, Clone)]
+pub struct SourceEnd {
+    /// What it is called.
+    pub name: String,
+    /// What became of its rows.
+    pub rows: RowReport,
+    /// Why it has failed, where it has.
+    pub outcome: Result<(), String>,
 }
 
 impl Agent {
@@ -271,12 +281,14 @@ impl Agent {
         for (name, source, ids, is_live) in pumps {
             let (pumping, cancel) = (agent.clone(), cancel.clone());
             tasks.spawn(async move {
-                let outcome = pumping.pump(source, &ids, is_live, cancel).await;
+                let mut source = source;
+                let outcome = pumping.pump(&mut source, &ids, is_live, cancel).await;
                 match &outcome {
                     Ok(()) => tracing::info!(source = %name, "the source has come to its end"),
                     Err(error) => tracing::error!(source = %name, %error, "the source has failed"),
                 }
-                pumping.inner.ended.lock().await.push((name, outcome));
+                let (rows, outcome) = (source.rows(), outcome.map_err(|error| error.to_string()));
+                pumping.inner.ended.lock().await.push(SourceEnd { name, rows, outcome });
                 pumping.inner.advertiser.newcomer();
             });
         }
@@ -291,7 +303,7 @@ impl Agent {
 
     async fn pump(
         &self,
-        mut source: Source,
+        source: &mut Source,
         ids: &[StreamId],
         is_live: bool,
         cancel: CancellationToken,
@@ -428,12 +440,8 @@ impl Agent {
         &self.inner.streams
     }
 
-    /// Names of the sources that have come to their end, and whether well.
-    pub async fn ended_sources(&self) -> Vec<(String, Result<(), String>)> {
-        let ended = self.inner.ended.lock().await;
-        ended
-            .iter()
-            .map(|(name, end)| (name.clone(), end.as_ref().map(|_| ()).map_err(ToString::to_string)))
-            .collect()
+    /// The sources that have come to their end, in the order in which they did.
+    pub async fn ended_sources(&self) -> Vec<SourceEnd> {
+        self.inner.ended.lock().await.clone()
     }
 }

@@ -14,12 +14,6 @@ fn market<'a>(world: &'a World, rows: u32) -> (Home<'a>, Home<'a>, crate::suppor
     (seller, buyer, agent)
 }
 
-fn lines(text: &str) -> Vec<Value> {
-    text.lines()
-        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
-        .collect()
-}
-
 #[test]
 fn a_channel_is_opened_used_by_several_orders_and_closed_to_the_satoshi() {
     let world = World::new();
@@ -32,8 +26,8 @@ fn a_channel_is_opened_used_by_several_orders_and_closed_to_the_satoshi() {
     let quote = buyer.run("buy machine --seq 400..600 --dry-run --json").ends_with(0).json();
     assert_eq!(quote.pointer("/payment/mode"), Some(&"channel".into()), "{quote:#}");
     assert_eq!((quote["missing"].as_u64(), quote["missing_sat"].as_u64()), (Some(100), Some(10)));
-    let text = buyer.run("subscribe machine --from 500 --count 300 --budget 100 --json").ends_with(0).stdout;
-    let events = lines(&text);
+    let events =
+        buyer.run("subscribe machine --from 500 --count 300 --budget 100 --json").ends_with(0).events();
     let ended = events.last().unwrap();
     assert_eq!((&ended["event"], ended["first"].as_u64()), (&"ended".into(), Some(500)), "{ended:#}");
     assert!(ended["count"].as_u64().unwrap() >= 300, "{ended:#}");

@@ -167,3 +167,18 @@ fn a_program_sells_what_it_prints() {
     assert_eq!(values, [1.5, 2.5, 3.5, 4.5, 5.5].map(|t| json!(t)));
     assert_eq!(agent.interrupt(), 0);
 }
+
+#[test]
+fn a_recording_whose_rows_are_no_readings_says_so_at_its_end() {
+    let world = World::new();
+    let path = world.path("broken.csv");
+    fs::write(&path, "timestamp,value\n2024-01-01T00:00:00Z,1\nyesterday,2\n2024-01-01T00:10:00Z,many\n")
+        .unwrap();
+    let seller = world.home("seller");
+    let line = "agent --json --csv broken.csv --name broken --listen /ip4/127.0.0.1/tcp/0";
+    let mut agent = seller.spawn(line);
+    let ended = agent.wait_for(|event| event["event"] == "source_ended");
+    assert_eq!((ended["rows"].as_u64(), ended["refused"].as_u64()), (Some(1), Some(2)), "{ended:#}");
+    assert!(ended["last_refused"].as_str().unwrap().contains("line 4"), "{ended:#}");
+    assert_eq!(agent.interrupt(), 0);
+}

@@ -13,7 +13,8 @@ struct Row {
 
 static ROWS: LazyLock<Vec<Row>> = LazyLock::new(|| {
     let document = include_str!("../../../docs/cli.md");
-    let (_, table) = document.split_once("| command | fields |\n|---|---|\n").expect("the table of the fields");
+    let (_, table) =
+        document.split_once("| command | fields |\n|---|---|\n").expect("the table of the fields");
     let mut rows = Vec::new();
     for line in table.lines().take_while(|line| line.starts_with('|')) {
         let (commands, fields) = line[1..].split_once('|').expect("two columns");
@@ -35,7 +36,11 @@ pub(crate) fn check(words: &[String], printed: &Value) {
     let row = ROWS.iter().filter(fits).max_by_key(|row| row.command.len());
     let row = row.unwrap_or_else(|| panic!("docs/cli.md does not say what {words:?} prints with --json"));
     let known = |name: &str| {
-        assert!(row.names.contains(name), "docs/cli.md lacks `{name}` in the row of {:?}: {printed:#}", row.command);
+        assert!(
+            row.names.contains(name),
+            "docs/cli.md lacks `{name}` in the row of {:?}: {printed:#}",
+            row.command
+        );
     };
     let Value::Object(fields) = printed else { panic!("no JSON object: {printed}") };
     for (name, value) in fields {
@@ -44,7 +49,10 @@ pub(crate) fn check(words: &[String], printed: &Value) {
             Value::String(event) if name == "event" => known(event),
             // Readings have the names of the stream's own fields.
             Value::Array(list) if name != "readings" => {
-                list.iter().filter_map(Value::as_object).flat_map(|one| one.keys()).for_each(|name| known(name));
+                list.iter()
+                    .filter_map(Value::as_object)
+                    .flat_map(|one| one.keys())
+                    .for_each(|name| known(name));
             }
             _ => {}
         }

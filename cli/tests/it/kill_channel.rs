@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::{Home, Running, World};
+use crate::support::{Home, Ran, Running, World};
 
 /// Readings of the recording; ten cost a satoshi.
 const ROWS: u64 = 6000;
@@ -164,10 +164,10 @@ fn a_seller_killed_at_any_moment_of_a_channel_purchase_is_paid_once() {
     market.assert_books(PRICE);
 }
 
-/// What a subscription wrote, one JSON line an event.
-fn seqs(stdout: &str) -> Vec<u64> {
-    let events = stdout.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let readings = events.filter(|event| event["event"] == "readings");
+/// What a subscription has shown.
+fn seqs(ran: &Ran) -> Vec<u64> {
+    let events = ran.events();
+    let readings = events.iter().filter(|event| event["event"] == "readings");
     readings
         .flat_map(|event| event["readings"].as_array().cloned().unwrap_or_default())
         .map(|reading| reading["seq"].as_u64().unwrap())
@@ -199,7 +199,7 @@ fn a_subscriber_killed_at_any_moment_pays_once_and_misses_nothing() {
     }
     if !is_here() {
         let ran = market.buyer.run(&line).ends_with(0);
-        let shown = seqs(&ran.stdout);
+        let shown = seqs(&ran);
         // What came to the disk and was not shown is shown again, with all the rest.
         assert_eq!(shown, (0..ROWS).collect::<Vec<_>>(), "from --from on, in order and without holes");
     }
@@ -218,7 +218,7 @@ fn a_subscription_whose_seller_is_killed_goes_on_by_itself_and_misses_nothing() 
         market.kill_agent();
     }
     let ran = buying.finish().ends_with(0);
-    let shown = seqs(&ran.stdout);
+    let shown = seqs(&ran);
     assert_eq!(shown, (0..ROWS).collect::<Vec<_>>(), "each once, in order");
     assert_eq!(shown.iter().collect::<BTreeSet<_>>().len() as u64, ROWS);
     market.assert_nothing_lost();

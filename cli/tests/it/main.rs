@@ -7,6 +7,7 @@ mod channels;
 mod demo;
 mod home;
 mod journey;
+mod json_doc;
 mod kill;
 mod kill_channel;
 mod reads;

@@ -4,12 +4,6 @@ use serde_json::Value;
 
 use crate::support::World;
 
-fn events(text: &str) -> Vec<Value> {
-    text.lines()
-        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
-        .collect()
-}
-
 fn shown(events: &[Value]) -> Vec<(u64, bool)> {
     let readings = events.iter().filter(|event| event["event"] == "reading");
     readings
@@ -24,21 +18,21 @@ fn readings_are_bought_one_by_one_and_what_is_here_is_free() {
     let (seller, buyer) = (world.home("seller"), world.funded("buyer"));
     let agent = seller.sell(&recording, 1200);
 
-    let first = events(&buyer.run("read machine --seq 3,1100,4 --budget 50 --json").ends_with(0).stdout);
+    let first = buyer.run("read machine --seq 3,1100,4 --budget 50 --json").ends_with(0).events();
     assert_eq!(shown(&first), [(3, true), (1100, true), (4, true)]);
     let ended = first.last().unwrap();
     assert_eq!((&ended["event"], &ended["count"]), (&"ended".into(), &3.into()), "{ended:#}");
     // Three at a tenth of a satoshi.
     assert_eq!(ended["paid_sat"], 1);
 
-    let again = events(&buyer.run("read machine --seq 4,5 --budget 50 --json").ends_with(0).stdout);
+    let again = buyer.run("read machine --seq 4,5 --budget 50 --json").ends_with(0).events();
     assert_eq!(shown(&again), [(4, false), (5, true)]);
     let missing = buyer.run("read machine --seq 1200 --budget 50 --json").ends_with(3);
     assert!(missing.error()["message"].as_str().unwrap().contains("1200"));
 
     // The newest, again and again: the recording does not grow.
     let looks = buyer.run("read machine --latest --every 1s --count 4 --budget 50 --json").ends_with(0);
-    let looks = events(&looks.stdout);
+    let looks = looks.events();
     assert_eq!(shown(&looks), [(1199, true)]);
     assert_eq!(looks.iter().filter(|event| event["event"] == "unchanged").count(), 3);
     let mut watching = buyer.spawn("read machine --latest --every 1s --budget 50 --json");

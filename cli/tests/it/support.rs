@@ -21,29 +21,51 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
+use crate::json_doc;
 use crate::real_node::RealNode;
 
 /// A run of the binary that has ended.
 #[derive(Debug)]
 pub(crate) struct Ran {
+    /// What it was called with.
+    words: Vec<String>,
     pub(crate) code: i32,
     pub(crate) stdout: String,
     pub(crate) stderr: String,
 }
 
 impl Ran {
-    pub(crate) fn of(output: Output) -> Self {
+    pub(crate) fn of(mut command: Command) -> Self {
+        let output = command.output().expect("the binary runs");
+        Self::after(words(&command), output)
+    }
+
+    fn after(words: Vec<String>, output: Output) -> Self {
         let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
         Self {
+            words,
             code: output.status.code().unwrap_or(-1),
             stdout: text(output.stdout),
             stderr: text(output.stderr),
         }
     }
 
-    /// The one JSON document on standard output.
+    /// The one JSON document on standard output, whose fields are those of `docs/cli.md`.
     pub(crate) fn json(&self) -> Value {
-        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:#?}"))
+        let document =
+            serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:#?}"));
+        json_doc::check(&self.words, &document);
+        document
+    }
+
+    /// The JSON lines on standard output, whose fields are those of `docs/cli.md`.
+    pub(crate) fn events(&self) -> Vec<Value> {
+        let event = |line: &str| {
+            let event = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+            json_doc::check(&self.words, &event);
+            event
+        };
+        self.stdout.lines().map(event).collect()
     }
 
     /// The error document on standard error; warnings may stand before it.
@@ -59,6 +81,11 @@ impl Ran {
         assert_eq!(self.code, code, "{self:#?}");
         self
     }
+}
+
+/// What a command is called with.
+fn words(command: &Command) -> Vec<String> {
+    command.get_args().map(|word| word.to_string_lossy().into_owned()).collect()
 }
 
 /// The binary with a clean environment.
@@ -80,7 +107,9 @@ pub(crate) fn sensora() -> Command {
 
 /// Runs the binary with these words, split at spaces.
 pub(crate) fn run(line: &str) -> Ran {
-    Ran::of(sensora().args(line.split(' ')).output().expect("the binary runs"))
+    let mut command = sensora();
+    command.args(line.split(' '));
+    Ran::of(command)
 }
 
 /// Runs the binary with something on its standard input.
@@ -89,7 +118,7 @@ pub(crate) fn run_with_input(line: &str, input: &str) -> Ran {
     command.args(line.split(' ')).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("the binary runs");
     child.stdin.take().expect("a pipe").write_all(input.as_bytes()).expect("it reads");
-    Ran::of(child.wait_with_output().expect("it ends"))
+    Ran::after(words(&command), child.wait_with_output().expect("it ends"))
 }
 
 /// A bootstrap node with the development chain, in this process, and a directory for homes.
@@ -218,7 +247,7 @@ impl Home<'_> {
     }
 
     pub(crate) fn run(&self, line: &str) -> Ran {
-        Ran::of(self.command(line).output().expect("the binary runs"))
+        Ran::of(self.command(line))
     }
 
     /// The number at a JSON pointer of what a command prints.
@@ -234,7 +263,7 @@ impl Home<'_> {
     pub(crate) fn spawn(&self, line: &str) -> Running {
         let mut command = self.command(line);
         let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs");
-        Running { child: Some(child) }
+        Running { words: words(&command), child: Some(child) }
     }
 
     /// Starts an agent on a recording and waits until all of it is for sale.
@@ -258,6 +287,7 @@ const STOPS_WITHIN: Duration = Duration::from_secs(180);
 
 /// A process under way; killed when dropped.
 pub(crate) struct Running {
+    words: Vec<String>,
     child: Option<Child>,
 }
 
@@ -274,6 +304,7 @@ impl Running {
         let mut lines = BufReader::new(stdout).lines();
         let found = lines.by_ref().map_while(Result::ok).find_map(|line| {
             let event: Value = serde_json::from_str(&line).expect("a JSON line");
+            json_doc::check(&self.words, &event);
             wanted(&event).then_some(event)
         });
         let Some(found) = found else { panic!("it ended first: {}", errors.join().unwrap_or_default()) };
@@ -306,7 +337,7 @@ impl Running {
     /// Waits for its end.
     pub(crate) fn finish(mut self) -> Ran {
         let child = self.child.take().expect("it runs");
-        Ran::of(child.wait_with_output().expect("it ends"))
+        Ran::after(std::mem::take(&mut self.words), child.wait_with_output().expect("it ends"))
     }
 }
 

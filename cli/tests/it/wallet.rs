@@ -15,7 +15,7 @@ const PASSPHRASE: &str = "correct horse battery staple";
 fn with_passphrase(line: &str, passphrase: &str) -> Ran {
     let mut command = sensora();
     command.args(line.split(' ')).env("SENSORA_BACKUP_PASSPHRASE", passphrase).stdin(Stdio::null());
-    Ran::of(command.output().expect("the binary runs"))
+    Ran::of(command)
 }
 
 /// A home on no network, with a key and nothing else.
@@ -388,7 +388,7 @@ fn a_sealed_home_is_backed_up_with_its_passphrase() {
         if let Some(passphrase) = passphrase {
             command.env("SENSORA_PASSPHRASE", passphrase);
         }
-        Ran::of(command.output().unwrap())
+        Ran::of(command)
     };
     with(Some("home"), "init").ends_with(0);
     let file = dir.path().join("sealed.age").display().to_string();

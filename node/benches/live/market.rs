@@ -162,7 +162,7 @@ async fn agent(plan: &Plan<'_>, folder: &Path, known: &[Multiaddr]) -> Node {
     let agent = Node::start(options).await.unwrap();
     let ended = loop {
         match agent.agent().unwrap().ended_sources().await.pop() {
-            Some((_, outcome)) => break outcome,
+            Some(end) => break end.outcome,
             None => tokio::time::sleep(Duration::from_millis(50)).await,
         }
     };

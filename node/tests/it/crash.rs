@@ -10,7 +10,7 @@ use sensora_chain::sources::dev::{OnReorg, TxStatus};
 use sensora_chain::wallet::{CoinState, Status};
 use sensora_chain::{Address, Network, Satoshis};
 use sensora_node::agent::source::{CsvSpec, SourceSpec};
-use sensora_node::agent::{AgentOptions, SourceOptions};
+use sensora_node::agent::{AgentOptions, SourceEnd, SourceOptions};
 use sensora_node::buyer::{Bought, BuyError, BuyRequest, Progress};
 use sensora_node::clock::Clock;
 use sensora_node::net::Multiaddr;
@@ -91,7 +91,7 @@ impl Mortal {
             (agent.ended_sources().await.len() == self.sources.len()).then_some(())
         })
         .await;
-        for (name, outcome) in agent.ended_sources().await {
+        for SourceEnd { name, outcome, .. } in agent.ended_sources().await {
             outcome.unwrap_or_else(|error| panic!("source {name}: {error}"));
         }
     }

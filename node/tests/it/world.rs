@@ -10,7 +10,7 @@ use sensora_node::agent::seller::channels::ChannelPolicy;
 use sensora_node::agent::seller::release::ReleasePolicy;
 use sensora_node::agent::seller::supply::Credit;
 use sensora_node::agent::source::{Replay, SimSpec, SourceSpec};
-use sensora_node::agent::{AgentOptions, SourceOptions, Terms};
+use sensora_node::agent::{AgentOptions, SourceEnd, SourceOptions, Terms};
 use sensora_node::buyer::BuyRequest;
 use sensora_node::clock::Clock;
 use sensora_node::fees::FeeLimits;
@@ -188,7 +188,7 @@ impl World {
         let agent = self.agent.agent().unwrap();
         until("the source to end", || async { (!agent.ended_sources().await.is_empty()).then_some(()) })
             .await;
-        for (name, outcome) in agent.ended_sources().await {
+        for SourceEnd { name, outcome, .. } in agent.ended_sources().await {
             outcome.unwrap_or_else(|error| panic!("source {name}: {error}"));
         }
     }

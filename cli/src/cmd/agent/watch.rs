@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use sensora_chain::Satoshis;
-use sensora_node::agent::Agent;
+use sensora_node::agent::{Agent, SourceEnd};
 use sensora_node::store;
 use sensora_protocol::identity::peer_id;
 use sensora_protocol::market::key_release::offer::KeyReleaseOffer;
@@ -198,11 +198,25 @@ fn anchored(agent: &Agent, context: &Context, told: &mut Told) -> Outcome {
 
 async fn ended(agent: &Agent, context: &Context, told: &mut Told) -> Outcome {
     let ended = agent.ended_sources().await;
-    for (name, end) in ended.iter().skip(told.ended) {
-        match end {
+    for SourceEnd { name, rows, outcome } in ended.iter().skip(told.ended) {
+        let refused = rows.last_refused.as_ref().filter(|_| rows.refused > 0).map(ToString::to_string);
+        if let Some(last) = &refused {
+            let (passed, all) = (rows.refused, rows.refused.saturating_add(rows.accepted));
+            context.out.warn(format!(
+                "{passed} of {} of {name} were passed over, the last of them: {last}",
+                counted(all, "row")
+            ));
+        }
+        match outcome {
             Ok(()) if context.out.is_json() => {
-                context.out.json_line(&json!({"event": "source_ended", "source": name}))?;
+                context.out.json_line(&json!({
+                    "event": "source_ended", "source": name, "rows": rows.accepted, "refused": rows.refused, "last_refused": refused,
+                }))?;
             }
+            Ok(()) if rows.accepted == 0 && rows.refused > 0 => context.out.line(format!(
+                "ended     {} has come to its end, and none of its rows was a reading: there is nothing of it for sale",
+                printable(name)
+            ))?,
             Ok(()) => context.out.line(format!(
                 "ended     {} has come to its end; what it gave stays for sale",
                 printable(name)

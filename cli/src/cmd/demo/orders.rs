@@ -87,11 +87,13 @@ pub(super) async fn choose(stage: &Stage, story: &Story<'_>) -> Outcome<Choice> 
         let size =
             agent.recorder().summary(&batch.id).map_err(|error| Failure::other(error.to_string()))?.size;
         let ended = agent.ended_sources().await;
-        if let Some((name, Err(reason))) = ended.iter().find(|(_, end)| end.is_err()) {
+        if let Some((name, reason)) =
+            ended.iter().find_map(|end| Some((&end.name, end.outcome.as_ref().err()?)))
+        {
             return Err(Failure::other(format!("the source {name} failed: {reason}")));
         }
         let is_enough =
-            if is_recording { ended.iter().any(|(name, _)| batch.name == *name) } else { size > HOST_BATCH };
+            if is_recording { ended.iter().any(|end| batch.name == end.name) } else { size > HOST_BATCH };
         Ok((is_enough && size > 0).then_some(size))
     })
     .await?;
