@@ -224,7 +224,9 @@ impl From<BuyError> for Failure {
             BuyError::Cheated { .. } | BuyError::Unreadable { .. } => {
                 Self::from_error(Exit::Unverified, &error)
             }
-            BuyError::Budget(_) | BuyError::NoWay(_) => Self::from_error(Exit::OverLimit, &error),
+            BuyError::Budget(_) | BuyError::NoWay(_) | BuyError::AboveChannel { .. } => {
+                Self::from_error(Exit::OverLimit, &error)
+            }
             BuyError::Frozen(_) => Self::from_error(Exit::Frozen, &error),
             BuyError::UnknownOrder(_) | BuyError::UnknownChannel(_) | BuyError::NotComplete { .. } => {
                 Self::from_error(Exit::NotFound, &error)

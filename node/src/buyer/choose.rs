@@ -35,6 +35,12 @@ pub struct Plan {
     pub choice: Option<Choice>,
 }
 
+/// What a new channel is sure to have for orders. The seller says what its close costs when it is asked for a channel; it is within the limit, or none is
+/// opened.
+const fn room(limits: ChannelLimits) -> Satoshis {
+    limits.max_value.saturating_sub(limits.max_close_fee)
+}
+
 impl Buyer {
     /// Asks the price and chooses how to pay: the cheapest way whose exposure is within the limits, or the one that was asked for.
     ///
@@ -110,8 +116,7 @@ impl Buyer {
         if self.channel_with(seller, total).is_some() {
             return Ok(Satoshis::ZERO);
         }
-        // The seller says what its close costs when it is asked for a channel; it is within the limit, or none is opened.
-        let room = limits.max_value.saturating_sub(limits.max_close_fee);
+        let room = room(limits);
         if total > room {
             return Err(Closed::AboveMost { most: room });
         }
@@ -124,7 +129,8 @@ impl Buyer {
     /// and for a block where the seller wants one, at most `patience`.
     ///
     /// # Errors
-    /// [`BuyError::ChannelNotOpen`]: it is kept, and the same call goes on with it later.
+    /// [`BuyError::AboveChannel`] where a new one would hold less than `total`: none is opened. [`BuyError::ChannelNotOpen`]: it is kept, and the same
+    /// call goes on with it later.
     pub async fn channel_for(
         &self,
         seller: &PublicKey,
@@ -142,6 +148,10 @@ impl Buyer {
         });
         let id = match under_way {
             Some(channel) => channel.id,
+            // Money in a channel that is too small for what it is opened for would be locked for nothing, and again with each try.
+            None if total > room(limits) => {
+                return Err(BuyError::AboveChannel { needed: total, most: room(limits) });
+            }
             None => self.open_channel(seller, limits.max_value, limits.max_blocks, limits).await?,
         };
         self.wait_for_channel(&id, patience, waiting).await.map(|()| id)

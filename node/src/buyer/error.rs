@@ -160,6 +160,16 @@ pub enum BuyError {
         /// What the order costs.
         needed: Satoshis,
     },
+    /// A channel that is opened for the order would hold less than it may cost. None was opened.
+    #[error(
+        "the order may cost {needed}, and a channel that is opened for it holds {most} for sure (buyer.channel_sat without buyer.max_close_fee_sat): give it a smaller budget, raise buyer.channel_sat, or open a larger one with `sensora channels open --value`. Nothing was spent"
+    )]
+    AboveChannel {
+        /// What the order may cost.
+        needed: Satoshis,
+        /// The most that a new channel is sure to have for it.
+        most: Satoshis,
+    },
     /// No such channel.
     #[error("there is no channel {0} in use in this home")]
     UnknownChannel(ChannelId),

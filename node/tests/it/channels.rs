@@ -1,16 +1,18 @@
 //! Channels: orders that are paid while they come, two transactions for all of them, and every satoshi accounted for.
 
 use sensora_chain::Satoshis;
-use sensora_node::buyer::{BuyError, Progress};
+use sensora_node::buyer::{BuyError, Progress, SubscribeRequest};
 use sensora_node::supervisor::Node;
 use sensora_protocol::ChannelId;
 use sensora_protocol::anchor::Standing;
 use sensora_protocol::market::channel::buyer::BuyerChannelState;
 use sensora_protocol::market::channel::offer::{ChannelLimits, ChannelOfferError};
+use sensora_protocol::market::message::LiveFrom;
 use sensora_protocol::market::offer::{BuyerLimits, OfferError, Range};
+use sensora_protocol::market::price::Metered;
 use sensora_protocol::market::refusal::Refusal;
 
-use crate::world::{World, fund, until};
+use crate::world::{PATIENCE, World, agent, fund, sim, until};
 
 const VALUE: u64 = 20_000;
 /// Blocks until the refund height.
@@ -251,4 +253,45 @@ async fn sixty_four_orders_at_once_never_promise_more_than_the_channel_holds() {
     let channel = world.buyer.buyer().channels().unwrap().remove(0);
     assert_eq!((channel.paid, channel.reserved), (sat(bought), Satoshis::ZERO));
     std::sync::Arc::into_inner(world).unwrap().shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_channel_is_opened_that_is_too_small_for_the_budget() {
+    let world = World::with_blocks_on_demand(agent(vec![sim(100)])).await;
+    mine(&world, 0).await;
+    let ad = world.stream().await;
+    let (seller, buyer) = (*world.agent.identity().public(), world.buyer.buyer());
+    let money = || world.buyer.wallet().balance().map(|balance| (balance.total, balance.reserved)).unwrap();
+    let before = money();
+    let limits = ChannelLimits { max_value: sat(VALUE), ..limits() };
+    let most = limits.max_value.saturating_sub(limits.max_close_fee);
+    // All that goes into a channel is too much, too: its close costs something.
+    for budget in [sat(VALUE + 10_000), sat(VALUE)] {
+        let error = buyer.channel_for(&seller, budget, limits, PATIENCE, |_| ()).await.unwrap_err();
+        let BuyError::AboveChannel { needed, most: said } = error else { panic!("{error}") };
+        assert_eq!((needed, said), (budget, most));
+        assert!(error.to_string().contains("buyer.channel_sat"), "{error}");
+    }
+    assert!(buyer.channels().unwrap().is_empty());
+    assert_eq!(money(), before, "nothing was locked");
+
+    // What fits has room for the order that it was opened for, and one channel does.
+    let id = buyer.channel_for(&seller, most, limits, PATIENCE, |_| ()).await.unwrap();
+    assert_eq!(buyer.channel_for(&seller, most, limits, PATIENCE, |_| ()).await.unwrap(), id);
+    assert_eq!(buyer.channels().unwrap().len(), 1);
+    let request = SubscribeRequest {
+        seller,
+        stream: ad.id,
+        from: LiveFrom::Seq(0),
+        budget: most,
+        exposure: sat(20),
+        ad: Some(ad),
+        by: Metered::Reading,
+        max_reading: None,
+        max_second: None,
+        readings: Some(10),
+        until_ms: None,
+    };
+    drop(buyer.subscribe(&request).await.unwrap());
+    world.shutdown().await;
 }

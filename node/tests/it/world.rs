@@ -170,7 +170,20 @@ impl World {
 
     /// The same with a buyer that keeps its things there.
     pub(crate) async fn with_buyer_at(agent: AgentOptions, place: &Place<'_>) -> Self {
-        let (bootstrap, addresses) = bootstrap().await;
+        Self::on(bootstrap().await, agent, place).await
+    }
+
+    /// The same on a chain that gets a block when the test says so.
+    pub(crate) async fn with_blocks_on_demand(agent: AgentOptions) -> Self {
+        let an_hour = Duration::from_secs(3600);
+        Self::on(bootstrap_mining(an_hour).await, agent, &Place::Memory).await
+    }
+
+    async fn on(
+        (bootstrap, addresses): (Node, Vec<Multiaddr>),
+        agent: AgentOptions,
+        place: &Place<'_>,
+    ) -> Self {
         let mut config = options(2, &Place::Memory);
         config.bootstrap.clone_from(&addresses);
         config.agent = Some(agent);
