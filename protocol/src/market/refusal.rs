@@ -178,7 +178,7 @@ pub enum Refusal {
         channel: ChannelId,
     },
     /// The channel cannot pay the order.
-    #[error("the order costs {price}, channel {channel} has {free} left: top it up, or order less")]
+    #[error("the order costs {price}, channel {channel} has {free} left: open another, or order less")]
     ChannelTooSmall {
         /// The channel.
         channel: ChannelId,

@@ -25,7 +25,7 @@ pub struct Voucher {
 #[non_exhaustive]
 pub enum VoucherError {
     /// More than there is.
-    #[error("a voucher of {paid} is more than the channel's {capacity}; top it up or open another")]
+    #[error("a voucher of {paid} is more than the channel's {capacity}; open another")]
     TooMuch {
         /// What it would pay.
         paid: Satoshis,

@@ -35,7 +35,7 @@ pub struct Earning {
 #[non_exhaustive]
 pub enum EarningError {
     /// More than the channel holds.
-    #[error("the voucher is for {amount}, the channel can pay {capacity}: top it up")]
+    #[error("the voucher is for {amount}, the channel can pay {capacity}: open another")]
     AboveCapacity {
         /// The voucher.
         amount: Satoshis,

@@ -63,7 +63,7 @@ pub struct Claim {
 pub enum SpendingError {
     /// Others have reserved or paid the rest.
     #[error(
-        "the channel has {free} left of its capacity, the order asks for {asked}: top it up, or wait until another order ends"
+        "the channel has {free} left of its capacity, the order asks for {asked}: open another, or wait until another order ends"
     )]
     Insufficient {
         /// What was asked for.
