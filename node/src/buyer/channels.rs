@@ -6,6 +6,7 @@
 mod chain;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sensora_chain::contract::channel::{Channel, Voucher};
@@ -17,7 +18,7 @@ use sensora_chain::{Satoshis, Transaction, TxOut};
 use sensora_protocol::market::channel::buyer::{
     BuyerChannel, BuyerChannelAction, BuyerChannelEvent, BuyerChannelState,
 };
-use sensora_protocol::market::channel::message::ChannelReport;
+use sensora_protocol::market::channel::message::{AskChannel, ChannelReport, ChannelStanding};
 use sensora_protocol::market::channel::offer::{ChannelKeys, ChannelLimits, ChannelOffer};
 use sensora_protocol::market::channel::spending::{Reservation, Spending, SpendingRecord};
 use sensora_protocol::market::message::{Answer, Request, Response};
@@ -44,6 +45,9 @@ pub(super) struct Open {
     learned: tokio::sync::Mutex<bool>,
     /// Held by whoever changes what is on disk, from reading it to having stored it.
     turn: Arc<tokio::sync::Mutex<()>>,
+    /// Whether its seller waits for a block with the funding before it takes orders. Not on disk: after a start it is as the offer says, until the
+    /// seller is asked.
+    waits_for_block: AtomicBool,
     /// Counts how often it has come further.
     changed: watch::Sender<u64>,
 }
@@ -81,6 +85,15 @@ impl Open {
         } else {
             ToOrders::Closing
         }
+    }
+
+    /// Whether it is open, and orders on it are refused until its funding is in a block, as far as is known.
+    pub(super) fn waits_for_block(&self) -> bool {
+        self.waits_for_block.load(Ordering::Relaxed) && lock(&self.record).is_open()
+    }
+
+    fn take_standing(&self, standing: ChannelStanding) {
+        self.waits_for_block.store(standing == ChannelStanding::WaitsForBlock, Ordering::Relaxed);
     }
 
     /// Hears of each time that it has come further.
@@ -153,8 +166,10 @@ impl Buyer {
         let (offer, contract) = record.contract(&self.inner.identity, self.inner.network)?;
         let spending = Mutex::new(Spending::new(record.spending.clone()));
         let (id, learned) = (record.id, tokio::sync::Mutex::new(learned));
+        let waits_for_block = AtomicBool::new(offer.when_mined);
         let (record, turn, changed) = (Mutex::new(record), Arc::default(), watch::Sender::new(0));
-        let open = Arc::new(Open { record, contract, offer, spending, learned, turn, changed });
+        let open =
+            Arc::new(Open { record, contract, offer, spending, learned, turn, waits_for_block, changed });
         lock(&self.channels.open).insert(id, open.clone());
         Ok(open)
     }
@@ -193,7 +208,7 @@ impl Buyer {
         Ok(all)
     }
 
-    /// The open channel with a seller that has at least `amount` free, the one that ends first.
+    /// The open channel with a seller that has at least `amount` free: one that waits for no block if there is one, and of those the one that ends first.
     pub(super) fn channel_with(&self, seller: &PublicKey, amount: Satoshis) -> Option<Arc<Open>> {
         let tip = self.inner.chain.headers().tip_height();
         let all: Vec<_> = lock(&self.channels.open).values().cloned().collect();
@@ -205,7 +220,7 @@ impl Buyer {
                 && &record.seller == seller
                 && free.is_ok_and(|free| free >= amount)
         };
-        all.into_iter().filter(usable).min_by_key(|open| open.offer.refund_height)
+        all.into_iter().filter(usable).min_by_key(|open| (open.waits_for_block(), open.offer.refund_height))
     }
 
     /// Opens a channel of `value` with a seller for about `blocks` blocks: the funding is built, reserved and stored, and then sent until the
@@ -283,6 +298,21 @@ impl Buyer {
         self.carry_out(open, next).await
     }
 
+    /// Asks the seller of an open channel whether it still waits for a block with the funding. What the seller sees of the chain counts, for it is what refuses
+    /// orders.
+    pub(super) async fn ask_standing(&self, open: &Open) -> Result<(), BuyError> {
+        let (seller, channel) = {
+            let record = lock(&open.record);
+            (record.seller, record.id)
+        };
+        let question = Request::AskChannel(AskChannel { channel, orders: Vec::new() });
+        match self.ask(&seller, &question).await? {
+            Response::Ok(Answer::Channel(report)) => open.take_standing(report.standing),
+            other => return Err(unexpected(&question, other)),
+        }
+        Ok(())
+    }
+
     /// Before the first payment after a start: what has been paid, from the seller, proven by our own signature.
     pub(super) async fn learn(&self, open: &Arc<Open>, exposure: Satoshis) -> Result<(), BuyError> {
         let mut learned = open.learned.lock().await;
@@ -302,6 +332,7 @@ impl Buyer {
             Response::Ok(Answer::Channel(report)) => report,
             other => return Err(unexpected(&request, other)),
         };
+        open.take_standing(report.standing);
         let mut asked = Vec::with_capacity(question.orders.len());
         for order in question.orders {
             let due = match self.inner.store.read(|tx| records::purchase(tx, &order))? {
@@ -491,7 +522,10 @@ impl Buyer {
                         self.inner.wallet.may_go_out(&funding)?;
                     }
                     let event = match self.ask(&seller, &request).await? {
-                        Response::Ok(Answer::Channel(report)) => BuyerChannelEvent::Report(report),
+                        Response::Ok(Answer::Channel(report)) => {
+                            open.take_standing(report.standing);
+                            BuyerChannelEvent::Report(report)
+                        }
                         Response::Refused(refusal) => BuyerChannelEvent::Refused(refusal),
                         other => return Err(unexpected(&request, other)),
                     };

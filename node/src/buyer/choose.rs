@@ -100,6 +100,10 @@ impl Buyer {
         Ok(Plan { offer, missing, total, choice: Some(choice) })
     }
 
+    fn waits_for_block(&self, id: &ChannelId) -> bool {
+        self.channel(id).is_ok_and(|open| open.waits_for_block())
+    }
+
     fn channel_state(&self, id: &ChannelId) -> Result<BuyerChannelState, BuyError> {
         let found = self.channels()?.into_iter().find(|channel| &channel.id == id);
         found.map(|channel| channel.state).ok_or(BuyError::UnknownChannel(*id))
@@ -129,8 +133,8 @@ impl Buyer {
     /// and for a block where the seller wants one, at most `patience`.
     ///
     /// # Errors
-    /// [`BuyError::AboveChannel`] where a new one would hold less than `total`: none is opened. [`BuyError::ChannelNotOpen`]: it is kept, and the same
-    /// call goes on with it later.
+    /// [`BuyError::AboveChannel`] where a new one would hold less than `total`: none is opened. [`BuyError::ChannelNotOpen`] and
+    /// [`BuyError::ChannelNotMined`]: it is kept, and the same call goes on with it later.
     pub async fn channel_for(
         &self,
         seller: &PublicKey,
@@ -140,7 +144,8 @@ impl Buyer {
         waiting: impl FnMut(&str),
     ) -> Result<ChannelId, BuyError> {
         if let Some(open) = self.channel_with(seller, total) {
-            return Ok(open.id());
+            let id = open.id();
+            return self.wait_for_channel(&id, patience, waiting).await.map(|()| id);
         }
         let under_way = self.channels()?.into_iter().find(|channel| {
             let waits = matches!(channel.state, BuyerChannelState::Funding);
@@ -160,7 +165,7 @@ impl Buyer {
     /// Waits until a channel can be used: for its seller, and for a block where the seller wants one.
     ///
     /// # Errors
-    /// [`BuyError::ChannelNotOpen`] after `patience`; [`BuyError::Refused`] where the seller does not take it.
+    /// [`BuyError::ChannelNotOpen`] or [`BuyError::ChannelNotMined`] after `patience`; [`BuyError::Refused`] where the seller does not take it.
     pub async fn wait_for_channel(
         &self,
         id: &ChannelId,
@@ -172,6 +177,22 @@ impl Buyer {
             loop {
                 match self.channel_state(&id)? {
                     BuyerChannelState::Funding => {}
+                    BuyerChannelState::Open if self.waits_for_block(&id) => {
+                        // What the seller has seen since it was asked last.
+                        let asked = self.ask_standing(&*self.channel(&id)?).await;
+                        if let Err(error) = asked {
+                            if matches!(&error, BuyError::Refused(refusal) if !refusal.is_temporary()) {
+                                return Err(error);
+                            }
+                            tracing::debug!(channel = %id, %error, "its seller does not say whether it is mined");
+                        }
+                        if !self.waits_for_block(&id) {
+                            return Ok(());
+                        }
+                        waiting("a block with the channel's funding");
+                        tokio::time::sleep(LOOK_EVERY).await;
+                        continue;
+                    }
                     BuyerChannelState::Refused { refusal } | BuyerChannelState::TakenBack { refusal } => {
                         return Err(refusal.map_or(BuyError::UnknownChannel(id), BuyError::Refused));
                     }
@@ -188,6 +209,7 @@ impl Buyer {
         });
         match waited.await {
             Ok(done) => done,
+            Err(_) if self.waits_for_block(&id) => Err(BuyError::ChannelNotMined { channel: id }),
             Err(_) => Err(BuyError::ChannelNotOpen { channel: id }),
         }
     }

@@ -86,11 +86,17 @@ pub enum BuyError {
     /// Every way of paying is closed or risks too much. Nothing was ordered.
     #[error(transparent)]
     NoWay(NoWay),
-    /// The channel's seller, or a block for its funding, is waited for.
-    #[error(
-        "channel {channel} is not open yet: it waits for its seller or for a block; the same command goes on with it"
-    )]
+    /// The channel's seller is waited for.
+    #[error("channel {channel} is not open yet: it waits for its seller; the same command goes on with it")]
     ChannelNotOpen {
+        /// The channel.
+        channel: ChannelId,
+    },
+    /// A block with the channel's funding is waited for.
+    #[error(
+        "channel {channel} waits for a block: its seller takes orders on one that holds so much only when its funding is in a block. Nothing is ordered and nothing is lost; after the next block the same command goes on with it"
+    )]
+    ChannelNotMined {
         /// The channel.
         channel: ChannelId,
     },

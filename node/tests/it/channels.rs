@@ -295,3 +295,35 @@ async fn no_channel_is_opened_that_is_too_small_for_the_budget() {
     drop(buyer.subscribe(&request).await.unwrap());
     world.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_channel_that_opens_when_it_is_mined_is_waited_for_and_then_used() {
+    let mut options = agent(vec![sim(100)]);
+    options.channels.unmined_up_to = sat(5_000);
+    let world = World::with_blocks_on_demand(options).await;
+    mine(&world, 0).await;
+    let request = world.request(seq(0, 50)).await;
+    let buyer = world.buyer.buyer();
+    let limits = ChannelLimits { max_value: sat(VALUE), max_blocks: BLOCKS, ..limits() };
+    let mut waited_for = Vec::new();
+    let bound = std::time::Duration::from_secs(3);
+    let opened = buyer
+        .channel_for(&request.seller, sat(100), limits, bound, |what| waited_for.push(what.to_owned()))
+        .await;
+    let error = opened.unwrap_err();
+    let BuyError::ChannelNotMined { channel } = error else { panic!("{error}") };
+    assert!(error.to_string().contains("waits for a block"), "{error}");
+    assert!(waited_for.iter().any(|what| what.contains("block")), "{waited_for:?}");
+    assert_eq!(state(&world, &channel), BuyerChannelState::Open);
+    assert!(buyer.orders().unwrap().is_empty(), "nothing was ordered");
+
+    // The same call goes on with the same channel, and orders when the block is there.
+    let (ready, ()) = tokio::join!(
+        buyer.channel_for(&request.seller, sat(100), limits, PATIENCE, |_| ()),
+        mine(&world, 1),
+    );
+    assert_eq!(ready.unwrap(), channel);
+    assert_eq!(buyer.channels().unwrap().len(), 1, "no second one was opened");
+    assert_eq!(buy(&world, 0, 50).await.unwrap(), sat(100));
+    world.shutdown().await;
+}
