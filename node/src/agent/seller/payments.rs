@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
-use std::sync::{MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 
 use sensora_chain::beef::{Beef, BeefLimits};
 use sensora_chain::keys::PublicKey;
@@ -10,12 +10,16 @@ use sensora_chain::wallet::{KeySource, OwnedOutput, Purpose, Received};
 use sensora_protocol::market::refusal::Refusal;
 use sensora_protocol::market::sale::{Admission, PurchaseRequest, Sale, SaleAction, SaleEvent, order_of};
 use sensora_protocol::{OrderId, SignedBytes};
+use tokio::sync::OwnedMutexGuard;
 
 use super::{LOOK_EVERY, MAX_ADMITTED, Seller, SellerParts, is_full, storage};
 use crate::chain_access::BroadcastError;
 use crate::clock::Stopwatch;
 use crate::store::{self, orders};
 use crate::wallet::WalletHandleError;
+
+/// An order is worked on by one at a time. Goes along to each thread that works on it: that one goes on when whoever asked has gone.
+type Turn = Arc<OwnedMutexGuard<()>>;
 
 impl Seller {
     pub(super) async fn purchase(
@@ -26,19 +30,28 @@ impl Seller {
         let peer = *peer;
         let network = self.inner.parts.network;
         let id = order_of(&request, network, &peer)?.id(network);
-        let _one_at_a_time = self.inner.orders.lock(&id).await;
-        let again = request.clone();
-        let sale = match self.blocking(move |seller| seller.admit(&peer, &id, request)).await {
+        let turn: Turn = Arc::new(self.inner.orders.lock(&id).await);
+        let (mine, again) = (turn.clone(), request.clone());
+        let admitted = self.blocking(move |seller| {
+            let _turn = mine;
+            seller.admit(&peer, &id, request)
+        });
+        let sale = match admitted.await {
             // Our headers are what is behind, not the buyer: look, and judge again.
             Err(Refusal::HeadersBehind { .. }) if self.may_look() => {
                 if let Err(error) = self.inner.parts.chain.refresh().await {
                     tracing::debug!(%error, "the headers could not be brought up to date");
                 }
-                self.blocking(move |seller| seller.admit(&peer, &id, again)).await?
+                let mine = turn.clone();
+                let admitted = self.blocking(move |seller| {
+                    let _turn = mine;
+                    seller.admit(&peer, &id, again)
+                });
+                admitted.await?
             }
             sale => sale?,
         };
-        self.settle(sale).await
+        self.settle(sale, turn).await
     }
 
     /// The stored sale of an order, or a new one, stored.
@@ -77,7 +90,7 @@ impl Seller {
     }
 
     /// Brings a stored sale to its receipt, or to a refusal.
-    async fn settle(&self, sale: Sale) -> Result<SignedBytes, Refusal> {
+    async fn settle(&self, sale: Sale, turn: Turn) -> Result<SignedBytes, Refusal> {
         if let SaleAction::Receipt(receipt) = sale.resume() {
             return Ok(receipt);
         }
@@ -91,7 +104,11 @@ impl Seller {
                 SaleEvent::Unavailable
             }
         };
-        self.blocking(move |seller| seller.conclude(sale, event)).await
+        let concluded = self.blocking(move |seller| {
+            let _turn = turn;
+            seller.conclude(sale, event)
+        });
+        concluded.await
     }
 
     /// Stores what the network's word makes of a sale, and answers it.
@@ -156,7 +173,7 @@ impl Seller {
     pub(super) async fn settle_admitted(&self) {
         let waiting: Vec<OrderId> = self.admitted().iter().copied().collect();
         for order in waiting {
-            let _one_at_a_time = self.inner.orders.lock(&order).await;
+            let turn: Turn = Arc::new(self.inner.orders.lock(&order).await);
             let sale = match self.inner.parts.store.read(|tx| orders::sale(tx, &order)) {
                 Ok(Some(sale)) => sale,
                 Ok(None) => {
@@ -168,7 +185,7 @@ impl Seller {
                     return;
                 }
             };
-            match self.settle(sale).await {
+            match self.settle(sale, turn).await {
                 Ok(_) => tracing::info!(%order, "an order is paid whose buyer has not waited for it"),
                 Err(refusal) => {
                     tracing::info!(%order, %refusal, "an order that waits for the network is not paid");

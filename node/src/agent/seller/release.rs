@@ -336,8 +336,10 @@ impl Seller {
         + Send
         + 'static,
     ) -> Result<Vec<SellAction>, Refusal> {
-        let _one_at_a_time = self.inner.orders.lock(&id).await;
+        let turn = self.inner.orders.lock(&id).await;
         self.blocking(move |seller| {
+            // Held here: the work goes on when whoever asked has gone, and the next change has to come after it.
+            let _turn = turn;
             let SellerParts { store, network, chain, .. } = &seller.inner.parts;
             let stored = store.read(|tx| records::sale(tx, &id)).map_err(|error| failed(&error))?;
             let mut sale = stored.ok_or(Refusal::UnknownOrder { order: id })?;

@@ -339,10 +339,15 @@ impl Buyer {
     ) -> Result<Vec<BuyAction>, BuyError> {
         loop {
             let opened = {
-                let _one_at_a_time = self.releases.steps.lock(id).await;
+                let turn = self.releases.steps.lock(id).await;
                 let (buyer, id) = (self.clone(), *id);
-                // Decompressing, hashing and writing to disk block; the runtime's threads do not.
-                tokio::task::spawn_blocking(move || buyer.open_some(&id)).await
+                // Decompressing, hashing and writing to disk block; the runtime's threads do not. The turn goes along: this thread goes on when the
+                // caller is dropped, and what it stores is of the purchase as it was when it began.
+                let opening = tokio::task::spawn_blocking(move || {
+                    let _turn = turn;
+                    buyer.open_some(&id)
+                });
+                opening.await
             };
             let (rest, done) = opened.map_err(|error| StoreError::Damaged(error.to_string()))??;
             if let Some((done, total)) = done {

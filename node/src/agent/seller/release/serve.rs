@@ -150,8 +150,13 @@ impl Seller {
     ) -> Result<(), Ended> {
         let next = begin.next;
         let begun = {
-            let _one_at_a_time = self.inner.orders.lock(&id).await;
-            self.blocking(move |seller| seller.begin_release(&id, &buyer, &begin)).await
+            let turn = self.inner.orders.lock(&id).await;
+            let beginning = self.blocking(move |seller| {
+                // Held here: the work goes on when the stream has gone.
+                let _turn = turn;
+                seller.begin_release(&id, &buyer, &begin)
+            });
+            beginning.await
         };
         let (sale, terms) = begun?;
         self.carry_out_release(id, sale.begin(next, &terms), None).await?;
