@@ -48,6 +48,16 @@ pub(super) struct Line {
     turn: Turn,
 }
 
+impl Drop for Line {
+    /// What is reserved for an order that has not ended stays reserved: the next stream pays out of it. Also where whoever settles the order is
+    /// dropped in the middle of it: released, the rest would be promised to other orders.
+    fn drop(&mut self) {
+        if let Some(reservation) = self.reservation.take() {
+            reservation.leave();
+        }
+    }
+}
+
 impl Session {
     pub(super) async fn one_stream(&mut self, peer: PeerId, turn: &Turn) -> Result<(), Broken> {
         let buyer = self.buyer.clone();
@@ -66,10 +76,6 @@ impl Session {
         let reservation = Some(buyer.take_up(&open, &purchase, due).await?);
         let mut line = Line { open, stakes, reservation, sender, turn: turn.clone() };
         let outcome = self.talk(&mut line, &mut receiver, peer).await;
-        // The lane stays as it is for the next stream.
-        if let Some(reservation) = line.reservation.take() {
-            reservation.leave();
-        }
         if outcome.is_ok() {
             drop(line.sender.finish().await);
         }
