@@ -313,18 +313,23 @@ impl Buyer {
             progress(Progress::Quoted { count: terms.count, total: terms.total });
             let total = terms.total;
             let id = match mode {
-                PaymentMode::Channel => self.order_range_through_channel(&offer, limits.exposure).await?,
+                PaymentMode::Channel => {
+                    self.order_range_through_channel(&offer, limits.exposure, deciding).await?
+                }
                 _ => {
                     let (exposure, signed) = (limits.exposure, offer.clone());
-                    let purchase =
-                        self.blocking(move |buyer| buyer.order_within(&signed, Some(exposure))).await?;
+                    let ordered = self.blocking(move |buyer| {
+                        // Until it is stored, also where the caller is dropped: whoever decides next sees it.
+                        let _deciding = deciding;
+                        buyer.order_within(&signed, Some(exposure))
+                    });
+                    let purchase = ordered.await?;
                     if let Some(payment) = &purchase.payment {
                         progress(Progress::Paying { order: purchase.id, txid: payment.txid });
                     }
                     purchase.id
                 }
             };
-            drop(deciding);
             paid = paid.checked_add(total).unwrap_or(paid);
             // Refused, it is told: ordering anew is for whoever asks again.
             match mode {

@@ -210,8 +210,7 @@ impl Buyer {
                 Wants { exposure: request.exposure, readings: request.readings, until_ms: request.until_ms };
             let offered = Offered::Live(offer.bytes().clone());
             let budget = request.budget.min(most);
-            let purchase = self.order_through_channel(offered, bought, budget, wants).await?;
-            drop(deciding);
+            let purchase = self.order_through_channel(offered, bought, budget, wants, Some(deciding)).await?;
             return self.listen(purchase, gap, Some(from));
         }
     }

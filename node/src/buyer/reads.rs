@@ -236,7 +236,7 @@ impl Buyer {
         };
         let wants = Wants { exposure: request.exposure, ..Wants::default() };
         let offered = Offered::Reads(offer.bytes().clone());
-        let purchase = self.order_through_channel(offered, stream, budget, wants).await?;
+        let purchase = self.order_through_channel(offered, stream, budget, wants, None).await?;
         let terms = purchase.offer.terms(*network, &seller)?;
         Ok((purchase, terms))
     }

@@ -186,8 +186,12 @@ impl Buyer {
             let terms = self.accept_release(&offer, request, asked, limits, left)?;
             progress(Progress::Quoted { count: offer.value().count, total: terms.total });
             let (signed, agreed, exposure) = (offer.clone(), terms.clone(), money.exposure);
-            let id = self.blocking(move |buyer| buyer.order_release(&signed, &agreed, exposure)).await?;
-            drop(deciding);
+            let ordered = self.blocking(move |buyer| {
+                // Until it is stored, also where the caller is dropped: whoever decides next sees it.
+                let _deciding = deciding;
+                buyer.order_release(&signed, &agreed, exposure)
+            });
+            let id = ordered.await?;
             let is_complete = self.drive_release(&id, patience, &mut progress).await?;
             bought.orders.push(id);
             bought.paid = bought.paid.checked_add(terms.total).unwrap_or(bought.paid);

@@ -63,6 +63,7 @@ impl Buyer {
         &self,
         offer: &Signed<Offer>,
         exposure: Satoshis,
+        deciding: OwnedMutexGuard<()>,
     ) -> Result<OrderId, BuyError> {
         let terms = offer.value();
         let stream = BoughtStream {
@@ -74,16 +75,18 @@ impl Buyer {
         };
         let wants = Wants { exposure, ..Wants::default() };
         let offered = Offered::Range(offer.bytes().clone());
-        Ok(self.order_through_channel(offered, stream, terms.total, wants).await?.id)
+        Ok(self.order_through_channel(offered, stream, terms.total, wants, Some(deciding)).await?.id)
     }
 
-    /// As [`Buyer::order_range_through_channel`], for an offer of either kind that was accepted.
+    /// As [`Buyer::order_range_through_channel`], for an offer of any kind that was accepted. Whoever is `deciding` what to order of a stream hands its
+    /// turn over: it lasts until the order is stored, also where the caller is dropped, so that the next one to decide sees the order.
     pub(super) async fn order_through_channel(
         &self,
         offered: Offered,
         stream: BoughtStream,
         budget: Satoshis,
         wants: Wants,
+        deciding: Option<OwnedMutexGuard<()>>,
     ) -> Result<ChannelPurchase, BuyError> {
         let seller = stream.seller;
         let none =
@@ -92,6 +95,7 @@ impl Buyer {
         self.learn(&open, wants.exposure).await?;
         let of = open.clone();
         self.in_turn(&open, move |buyer| {
+            let _deciding = deciding;
             let BuyerParts { identity, network, clock, .. } = &*buyer.inner;
             let mut nonce = [0; 16];
             getrandom::fill(&mut nonce).map_err(|error| BuyError::Randomness(error.to_string()))?;
