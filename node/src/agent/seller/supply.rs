@@ -307,11 +307,11 @@ impl Session {
         (sender, receiver): (&mut DeliverySender, &mut DeliveryReceiver),
         running: &Running,
     ) -> Result<(), Ended> {
-        let actions = self.step(Supply::start)?;
         let is_live = self.supply.terms().end.is_none();
         let SellerParts { recorder, .. } = &self.seller.inner.parts;
-        // From before the first look on: what is recorded in between is seen.
+        // From before the first step on: what is recorded and what is paid by another order in between is seen.
         let (mut grown, mut room) = (recorder.grown(), self.stakes.room());
+        let actions = self.step(Supply::start)?;
         let mut changes = self.live.as_ref().map(|live| live.changes());
         let mut tips = self.seller.inner.parts.chain.tip_watch();
         // Before anything is delivered on it.
