@@ -289,24 +289,37 @@ impl Advertiser {
         Ok(())
     }
 
-    /// Says the ad again from time to time and to newcomers, until cancelled.
+    async fn say_everywhere(&self) {
+        if !self.inner.listings.lock().await.is_empty()
+            && let Err(error) = self.publish().await
+        {
+            tracing::warn!(%error, "the ad was not published everywhere");
+        }
+    }
+
+    async fn say_to_newcomers(&self) {
+        let listings = self.inner.listings.lock().await;
+        if !listings.is_empty()
+            && let Err(error) = self.announce(&listings, false, LIFETIME_MS).await
+        {
+            tracing::warn!(%error, "the ad was not announced");
+        }
+    }
+
+    /// Says the ad again from time to time and to newcomers, until cancelled. Version and transaction of an ad are stored before anybody sees them,
+    /// so it stops also while the network or the chain is waited for.
     pub async fn run(self, cancel: CancellationToken) {
         loop {
             tokio::select! {
                 () = cancel.cancelled() => return,
                 () = tokio::time::sleep(ANNOUNCE_EVERY) => {
-                    if !self.inner.listings.lock().await.is_empty()
-                        && let Err(error) = self.publish().await
-                    {
-                        tracing::warn!(%error, "the ad was not published everywhere");
+                    if cancel.run_until_cancelled(self.say_everywhere()).await.is_none() {
+                        return;
                     }
                 }
                 () = self.inner.newcomer.notified() => {
-                    let listings = self.inner.listings.lock().await;
-                    if !listings.is_empty()
-                        && let Err(error) = self.announce(&listings, false, LIFETIME_MS).await
-                    {
-                        tracing::warn!(%error, "the ad was not announced");
+                    if cancel.run_until_cancelled(self.say_to_newcomers()).await.is_none() {
+                        return;
                     }
                 }
             }
