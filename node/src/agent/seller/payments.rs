@@ -21,6 +21,13 @@ use crate::wallet::WalletHandleError;
 /// An order is worked on by one at a time. Goes along to each thread that works on it: that one goes on when whoever asked has gone.
 type Turn = Arc<OwnedMutexGuard<()>>;
 
+/// What became of a sale.
+struct Settled {
+    answer: Result<SignedBytes, Refusal>,
+    /// The chain cannot be reached, for this payment or another.
+    holds_for_all: bool,
+}
+
 impl Seller {
     pub(super) async fn purchase(
         &self,
@@ -51,7 +58,7 @@ impl Seller {
             }
             sale => sale?,
         };
-        self.settle(sale, turn).await
+        self.settle(sale, turn).await.answer
     }
 
     /// The stored sale of an order, or a new one, stored.
@@ -90,10 +97,11 @@ impl Seller {
     }
 
     /// Brings a stored sale to its receipt, or to a refusal.
-    async fn settle(&self, sale: Sale, turn: Turn) -> Result<SignedBytes, Refusal> {
+    async fn settle(&self, sale: Sale, turn: Turn) -> Settled {
         if let SaleAction::Receipt(receipt) = sale.resume() {
-            return Ok(receipt);
+            return Settled { answer: Ok(receipt), holds_for_all: false };
         }
+        let mut holds_for_all = false;
         let event = match self.inner.parts.chain.broadcast(&sale.request.payment).await {
             Ok(()) => SaleEvent::Accepted,
             Err(BroadcastError::Rejected { double_spent, reason, .. }) => {
@@ -101,6 +109,7 @@ impl Seller {
             }
             Err(error) => {
                 tracing::warn!(order = %sale.order, %error, "a payment could not be broadcast yet");
+                holds_for_all = error.holds_for_all();
                 SaleEvent::Unavailable
             }
         };
@@ -108,7 +117,7 @@ impl Seller {
             let _turn = turn;
             seller.conclude(sale, event)
         });
-        concluded.await
+        Settled { answer: concluded.await, holds_for_all }
     }
 
     /// Stores what the network's word makes of a sale, and answers it.
@@ -185,12 +194,13 @@ impl Seller {
                     return;
                 }
             };
-            match self.settle(sale, turn).await {
+            let settled = self.settle(sale, turn).await;
+            match settled.answer {
                 Ok(_) => tracing::info!(%order, "an order is paid whose buyer has not waited for it"),
                 Err(refusal) => {
                     tracing::info!(%order, %refusal, "an order that waits for the network is not paid");
                     // Whoever cannot be reached for one cannot be reached for the next.
-                    if refusal == Refusal::ChainUnavailable {
+                    if settled.holds_for_all {
                         return;
                     }
                 }
