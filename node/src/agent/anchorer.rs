@@ -28,6 +28,9 @@ use crate::wallet::{WalletHandle, WalletHandleError};
 const LOOKED_AFTER: usize = 256;
 /// What is taken from the development chain's faucet when the agent has nothing to pay anchors with: about 2,000 anchors.
 const FAUCET_SAT: u64 = 100_000;
+/// After an anchor that could not be made so long passes until new readings alone lead to another attempt: each of a stream's batches would
+/// else try in vain and say so. The tick tries in any case.
+const REST: Duration = Duration::from_secs(10);
 /// Free space below which nothing new is begun.
 pub const MIN_FREE_SPACE: u64 = crate::home::RESERVED_SPACE;
 
@@ -335,18 +338,23 @@ impl Anchorer {
         let policy = self.inner.policy;
         let mut tick = tokio::time::interval(policy.every.max(Duration::from_millis(100)));
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut failed: Option<Stopwatch> = None;
         loop {
             let (ticked, due) = tokio::select! {
                 () = cancel.cancelled() => return,
                 _ = tick.tick() => (true, true),
-                () = self.inner.recorded.notified() => (false, self.unanchored() >= policy.readings),
+                () = self.inner.recorded.notified() => {
+                    let rests = failed.as_ref().is_some_and(|failed| failed.elapsed() < REST);
+                    (false, !rests && self.unanchored() >= policy.readings)
+                }
             };
             if ticked && let Err(error) = self.look_after() {
                 tracing::error!(%error, "the anchors could not be brought up to date");
             }
             // The chain may take half a minute to answer; an anchor is stored before it is asked, so stopping here loses nothing.
-            if due && cancel.run_until_cancelled(self.anchor_or_fund()).await.is_none() {
-                return;
+            if due {
+                let Some(done) = cancel.run_until_cancelled(self.anchor_or_fund()).await else { return };
+                failed = (!done).then(Stopwatch::start);
             }
         }
     }
@@ -356,31 +364,40 @@ impl Anchorer {
         grown.map(|stream| stream.size.saturating_sub(self.anchored_size(&stream.id).unwrap_or(0))).sum()
     }
 
-    async fn anchor_or_fund(&self) {
+    /// Whether nothing stands in the way of the next anchor.
+    async fn anchor_or_fund(&self) -> bool {
         let Inner { network, wallet, home, .. } = &*self.inner;
         if let Some(home) = home
             && crate::home::free_space(home).is_ok_and(|free| free < MIN_FREE_SPACE)
         {
             tracing::error!("the disk is nearly full: no anchor is made until there is space again");
-            return;
+            return false;
         }
         match self.anchor_now().await {
-            Ok(_) => {}
+            Ok(_) => true,
             Err(AnchorerError::Wallet(WalletHandleError::Wallet(WalletError::Funds { .. })))
                 if *network == Network::Regtest && wallet.is_poor() =>
             {
-                let Ok(amount) = Satoshis::new(FAUCET_SAT) else { return };
+                let Ok(amount) = Satoshis::new(FAUCET_SAT) else { return false };
                 match wallet.fund_from_faucet(amount).await {
                     Ok(txid) => {
                         tracing::info!(%txid, %amount, "took coins from the development chain's faucet");
-                        if let Err(error) = self.anchor_now().await {
+                        let made = self.anchor_now().await;
+                        if let Err(error) = &made {
                             tracing::warn!(%error, "no anchor was made");
                         }
+                        made.is_ok()
                     }
-                    Err(error) => tracing::warn!(%error, "there is nothing to pay anchors with"),
+                    Err(error) => {
+                        tracing::warn!(%error, "there is nothing to pay anchors with");
+                        false
+                    }
                 }
             }
-            Err(error) => tracing::warn!(%error, "no anchor was made"),
+            Err(error) => {
+                tracing::warn!(%error, "no anchor was made");
+                false
+            }
         }
     }
 }
