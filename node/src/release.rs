@@ -35,9 +35,12 @@ pub(crate) struct Seen {
     pub(crate) spend_path: Option<MerklePath>,
 }
 
-/// What is seen before there is a coin: how far the chain is.
-pub(crate) fn no_coin(chain: &ChainAccess) -> CoinView {
-    CoinView { tip: chain.headers().tip_height(), coin: Standing::Unknown, spend: None }
+impl Seen {
+    /// What is seen where there is no coin, or nobody to ask about it: how far the chain is.
+    pub(crate) fn nothing(chain: &ChainAccess) -> Self {
+        let view = CoinView { tip: chain.headers().tip_height(), coin: Standing::Unknown, spend: None };
+        Self { view, coin_path: None, spend_path: None }
+    }
 }
 
 /// Asks the chain about coins; one answer for each, in their order.

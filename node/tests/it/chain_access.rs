@@ -9,7 +9,7 @@
 )]
 
 mod hostile;
-mod http;
+pub(crate) mod http;
 mod services;
 mod swarm;
 mod world;

@@ -1,7 +1,9 @@
 //! Channels: orders that are paid while they come, two transactions for all of them, and every satoshi accounted for.
 
-use sensora_chain::Satoshis;
+use sensora_chain::sources::dev::TxStatus;
+use sensora_chain::{Network, Satoshis};
 use sensora_node::buyer::{BuyError, Progress, SubscribeRequest};
+use sensora_node::store::channels as records;
 use sensora_node::supervisor::Node;
 use sensora_protocol::ChannelId;
 use sensora_protocol::anchor::Standing;
@@ -12,7 +14,9 @@ use sensora_protocol::market::offer::{BuyerLimits, OfferError, Range};
 use sensora_protocol::market::price::Metered;
 use sensora_protocol::market::refusal::Refusal;
 
-use crate::world::{PATIENCE, World, agent, fund, sim, until};
+use crate::chain_access::http::{Fake, Mood};
+use crate::disk::Disk;
+use crate::world::{PATIENCE, Place, World, agent, fund, options, sim, until};
 
 const VALUE: u64 = 20_000;
 /// Blocks until the refund height.
@@ -326,4 +330,45 @@ async fn a_channel_that_opens_when_it_is_mined_is_waited_for_and_then_used() {
     assert_eq!(buyer.channels().unwrap().len(), 1, "no second one was opened");
     assert_eq!(buy(&world, 0, 50).await.unwrap(), sat(100));
     world.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refund_goes_out_at_its_height_when_nobody_says_what_spends_outputs() {
+    let disk = Disk::new();
+    let World { bootstrap, agent, buyer, addresses } =
+        World::with_buyer_at(agent(vec![sim(10)]), &Place::Disk(&disk)).await;
+    let world = World { bootstrap, agent, buyer, addresses };
+    let id = open(&world, VALUE).await;
+    let World { bootstrap, agent, buyer, .. } = world;
+    let dev = bootstrap.chain().dev_chain().unwrap().clone();
+    let record = buyer.store().read(|tx| records::buyer(tx, &id)).unwrap().unwrap();
+    until("the funding", || async {
+        (dev.status(&record.funding.txid).unwrap() != TxStatus::Unknown).then_some(())
+    })
+    .await;
+    agent.shutdown().await;
+    buyer.shutdown().await;
+    drop((agent, buyer));
+
+    let fake = Fake::start(&dev, Mood::Fair).await;
+    let mut config = options(3, &Place::Disk(&disk));
+    config.chain = fake.blind_to_outputs();
+    let buyer = Node::start(config).await.unwrap();
+    let (_, contract) = record.contract(buyer.identity(), Network::Regtest).unwrap();
+    let outpoint = contract.outpoint();
+    assert!(buyer.chain().spent(&[outpoint]).await.is_err(), "nobody says");
+    for _ in 0..=BLOCKS {
+        bootstrap.chain().mine().await.unwrap();
+    }
+    until("the refund", || async {
+        drop(buyer.chain().refresh().await);
+        buyer.buyer().look_at_channels().await;
+        dev.spent_by(&outpoint).unwrap()
+    })
+    .await;
+    let channel = buyer.buyer().channels().unwrap().remove(0);
+    assert_eq!(channel.id, id);
+    assert!(matches!(channel.state, BuyerChannelState::Refunding { .. }), "{:?}", channel.state);
+    buyer.shutdown().await;
+    bootstrap.shutdown().await;
 }

@@ -32,7 +32,17 @@ impl Buyer {
                         }
                     }
                 }
-                Err(error) => tracing::debug!(%error, "the chain could not be asked about channels"),
+                Err(error) => {
+                    tracing::debug!(%error, "the chain could not be asked about channels");
+                    // Our headers say what time it is all the same: no refund waits for an answer. Where something else spends the output,
+                    // the network refuses it.
+                    let tip = self.inner.chain.headers().tip_height();
+                    for open in some.iter().filter(|open| tip >= open.offer.refund_height.get()) {
+                        if let Err(error) = self.tell_height(open).await {
+                            tracing::debug!(channel = %open.id(), %error, "a channel waits");
+                        }
+                    }
+                }
             }
         }
     }
@@ -58,7 +68,12 @@ impl Buyer {
             let event = BuyerChannelEvent::Spent { transaction: Box::new(tx), height };
             self.channel_event(open, event, Some((Of::End, path))).await?;
         }
-        let (height, rate) = (chain.headers().tip_height(), self.inner.wallet.fees().rate);
+        self.tell_height(open).await
+    }
+
+    /// Tells a channel how far the chain is, by our headers.
+    async fn tell_height(&self, open: &Arc<Open>) -> Result<(), BuyError> {
+        let (height, rate) = (self.inner.chain.headers().tip_height(), self.inner.wallet.fees().rate);
         self.channel_event(open, BuyerChannelEvent::Tip { height, rate }, None).await?;
         if open.to_orders(height) == ToOrders::Closed {
             self.leave_orders(&open.id()).await?;

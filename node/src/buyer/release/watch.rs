@@ -4,6 +4,7 @@ use std::sync::PoisonError;
 use std::time::Duration;
 
 use sensora_chain::Transaction;
+use sensora_chain::header::HeaderView as _;
 use sensora_protocol::OrderId;
 use sensora_protocol::market::key_release::buy::{BatchPurchase, BatchPurchaseState, BuyEvent};
 use sensora_protocol::market::key_release::coin;
@@ -13,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::step::{Stopped, Then};
 use crate::buyer::{BuyError, Buyer, BuyerParts, Progress};
 use crate::net::DeliverySender;
-use crate::release::{Seen, Watched, look, no_coin};
+use crate::release::{Seen, Watched, look};
 use crate::store::{StoreError, release as records};
 
 /// How often the chain is asked when no new block is announced.
@@ -53,8 +54,7 @@ impl Buyer {
         let (paid, unpaid): (Vec<_>, Vec<_>) =
             watched.into_iter().partition(|purchase| purchase.coin.is_some());
         for purchase in unpaid {
-            let view = no_coin(&self.inner.chain);
-            let seen = Seen { view, coin_path: None, spend_path: None };
+            let seen = Seen::nothing(&self.inner.chain);
             self.note_seen(&purchase.id, seen, &mut to_remind).await;
         }
         for some in paid.chunks(ASK_AT_ONCE) {
@@ -73,7 +73,13 @@ impl Buyer {
                         self.note_seen(&purchase.id, seen, &mut to_remind).await;
                     }
                 }
-                Err(error) => tracing::debug!(%error, "the chain could not be asked about coins of batches"),
+                Err(error) => {
+                    tracing::debug!(%error, "the chain could not be asked about coins of batches");
+                    for purchase in some.iter().filter(|purchase| self.is_due(purchase)) {
+                        let seen = Seen::nothing(&self.inner.chain);
+                        self.note_seen(&purchase.id, seen, &mut to_remind).await;
+                    }
+                }
             }
         }
         // Not the same ones each time: who never answers would leave the others without a word.
@@ -116,7 +122,7 @@ impl Buyer {
     ) -> Result<(), BuyError> {
         let purchase = self.release_purchase(id)?;
         let seen = match purchase.coin {
-            None => Seen { view: no_coin(&self.inner.chain), coin_path: None, spend_path: None },
+            None => Seen::nothing(&self.inner.chain),
             Some(_) => match look(&self.inner.chain, &[self.watched_coin(&purchase)?]).await {
                 Ok(mut seen) => match seen.pop() {
                     Some(seen) => seen,
@@ -124,7 +130,10 @@ impl Buyer {
                 },
                 Err(error) => {
                     tracing::debug!(order = %id, %error, "the chain could not be asked about a coin");
-                    return Ok(());
+                    if !self.is_due(&purchase) {
+                        return Ok(());
+                    }
+                    Seen::nothing(&self.inner.chain)
                 }
             },
         };
@@ -134,6 +143,12 @@ impl Buyer {
             Err(Stopped::Stream(_)) => Ok(()),
             Err(Stopped::Failed(error)) => Err(error),
         }
+    }
+
+    /// Whether a refund waits for nothing but its height, which our headers have.
+    fn is_due(&self, purchase: &BatchPurchase) -> bool {
+        let tip = self.inner.chain.headers().tip_height();
+        self.release_terms(purchase).is_ok_and(|terms| purchase.is_due(&terms, tip))
     }
 
     async fn see_release(

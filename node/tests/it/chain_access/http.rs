@@ -8,6 +8,8 @@ use sensora_chain::merkle_path::MerklePath;
 use sensora_chain::sources::dev::{DevChain, DevChainError, Reject, TxStatus};
 use sensora_chain::sources::service::{ServiceConfig, ServiceKind};
 use sensora_chain::{BlockHash, Network, Transaction, Txid};
+use sensora_node::chain_access::ServicesOptions;
+use sensora_node::supervisor::{ChainRole, ServicesRole};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
@@ -93,6 +95,13 @@ impl Fake {
 
     pub(crate) fn chaintracks(&self, name: &str) -> ServiceConfig {
         self.config(name, ServiceKind::Chaintracks)
+    }
+
+    /// The role of a node that has headers from here and sends here, and that nobody tells what spends an output.
+    pub(crate) fn blind_to_outputs(&self) -> ChainRole {
+        let services = vec![self.chaintracks("tracks"), self.arc("arc")];
+        let services = ServicesOptions { services, ..ServicesOptions::default() };
+        ChainRole::Services(ServicesRole { services, peers: Vec::new(), serve: false, mine: None })
     }
 
     fn config(&self, name: &str, kind: ServiceKind) -> ServiceConfig {

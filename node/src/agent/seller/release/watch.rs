@@ -10,7 +10,7 @@ use sensora_protocol::market::order::Order;
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::seller::{Seller, SellerParts};
-use crate::release::{Seen, Watched, look, no_coin};
+use crate::release::{Seen, Watched, look};
 use crate::store::release as records;
 
 /// How often the chain is asked when no new block is announced.
@@ -49,8 +49,7 @@ impl Seller {
         };
         let (paid, unpaid): (Vec<_>, Vec<_>) = sales.into_iter().partition(|sale| sale.coin().is_some());
         for sale in unpaid {
-            let view = no_coin(&self.inner.parts.chain);
-            self.see_release(sale.order, Seen { view, coin_path: None, spend_path: None }).await;
+            self.see_release(sale.order, Seen::nothing(&self.inner.parts.chain)).await;
         }
         for some in paid.chunks(ASK_AT_ONCE) {
             let claimed = self.look_at_sales(some).await;
