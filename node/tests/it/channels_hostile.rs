@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use sensora_chain::contract::channel::Channel;
+use sensora_chain::sources::dev::{OnReorg, TxStatus};
 use sensora_chain::{Network, Satoshis};
 use sensora_node::agent::AgentOptions;
 use sensora_node::agent::seller::supply::Credit;
 use sensora_node::clock::Clock;
 use sensora_node::net::{DeliveryReceiver, DeliverySender, Multiaddr};
 use sensora_node::store::channels as records;
-use sensora_node::supervisor::Node;
+use sensora_node::supervisor::{Node, NodeOptions};
 use sensora_protocol::market::channel::buyer::BuyerChannel;
 use sensora_protocol::market::channel::message::{AskChannel, ChannelReport, CloseChannel, OpenChannel};
 use sensora_protocol::market::delivery::Page;
@@ -65,11 +66,8 @@ impl Market {
         if let Some(agent) = self.agent.take() {
             agent.shutdown().await;
         }
-        let mut config = try_options(2, &Place::Disk(&self.disk), self.address.clone()).unwrap();
-        config.bootstrap.clone_from(&self.addresses);
-        config.clock = self.clock.clone();
-        config.agent = Some(AgentOptions { credit, ..agent(vec![sim(READINGS)]) });
-        let agent = self.agent.insert(Node::start(config).await.unwrap());
+        let agent = Node::start(self.seller_options(credit)).await.unwrap();
+        let agent = self.agent.insert(agent);
         let seller = *agent.identity().public();
         self.stream = until("the ad", || async {
             let found = self.buyer.discovery().ad_of(&seller).await.ok()?;
@@ -81,6 +79,14 @@ impl Market {
             .await;
         // An offer made before it has its headers would be over before it begins.
         self.mine(0).await;
+    }
+
+    fn seller_options(&self, credit: Credit) -> NodeOptions {
+        let mut config = try_options(2, &Place::Disk(&self.disk), self.address.clone()).unwrap();
+        config.bootstrap.clone_from(&self.addresses);
+        config.clock = self.clock.clone();
+        config.agent = Some(AgentOptions { credit, ..agent(vec![sim(READINGS)]) });
+        config
     }
 
     fn agent(&self) -> &Node {
@@ -481,6 +487,65 @@ async fn a_channel_that_was_taken_back_gives_its_place_back() {
     assert!(["closing", "gone"].contains(&gone.state.name()), "{:?}", gone.state);
     assert!(matches!(market.ask(&on, Vec::new()).await, Err(Refusal::UnknownChannel { .. })));
     market.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refund_that_a_reorganisation_takes_away_leaves_the_channel_to_be_closed() {
+    let mut market = Market::new(LENT).await;
+    let dev = market.bootstrap.chain().dev_chain().unwrap().clone();
+    let on = market.open().await;
+    let (id, begin) = market.order(&on, LiveFrom::Latest).await;
+    let mut stream = market.stream(&begin).await;
+    stream.begun().await;
+    stream.send(ToSeller::Voucher(market.sign(&on, 20, 20))).await;
+    until("the voucher", || async {
+        (market.ask(&on, vec![id]).await.unwrap().paid == [sat(20)]).then_some(())
+    })
+    .await;
+    drop(stream);
+    market.mine(1).await;
+    // The seller is away when its time to close comes, and the buyer takes everything back.
+    market.agent.take().unwrap().shutdown().await;
+    let outpoint = on.contract.outpoint();
+    let refund = until("the refund", || async {
+        market.bootstrap.chain().mine().await.unwrap();
+        drop(market.buyer.chain().refresh().await);
+        market.buyer.buyer().look_at_channels().await;
+        dev.spent_by(&outpoint).unwrap()
+    })
+    .await;
+    market.buyer.shutdown().await;
+    market.bootstrap.chain().mine().await.unwrap();
+    let TxStatus::Mined { height, .. } = dev.status(&refund).unwrap() else { panic!("it is in a block") };
+
+    let agent = Node::start(market.seller_options(LENT)).await.unwrap();
+    let state = || agent.store().read(|tx| records::seller(tx, &on.id)).unwrap().unwrap().state.name();
+    until("the loss", || async {
+        drop(agent.chain().refresh().await);
+        (state() == "gone").then_some(())
+    })
+    .await;
+    let depth = dev.tip().unwrap().height - height + 1;
+    dev.reorg(depth, Clock::system().now_ms(), OnReorg::Forget).unwrap();
+    assert_eq!(dev.spent_by(&outpoint).unwrap(), None);
+    until("the close", || async {
+        drop(market.bootstrap.chain().mine().await);
+        drop(agent.chain().refresh().await);
+        (state() == "closed").then_some(())
+    })
+    .await;
+    let label = format!("channel {}", on.id);
+    let earned: i64 = agent
+        .wallet()
+        .history()
+        .unwrap()
+        .iter()
+        .filter(|line| line.label.starts_with(&label))
+        .map(|line| line.delta_sat)
+        .sum();
+    assert_eq!(earned, 20, "what was paid, after all");
+    agent.shutdown().await;
+    market.bootstrap.shutdown().await;
 }
 
 #[cfg(target_os = "linux")]

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use sensora_protocol::market::channel::offer::LAST_ORDERS;
-use sensora_protocol::market::channel::seller::{SellerChannel, SellerChannelEvent, SellerChannelState};
+use sensora_protocol::market::channel::seller::{
+    Loss, SellerChannel, SellerChannelEvent, SellerChannelState,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{Channels, Live, lock};
@@ -46,7 +48,13 @@ impl Channels {
             (record.id, record.state.clone(), record.mined)
         };
         let Sight { spender, funding } = sight;
-        if let SellerChannelState::Closed { txid, .. } = state
+        // What took it from us can be undone as much as our close: then our close may still win.
+        let end = match state {
+            SellerChannelState::Closed { txid, .. }
+            | SellerChannelState::Gone { reason: Loss::Refunded(txid) | Loss::Spent(txid) } => Some(txid),
+            _ => None,
+        };
+        if let Some(txid) = end
             && spender.as_ref().is_none_or(|(tx, _)| tx.txid() != txid)
             && self.is_gone(live, Of::End)
         {
