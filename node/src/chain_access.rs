@@ -223,7 +223,8 @@ impl ChainAccess {
         self.inner.source.broadcast(&self.inner.headers, parsed, beef).await
     }
 
-    /// Where transactions stand; one line for each, in their order. See [`TxStanding`] for what of it is proven.
+    /// Where transactions stand; one line for each, in their order. See [`TxStanding`] for what of it is proven. Where the answer about one
+    /// is too large to be had, that one is unknown.
     ///
     /// # Errors
     /// [`ChainError`] where nobody gives an answer that holds.
@@ -235,7 +236,8 @@ impl ChainAccess {
         Ok(all)
     }
 
-    /// What spends these outputs; one line for each, in their order. See [`SpentBy`] for what of it is proven.
+    /// What spends these outputs; one line for each, in their order. See [`SpentBy`] for what of it is proven. What is spent by a transaction
+    /// that is too large to be had is unknown.
     ///
     /// # Errors
     /// As [`ChainAccess::proofs`].

@@ -145,6 +145,15 @@ impl Failure {
         }
     }
 
+    /// Whether the answer is longer than its frame, or than is taken: that is about what was asked, and not about whoever was asked.
+    pub(super) fn is_too_large(&self) -> bool {
+        match self {
+            Self::Refused(refusal) => *refusal == Refusal::AnswerTooLarge,
+            Self::Service(error) => matches!(**error, SourceError::TooLarge { .. }),
+            _ => false,
+        }
+    }
+
     /// Whether the peer has no chain to be asked about: that it was asked is not worth a word.
     pub(super) fn is_no_server(&self) -> bool {
         match self {
@@ -262,6 +271,15 @@ impl ChainError {
             Self::Contradiction(_) => "contradiction",
             Self::Headers(_) => "header_store",
             Self::Stopped => "stopped",
+        }
+    }
+
+    /// Whether somebody has an answer, and it is longer than its frame: a smaller question may be answered.
+    pub(super) fn is_too_large(&self) -> bool {
+        match self {
+            Self::Invalid(refusal) => *refusal == Refusal::AnswerTooLarge,
+            Self::Unavailable { tried } => tried.iter().any(|tried| tried.failure.is_too_large()),
+            _ => false,
         }
     }
 

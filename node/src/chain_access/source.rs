@@ -12,12 +12,14 @@ use sensora_chain::header::HeaderChain;
 use sensora_chain::{OutPoint, Satoshis, Script, Txid};
 use sensora_protocol::chain_access::message::ScanPosition;
 use sensora_protocol::chain_access::{Answer, Request};
+use tokio::time::Instant;
 
 use super::error::{BroadcastError, ChainError, Failure};
 use super::headers::Headers;
 use super::{Scanned, SpentBy, TxStanding, blocking, check};
 
 pub(super) use local::DevSource;
+use services::Item;
 pub(super) use services::ServicesSource;
 pub use services::{Disagreement, MAX_SERVICES, ServiceCheck, ServiceState, ServicesOptions, TipWord};
 pub use swarm::{ASK_DEADLINE, MAX_ASKED, REQUEST_DEADLINE};
@@ -48,12 +50,7 @@ impl Source {
         headers: &Arc<Headers>,
         txids: &[Txid],
     ) -> Result<Vec<(Txid, TxStanding)>, ChainError> {
-        if let Self::Services(services) = self {
-            return services.gather(headers, txids).await;
-        }
-        let txids: Arc<[Txid]> = txids.into();
-        let request = Request::Proof { txids: txids.to_vec() };
-        self.ask(headers, request, move |chain: &_, answer| check::proofs(chain, &txids, &answer)).await
+        self.ask_about(headers, txids).await
     }
 
     /// What spends outputs.
@@ -62,12 +59,22 @@ impl Source {
         headers: &Arc<Headers>,
         outpoints: &[OutPoint],
     ) -> Result<Vec<(OutPoint, SpentBy)>, ChainError> {
+        self.ask_about(headers, outpoints).await
+    }
+
+    async fn ask_about<I: Item>(
+        &self,
+        headers: &Arc<Headers>,
+        items: &[I],
+    ) -> Result<Vec<(I, I::Found)>, ChainError> {
         if let Self::Services(services) = self {
-            return services.gather(headers, outpoints).await;
+            return services.gather(headers, items).await;
         }
-        let outpoints: Arc<[OutPoint]> = outpoints.into();
-        let request = Request::Spent { outpoints: outpoints.to_vec() };
-        self.ask(headers, request, move |chain: &_, answer| check::spent(chain, &outpoints, &answer)).await
+        let ask = |some: Arc<[I]>| {
+            let request = I::request(&some);
+            self.ask(headers, request, move |chain: &HeaderChain, answer| I::check(chain, &some, &answer))
+        };
+        in_halves(items, ask).await
     }
 
     /// A page of data outputs.
@@ -137,6 +144,32 @@ impl Source {
             Self::Swarm(swarm) => swarm.refresh(headers).await,
         }
     }
+}
+
+/// Asks about items, and again in halves where the answer is longer than its frame. What is too large by itself is unknown, and hides nothing
+/// else: whoever makes a spend large would else hide what spends all outputs that are asked about with it.
+async fn in_halves<I: Item, F: Future<Output = Result<Vec<(I, I::Found)>, ChainError>>>(
+    items: &[I],
+    ask: impl Fn(Arc<[I]>) -> F,
+) -> Result<Vec<(I, I::Found)>, ChainError> {
+    let deadline = Instant::now() + ASK_DEADLINE;
+    let mut found = Vec::with_capacity(items.len());
+    let mut open = vec![items];
+    while let Some(some) = open.pop() {
+        match (ask(some.into()).await, some) {
+            (Ok(lines), _) => found.extend(lines),
+            (Err(error), [item]) if error.is_too_large() => {
+                tracing::debug!(%error, "an answer is too large to be had");
+                found.push((*item, I::unknown()));
+            }
+            (Err(error), [_, _, ..]) if error.is_too_large() && Instant::now() < deadline => {
+                let (first, second) = some.split_at(some.len() / 2);
+                open.extend([second, first]);
+            }
+            (Err(error), _) => return Err(error),
+        }
+    }
+    Ok(found)
 }
 
 /// Checks an answer against the headers as they are now. Hashing and signatures take milliseconds: not on this thread.

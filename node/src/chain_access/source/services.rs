@@ -28,6 +28,7 @@ use crate::net::Net;
 use blocks::Matches;
 use health::Ledger;
 pub use health::{Disagreement, ServiceCheck, ServiceState, TipWord};
+pub(super) use items::Item;
 use regtest::Miner;
 
 /// Most services in one configuration: more than there are to choose from.

@@ -29,6 +29,8 @@ pub(crate) enum Mood {
     Truncated,
     /// Its answers do not end.
     Huge,
+    /// Its answers about this transaction do not end.
+    HugeAbout(Txid),
     /// Its Merkle paths lead to no header.
     WrongRoot,
     /// It has headers without work above the others'.
@@ -142,20 +144,14 @@ async fn read(stream: &mut TcpStream) -> Option<(String, Vec<u8>)> {
 
 async fn answer(stream: &mut TcpStream, chain: &DevChain, mood: Mood, line: &str, body: &[u8]) {
     let (status, extra, answer) = match mood {
+        Mood::HugeAbout(txid) if line.ends_with(&txid.to_string()) => return endless(stream).await,
         Mood::Silent => {
             let _ = stream.read(&mut [0; 1]).await;
             return;
         }
         Mood::Limited(seconds) => (429, format!("retry-after: {seconds}\r\n"), b"{}".to_vec()),
         Mood::Failing => (503, String::new(), b"down".to_vec()),
-        Mood::Huge => {
-            let head =
-                "HTTP/1.1 200 X\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n";
-            let _ = stream.write_all(head.as_bytes()).await;
-            let chunk = [b"10000\r\n".as_slice(), &[b'0'; 0x10000], b"\r\n"].concat();
-            while stream.write_all(&chunk).await.is_ok() {}
-            return;
-        }
+        Mood::Huge => return endless(stream).await,
         mood => {
             let (chain, line, body) = (chain.clone(), line.to_owned(), body.to_vec());
             let (status, answer) =
@@ -167,6 +163,13 @@ async fn answer(stream: &mut TcpStream, chain: &DevChain, mood: Mood, line: &str
     let sent = if mood == Mood::Truncated { &answer[..length / 2] } else { &answer[..] };
     let head = format!("HTTP/1.1 {status} X\r\n{extra}content-length: {length}\r\nconnection: close\r\n\r\n");
     let _ = stream.write_all(&[head.as_bytes(), sent].concat()).await;
+}
+
+async fn endless(stream: &mut TcpStream) {
+    let head = "HTTP/1.1 200 X\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n";
+    let _ = stream.write_all(head.as_bytes()).await;
+    let chunk = [b"10000\r\n".as_slice(), &[b'0'; 0x10000], b"\r\n"].concat();
+    while stream.write_all(&chunk).await.is_ok() {}
 }
 
 fn respond(chain: &DevChain, mood: Mood, line: &str, body: &[u8]) -> (u16, Vec<u8>) {

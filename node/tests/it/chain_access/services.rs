@@ -151,6 +151,25 @@ async fn a_service_that_fails_is_left_for_the_next() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_answer_without_end_hides_no_other() {
+    let dev = new_chain();
+    let funded = dev.faucet(&script_of(&key(2)), Satoshis::from_sat(1_000)).unwrap().txid();
+    dev.mine(NOW_MS).unwrap();
+    let unknown: Vec<Txid> = (1..=8).map(|n| Txid([n; 32])).collect();
+    let (large, txids) = (unknown[2], [&unknown[..], &[funded]].concat());
+    let fake = Fake::start(&dev, Mood::HugeAbout(large)).await;
+    let access = access(vec![fake.chaintracks("tracks"), fake.arc("arc")]).await;
+    access.follows(&dev).await;
+    let lines = within(access.chain.proofs(&txids)).await.unwrap();
+    assert!(lines.iter().map(|(of, _)| of).eq(&txids), "a line for each, in their order");
+    assert!(matches!(lines[8].1, TxStanding::Mined(_)), "{lines:?}");
+    // Nor does it make an error of what is no more than somebody's word.
+    let lines = within(access.chain.proofs(&unknown)).await.unwrap();
+    assert!(lines.iter().all(|(_, standing)| *standing == TxStanding::Unknown), "{lines:?}");
+    assert_eq!(access.state("arc").failed, 0, "it has done its part");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn whoever_asks_to_wait_is_not_asked_meanwhile() {
     let dev = new_chain();
     let (busy, good) = (Fake::start(&dev, Mood::Limited(600)).await, Fake::start(&dev, Mood::Fair).await);

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use sensora_chain::beef::{Beef, BeefLimits};
+use sensora_chain::contract::data_output;
 use sensora_chain::header::{Header, HeaderView};
 use sensora_chain::sources::dev::OnReorg;
 use sensora_chain::{OutPoint, Satoshis, Txid, spv};
@@ -121,6 +122,38 @@ async fn proofs_and_spendings_hold_against_the_clients_own_headers() {
     assert_eq!(spent[2], (nowhere, SpentBy::Unknown));
     let many = vec![nowhere; 150];
     assert_eq!(within(client.chain.spent(&many)).await.unwrap().len(), 150, "asked in several requests");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spend_that_is_too_large_for_an_answer_hides_no_other() {
+    let (dev, owner) = (new_chain(), key(5));
+    let server = Peer::serving(&dev).await;
+    let client = Client::of(&[&server]).await;
+    let mut outpoints = Vec::new();
+    for size in [0, 0, 990_000, 0, 0] {
+        let funded = dev.faucet(&script_of(&owner), SAT(500_000)).unwrap();
+        dev.mine(NOW_MS).unwrap();
+        let (mut beef, path) = (Beef::new(), dev.merkle_path(&funded.txid()).unwrap());
+        let txid = beef.add(funded, path.as_ref()).unwrap();
+        let coin = coin(&beef.to_atomic(&txid).unwrap(), &owner);
+        let (_, tx) = spend(&coin, &owner, vec![data_output(&[&vec![7; size]])], fair_fee(size));
+        dev.submit(&tx).unwrap();
+        outpoints.push(coin.outpoint);
+    }
+    dev.mine(NOW_MS).unwrap();
+    let source =
+        SourceOptions::Dev { chain: dev.clone(), block_interval: std::time::Duration::from_secs(3600) };
+    let (store, cancel) = (Box::new(MemoryHeaderStore::default()), CancellationToken::new());
+    let (own, _tasks) = within(start(options(source, store), cancel.clone())).await.unwrap();
+    for chain in [&client.chain, &own] {
+        let lines = within(chain.spent(&outpoints)).await.unwrap();
+        assert!(lines.iter().map(|(of, _)| of).eq(&outpoints), "a line for each, in their order");
+        for (at, (_, spent)) in lines.iter().enumerate() {
+            let is_proven = matches!(spent, SpentBy::Transaction { mined: Some(_), .. });
+            assert_eq!((is_proven, *spent == SpentBy::Unknown), (at != 2, at == 2), "{at}");
+        }
+    }
+    cancel.cancel();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use sensora_chain::header::HeaderChain;
 use sensora_chain::sources::service::{FeeQuote, Need, Service};
 use sensora_chain::{OutPoint, Txid};
+use sensora_protocol::chain_access::Answer;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
@@ -11,8 +13,8 @@ use super::items::{Item, Says};
 use super::{ServicesSource, lock};
 use crate::chain_access::error::{ChainError, Failure, Tried};
 use crate::chain_access::headers::Headers;
-use crate::chain_access::source::may_be_newer;
 use crate::chain_access::source::swarm::ASK_DEADLINE;
+use crate::chain_access::source::{in_halves, may_be_newer};
 use crate::chain_access::{SpentBy, blocking};
 
 /// Requests that one question has under way at one service: a few hide the way there, more would be a burst.
@@ -26,6 +28,8 @@ const BELIEVED_TO_WAIT: u32 = 2;
 struct Said<I: Item> {
     items: Vec<I>,
     words: Vec<I::Word>,
+    /// Items whose answers are longer than is taken, where others are answered.
+    too_large: Vec<I>,
     /// Why the others are missing.
     outcome: Result<(), Failure>,
 }
@@ -56,7 +60,7 @@ impl ServicesSource {
             if open.is_empty() || Instant::now() >= deadline {
                 break;
             }
-            let Said { items, words, outcome } = self.ask_each(index, &open, deadline).await;
+            let Said { items, words, too_large, outcome } = self.ask_each(index, &open, deadline).await;
             let denied: Vec<_> =
                 items.iter().zip(&words).filter_map(|(item, word)| item.denied(word)).collect();
             let judged = timeout_at(deadline, self.judge(headers, index, items, &words)).await;
@@ -64,6 +68,9 @@ impl ServicesSource {
                 Ok(lines) => {
                     self.remember(index, &denied, &lines, height);
                     merge(&mut found, lines);
+                    for (_, found) in found.iter_mut().filter(|(item, _)| too_large.contains(item)) {
+                        found.get_or_insert_with(I::unknown);
+                    }
                     outcome
                 }
                 Err(failure) => Err(failure),
@@ -118,11 +125,16 @@ impl ServicesSource {
         let swarm = self.swarm.as_ref()?;
         let is_unknown =
             |found: &Option<I::Found>| found.as_ref().is_none_or(|f| I::says(f) == Says::Nothing);
-        let unknown: Arc<[I]> = found.iter().filter(|(_, f)| is_unknown(f)).map(|(item, _)| *item).collect();
+        let unknown: Vec<I> = found.iter().filter(|(_, f)| is_unknown(f)).map(|(item, _)| *item).collect();
         if unknown.is_empty() {
             return None;
         }
-        match I::ask_peers(unknown, swarm, headers).await {
+        let asked = in_halves(&unknown, |some| {
+            let request = I::request(&some);
+            let check = move |chain: &HeaderChain, answer: Answer| I::check(chain, &some, &answer);
+            async move { swarm.ask(headers, &request, check).await }
+        });
+        match asked.await {
             Ok(lines) => {
                 merge(found, lines);
                 None
@@ -131,16 +143,21 @@ impl ServicesSource {
         }
     }
 
-    /// Asks one service about each of these, a few at a time, until one request fails.
+    /// Asks one service about each of these, a few at a time, until one request fails. An answer that is too large is no such failure where
+    /// others come: whoever makes a spend large would hide what spends all the others.
     async fn ask_each<I: Item>(&self, index: usize, items: &[I], deadline: Instant) -> Said<I> {
         let service = match self.service(index) {
             Ok(service) => service.clone(),
-            Err(failure) => return Said { items: Vec::new(), words: Vec::new(), outcome: Err(failure) },
+            Err(failure) => {
+                let (items, words, too_large) = (Vec::new(), Vec::new(), Vec::new());
+                return Said { items, words, too_large, outcome: Err(failure) };
+            }
         };
         let mut words: Vec<(usize, I::Word)> = Vec::with_capacity(items.len());
         let mut left = items.iter().copied().enumerate();
         let mut running: JoinSet<(usize, Result<I::Word, Failure>)> = JoinSet::new();
         let mut outcome = Ok(());
+        let mut passed_over: Vec<(usize, Failure)> = Vec::new();
         loop {
             while running.len() < AT_A_TIME && outcome.is_ok() {
                 let Some((at, item)) = left.next() else { break };
@@ -149,6 +166,7 @@ impl ServicesSource {
             }
             match timeout_at(deadline, running.join_next()).await {
                 Ok(Some(Ok((at, Ok(word))))) => words.push((at, word)),
+                Ok(Some(Ok((at, Err(failure))))) if failure.is_too_large() => passed_over.push((at, failure)),
                 Ok(Some(Ok((_, Err(failure))))) => outcome = outcome.and(Err(failure)),
                 Ok(Some(Err(_))) => outcome = outcome.and(Err(Failure::Stopped)),
                 Ok(None) => break,
@@ -158,9 +176,20 @@ impl ServicesSource {
                 }
             }
         }
+        let mut too_large = Vec::new();
+        for (at, failure) in passed_over {
+            tracing::debug!(service = %self.asked(index), %failure, "an answer is not taken");
+            if words.is_empty() {
+                // Its answers may have no end, whatever it is asked.
+                outcome = outcome.and(Err(failure));
+            } else {
+                too_large.extend(items.get(at).copied());
+            }
+        }
         words.sort_by_key(|(at, _)| *at);
         let items = words.iter().filter_map(|(at, _)| items.get(*at).copied()).collect();
-        Said { items, words: words.into_iter().map(|(_, word)| word).collect(), outcome }
+        let words = words.into_iter().map(|(_, word)| word).collect();
+        Said { items, words, too_large, outcome }
     }
 
     /// Checks what a service says, if need be against newer headers.
@@ -247,7 +276,7 @@ impl ServicesSource {
         let asked = if able { vec![index] } else { self.candidates(Need::Outputs) };
         let deadline = Instant::now() + ASK_DEADLINE;
         for index in asked {
-            let Said { items, words, outcome } = self.ask_each(index, outpoints, deadline).await;
+            let Said { items, words, outcome, .. } = self.ask_each(index, outpoints, deadline).await;
             let judged = self.judge(headers, index, items, &words).await;
             self.note(index, &judged.as_ref().map(|_| ()).map_err(Clone::clone).and(outcome));
             let Ok(lines) = judged else { continue };

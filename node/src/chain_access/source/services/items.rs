@@ -9,9 +9,7 @@ use sensora_chain::{OutPoint, Txid};
 use sensora_protocol::chain_access::message::{Spending, Standing};
 use sensora_protocol::chain_access::{Answer, Request};
 
-use crate::chain_access::error::{ChainError, Failure};
-use crate::chain_access::headers::Headers;
-use crate::chain_access::source::swarm::SwarmSource;
+use crate::chain_access::error::Failure;
 use crate::chain_access::{SpentBy, TxStanding, check};
 
 /// How much an answer says: nothing, something that cannot be proven, or all there is to say.
@@ -35,12 +33,8 @@ pub(in crate::chain_access) trait Item:
 
     /// Asks.
     fn ask(self, service: Arc<Service>) -> impl Future<Output = Result<Self::Word, SourceError>> + Send;
-    /// Asks peers.
-    fn ask_peers(
-        items: Arc<[Self]>,
-        swarm: &SwarmSource,
-        headers: &Arc<Headers>,
-    ) -> impl Future<Output = Result<Vec<(Self, Self::Found)>, ChainError>> + Send;
+    /// The question about them, as peers are asked it.
+    fn request(items: &[Self]) -> Request;
     /// What the words say as an answer of the wire.
     fn answer(words: &[Self::Word]) -> Answer;
     /// The check of such an answer.
@@ -70,13 +64,8 @@ impl Item for Txid {
         service.report(&self).await
     }
 
-    async fn ask_peers(
-        items: Arc<[Self]>,
-        swarm: &SwarmSource,
-        headers: &Arc<Headers>,
-    ) -> Result<Vec<(Self, TxStanding)>, ChainError> {
-        let request = Request::Proof { txids: items.to_vec() };
-        swarm.ask(headers, &request, move |chain: &_, answer| check::proofs(chain, &items, &answer)).await
+    fn request(items: &[Self]) -> Request {
+        Request::Proof { txids: items.to_vec() }
     }
 
     fn answer(words: &[Report]) -> Answer {
@@ -132,13 +121,8 @@ impl Item for OutPoint {
         service.spender(&self).await
     }
 
-    async fn ask_peers(
-        items: Arc<[Self]>,
-        swarm: &SwarmSource,
-        headers: &Arc<Headers>,
-    ) -> Result<Vec<(Self, SpentBy)>, ChainError> {
-        let request = Request::Spent { outpoints: items.to_vec() };
-        swarm.ask(headers, &request, move |chain: &_, answer| check::spent(chain, &items, &answer)).await
+    fn request(items: &[Self]) -> Request {
+        Request::Spent { outpoints: items.to_vec() }
     }
 
     fn answer(words: &[Spender]) -> Answer {
