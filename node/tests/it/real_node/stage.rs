@@ -76,7 +76,7 @@ impl Stage {
         fund(&buyer, 1_000_000).await;
         until("the source to end", || async {
             let ended = agent.agent().unwrap().ended_sources().await;
-            (!ended.is_empty() && ended.iter().all(|(_, outcome)| outcome.is_ok())).then_some(())
+            (!ended.is_empty() && ended.iter().all(|end| end.outcome.is_ok())).then_some(())
         })
         .await;
         let seller = *agent.identity().public();
