@@ -286,8 +286,12 @@ async fn a_rewritten_history_is_kept_as_evidence_reported_and_not_paid_for() {
     let fork = stage.store.read(|tx| records::fork(tx, &live.order())).unwrap().expect("both are kept");
     assert!(fork.convicts(Network::Regtest, &stage.double.key()));
     assert_eq!((&fork.earlier, &fork.later), (honest.bytes(), other.bytes()));
-    let offences = &stage.buyer.net().counters().offences;
-    assert_eq!(offences.get("invalid_proof"), Some(&1), "{offences:?}");
+    // The swarm hears of it with its next turn.
+    until("the offence to be counted", || async {
+        let offences = stage.buyer.net().counters().offences;
+        (offences.get("invalid_proof") == Some(&1)).then_some(())
+    })
+    .await;
     let summary = stage.buyer.buyer().summary(&live.order()).unwrap();
     assert_eq!(summary.received, 5, "nothing of the other history is here");
     let paid = served.gone().await;
