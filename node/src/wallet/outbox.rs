@@ -126,10 +126,6 @@ impl WalletHandle {
             match self.status(&txid) {
                 Some(Status::Built) => match self.deliver(&txid, &beef).await {
                     Ok(()) | Err(WalletHandleError::Rejected { .. } | WalletHandleError::Frozen(_)) => {}
-                    // One that lacks a parent, or waits for the network, holds up nothing behind it.
-                    Err(WalletHandleError::Broadcast(error)) if !error.holds_for_all() => {
-                        tracing::debug!(%txid, %error, "a transaction of ours has not arrived");
-                    }
                     // Whoever cannot be reached for one cannot be reached for the next.
                     Err(error) => {
                         tracing::debug!(%txid, %error, "a transaction of ours has not gone out");

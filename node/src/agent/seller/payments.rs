@@ -21,13 +21,6 @@ use crate::wallet::WalletHandleError;
 /// An order is worked on by one at a time. Goes along to each thread that works on it: that one goes on when whoever asked has gone.
 type Turn = Arc<OwnedMutexGuard<()>>;
 
-/// What became of a sale.
-struct Settled {
-    answer: Result<SignedBytes, Refusal>,
-    /// The chain cannot be reached, for this payment or another.
-    holds_for_all: bool,
-}
-
 impl Seller {
     pub(super) async fn purchase(
         &self,
@@ -58,7 +51,7 @@ impl Seller {
             }
             sale => sale?,
         };
-        self.settle(sale, turn).await.answer
+        self.settle(sale, turn).await
     }
 
     /// The stored sale of an order, or a new one, stored.
@@ -97,11 +90,10 @@ impl Seller {
     }
 
     /// Brings a stored sale to its receipt, or to a refusal.
-    async fn settle(&self, sale: Sale, turn: Turn) -> Settled {
+    async fn settle(&self, sale: Sale, turn: Turn) -> Result<SignedBytes, Refusal> {
         if let SaleAction::Receipt(receipt) = sale.resume() {
-            return Settled { answer: Ok(receipt), holds_for_all: false };
+            return Ok(receipt);
         }
-        let mut holds_for_all = false;
         let event = match self.inner.parts.chain.broadcast(&sale.request.payment).await {
             Ok(()) => SaleEvent::Accepted,
             Err(BroadcastError::Rejected { double_spent, reason, .. }) => {
@@ -109,7 +101,6 @@ impl Seller {
             }
             Err(error) => {
                 tracing::warn!(order = %sale.order, %error, "a payment could not be broadcast yet");
-                holds_for_all = error.holds_for_all();
                 SaleEvent::Unavailable
             }
         };
@@ -117,7 +108,7 @@ impl Seller {
             let _turn = turn;
             seller.conclude(sale, event)
         });
-        Settled { answer: concluded.await, holds_for_all }
+        concluded.await
     }
 
     /// Stores what the network's word makes of a sale, and answers it.
@@ -194,13 +185,12 @@ impl Seller {
                     return;
                 }
             };
-            let settled = self.settle(sale, turn).await;
-            match settled.answer {
+            match self.settle(sale, turn).await {
                 Ok(_) => tracing::info!(%order, "an order is paid whose buyer has not waited for it"),
                 Err(refusal) => {
                     tracing::info!(%order, %refusal, "an order that waits for the network is not paid");
                     // Whoever cannot be reached for one cannot be reached for the next.
-                    if settled.holds_for_all {
+                    if refusal == Refusal::ChainUnavailable {
                         return;
                     }
                 }
