@@ -3,7 +3,7 @@
 use super::coin::Purpose;
 use super::history::{Entry, Status};
 use super::ledger::{Ledger, Owned, Record};
-use super::selection::{self, Candidate, MAX_BEEF_DEPTH, Short};
+use super::selection::{self, Candidate, MAX_BEEF_DEPTH, Short, Taken};
 use super::{MAX_BEEF_BYTES, Task, Wallet, WalletError};
 use crate::beef::BeefLimits;
 use crate::contract::payment;
@@ -82,8 +82,20 @@ impl Wallet {
     pub fn build(&mut self, root: &PrivateKey, spec: PaymentSpec, now_ms: i64) -> Result<Built, WalletError> {
         super::check_label(&spec.label)?;
         check_outputs(&spec.outputs)?;
-        let plan = plan(&self.ledger, &[], &spec)?;
-        self.assemble(root, plan, spec.outputs, spec.label, now_ms, Made::Payment)
+        let with = |wallet: &mut Self, taken| {
+            let plan = plan(&wallet.ledger, &[], &spec, taken)?;
+            wallet.assemble(root, plan, spec.outputs.clone(), spec.label.clone(), now_ms, Made::Payment)
+        };
+        // Where light coins are not enough, or rest on what is too long themselves, any of them are.
+        match with(self, Taken::Light) {
+            Err(
+                WalletError::Funds { .. }
+                | WalletError::AncestryTooDeep { .. }
+                | WalletError::BeefTooLarge { .. }
+                | WalletError::FeeAboveLimit { .. },
+            ) => with(self, Taken::All),
+            built => built,
+        }
     }
 
     /// Builds the transaction that takes back the coins of a payment the payee refused, so that the refused payment
@@ -117,7 +129,7 @@ impl Wallet {
         }
         let label = super::bounded(&format!("reclaim {payment}"));
         let spec = PaymentSpec { outputs: Vec::new(), label, fee, max_fee };
-        let plan = plan(&self.ledger, &inputs, &spec)?;
+        let plan = plan(&self.ledger, &inputs, &spec, Taken::All)?;
         self.assemble(root, plan, spec.outputs, spec.label, now_ms, Made::Reclaim(*payment))
     }
 
@@ -211,7 +223,12 @@ pub(super) fn fee_of(rate: FeeRate, outputs: &[TxOut], inputs: usize, change: us
 }
 
 /// Chooses inputs (all of `forced`, then whatever else is needed) and change.
-fn plan(ledger: &Ledger, forced: &[Candidate], spec: &PaymentSpec) -> Result<Plan, WalletError> {
+fn plan(
+    ledger: &Ledger,
+    forced: &[Candidate],
+    spec: &PaymentSpec,
+    taken: Taken,
+) -> Result<Plan, WalletError> {
     let paid = Satoshis::sum(spec.outputs.iter().map(|output| output.value))?.as_u64();
     let fee_of = |inputs: usize, change: usize| fee_of(spec.fee, &spec.outputs, inputs, change);
     // A transaction needs an output: where the caller gives none, the change is it.
@@ -224,7 +241,7 @@ fn plan(ledger: &Ledger, forced: &[Candidate], spec: &PaymentSpec) -> Result<Pla
     };
     let mut inputs = forced.to_vec();
     if forced.is_empty() || held < needed(0) {
-        let chosen = selection::select(ledger, |more| needed(more).saturating_sub(held));
+        let chosen = selection::select(ledger, taken, |more| needed(more).saturating_sub(held));
         inputs.extend(chosen.map_err(|short| match short {
             Short::Depth => WalletError::AncestryTooDeep { limit: MAX_BEEF_DEPTH },
             Short::Funds => {

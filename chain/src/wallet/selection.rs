@@ -26,7 +26,7 @@ pub const MAX_BEEF_DEPTH: u32 = 50;
 pub(super) const FIRST_OUTPOINT: OutPoint = OutPoint { txid: Txid([0; 32]), vout: 0 };
 
 /// A coin whose proof is longer than this many bytes is heavy: four of them would fill a BEEF. Whoever pays decides how long the transaction is, so a heavy
-/// coin is taken only where nothing else suffices, or it would stand in the way of all payments of its size.
+/// coin is taken only where the others do not suffice, or it would stand in the way of all payments of its size.
 const HEAVY: usize = 16 * 1024;
 
 /// A coin that becomes an input.
@@ -61,18 +61,29 @@ pub(super) fn available(ledger: &Ledger) -> u64 {
     mined.chain(unmined).fold(0, u64::saturating_add)
 }
 
+/// Which coins are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Taken {
+    /// Those that are not heavy.
+    Light,
+    /// All.
+    All,
+}
+
 /// Chooses coins worth at least `needed(number of chosen coins)` satoshis.
-pub(super) fn select(ledger: &Ledger, needed: impl Fn(usize) -> u64) -> Result<Vec<Candidate>, Short> {
+pub(super) fn select(
+    ledger: &Ledger,
+    taken: Taken,
+    needed: impl Fn(usize) -> u64,
+) -> Result<Vec<Candidate>, Short> {
     let mined = &ledger.index.mined;
-    let is_light = |coin: &OutPoint| ledger.get(&coin.txid).is_some_and(is_light);
-    let deep = deep(ledger);
-    let light: Vec<Deep> = deep.iter().filter(|coin| is_light(&coin.outpoint)).copied().collect();
-    let chosen = of_mined(mined, is_light, &needed)
-        .or_else(|| of_all(mined, light, is_light, &needed).ok())
-        .or_else(|| of_mined(mined, |_| true, &needed));
-    let chosen = match chosen {
+    let is_taken = |coin: &OutPoint| taken == Taken::All || ledger.get(&coin.txid).is_some_and(is_light);
+    let chosen = match of_mined(mined, is_taken, &needed) {
         Some(chosen) => chosen,
-        None => of_all(mined, deep, |_| true, &needed)?,
+        None => {
+            let deep = deep(ledger).into_iter().filter(|coin| is_taken(&coin.outpoint)).collect();
+            of_all(mined, deep, is_taken, &needed)?
+        }
     };
     Ok(chosen.into_iter().filter_map(|outpoint| candidate(ledger, outpoint)).collect())
 }

@@ -173,18 +173,19 @@ impl Buyer {
         mut waiting: impl FnMut(&str),
     ) -> Result<(), BuyError> {
         let id = *id;
+        // Why its seller has not said whether the channel waits for a block.
+        let mut unheard = None;
         let waited = tokio::time::timeout(patience, async {
             loop {
                 match self.channel_state(&id)? {
                     BuyerChannelState::Funding => {}
                     BuyerChannelState::Open if self.waits_for_block(&id) => {
                         // What the seller has seen since it was asked last.
-                        let asked = self.ask_standing(&*self.channel(&id)?).await;
-                        if let Err(error) = asked {
-                            if matches!(&error, BuyError::Refused(refusal) if !refusal.is_temporary()) {
-                                return Err(error);
-                            }
-                            tracing::debug!(channel = %id, %error, "its seller does not say whether it is mined");
+                        unheard = self.ask_standing(&*self.channel(&id)?).await.err();
+                        if let Some(BuyError::Refused(refusal)) = &unheard
+                            && !refusal.is_temporary()
+                        {
+                            return Err(BuyError::Refused(refusal.clone()));
                         }
                         if !self.waits_for_block(&id) {
                             return Ok(());
@@ -209,7 +210,9 @@ impl Buyer {
         });
         match waited.await {
             Ok(done) => done,
-            Err(_) if self.waits_for_block(&id) => Err(BuyError::ChannelNotMined { channel: id }),
+            Err(_) if self.waits_for_block(&id) => {
+                Err(unheard.unwrap_or(BuyError::ChannelNotMined { channel: id }))
+            }
             Err(_) => Err(BuyError::ChannelNotOpen { channel: id }),
         }
     }

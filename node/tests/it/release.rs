@@ -8,7 +8,7 @@ mod reorg;
 use std::time::Duration;
 
 use sensora_chain::sources::dev::{DevChain, TxStatus};
-use sensora_chain::{OutPoint, Satoshis, Txid};
+use sensora_chain::{Satoshis, Txid};
 use sensora_node::buyer::{BuyError, BuyRequest, ReleaseLimits, Released};
 use sensora_node::store::release;
 use sensora_node::supervisor::{Node, NodeOptions};
@@ -21,8 +21,6 @@ use sensora_protocol::market::offer::{BuyerLimits, Range};
 use sensora_protocol::market::refusal::Refusal;
 use tokio::task::JoinHandle;
 
-use crate::chain_access::http::{Fake, Mood};
-use crate::disk::Disk;
 use crate::world::{Place, World, agent, bootstrap_mining, fund, options, sim, until};
 
 /// Readings in one batch, at 2 sat each.
@@ -276,38 +274,6 @@ async fn a_seller_that_is_gone_with_the_coin_locked_costs_nothing_but_time_and_a
     assert!(world.buyer.store().read(release::watched_purchases).unwrap().is_empty());
     world.buyer.shutdown().await;
     world.bootstrap.shutdown().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_refund_goes_out_at_its_height_when_nobody_says_what_spends_coins() {
-    let disk = Disk::new();
-    let world = market_with(3000, |config| config.store = disk.store(3).unwrap()).await;
-    let request = world.request(seq(0, COUNT)).await;
-    let order = world.locked(&request).await;
-    let height = world.buyer.buyer().releases().unwrap()[0].refund_height;
-    let dev = world.dev_chain().clone();
-    let World { bootstrap, agent, buyer, .. } = world;
-    agent.shutdown().await;
-    buyer.shutdown().await;
-    drop((agent, buyer));
-
-    let fake = Fake::start(&dev, Mood::Fair).await;
-    let mut config = options(3, &Place::Disk(&disk));
-    config.chain = fake.blind_to_outputs();
-    let buyer = Node::start(config).await.unwrap();
-    while bootstrap.chain().headers().tip().height < height - 1 {
-        bootstrap.chain().mine().await.unwrap();
-    }
-    follow(&bootstrap, &[&buyer]).await;
-    buyer.buyer().look_at_releases().await;
-    assert_eq!(state(&buyer, &order), "waiting", "it is not its time yet");
-    mine(&bootstrap, &[&buyer], 1).await;
-    reaches(&buyer, &order, "refunding").await;
-    let coin = purchase(&buyer, &order).coin.unwrap();
-    let coin = OutPoint { txid: coin.txid, vout: coin.vout };
-    until("the refund", || async { dev.spent_by(&coin).unwrap() }).await;
-    buyer.shutdown().await;
-    bootstrap.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -4,7 +4,6 @@ use std::sync::PoisonError;
 use std::time::Duration;
 
 use sensora_chain::Transaction;
-use sensora_chain::header::HeaderView as _;
 use sensora_protocol::OrderId;
 use sensora_protocol::market::key_release::buy::{BatchPurchase, BatchPurchaseState, BuyEvent};
 use sensora_protocol::market::key_release::coin;
@@ -73,13 +72,7 @@ impl Buyer {
                         self.note_seen(&purchase.id, seen, &mut to_remind).await;
                     }
                 }
-                Err(error) => {
-                    tracing::debug!(%error, "the chain could not be asked about coins of batches");
-                    for purchase in some.iter().filter(|purchase| self.is_due(purchase)) {
-                        let seen = Seen::nothing(&self.inner.chain);
-                        self.note_seen(&purchase.id, seen, &mut to_remind).await;
-                    }
-                }
+                Err(error) => tracing::debug!(%error, "the chain could not be asked about coins of batches"),
             }
         }
         // Not the same ones each time: who never answers would leave the others without a word.
@@ -130,10 +123,7 @@ impl Buyer {
                 },
                 Err(error) => {
                     tracing::debug!(order = %id, %error, "the chain could not be asked about a coin");
-                    if !self.is_due(&purchase) {
-                        return Ok(());
-                    }
-                    Seen::nothing(&self.inner.chain)
+                    return Ok(());
                 }
             },
         };
@@ -143,12 +133,6 @@ impl Buyer {
             Err(Stopped::Stream(_)) => Ok(()),
             Err(Stopped::Failed(error)) => Err(error),
         }
-    }
-
-    /// Whether a refund waits for nothing but its height, which our headers have.
-    fn is_due(&self, purchase: &BatchPurchase) -> bool {
-        let tip = self.inner.chain.headers().tip_height();
-        self.release_terms(purchase).is_ok_and(|terms| purchase.is_due(&terms, tip))
     }
 
     async fn see_release(

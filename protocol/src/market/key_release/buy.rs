@@ -499,7 +499,7 @@ impl BatchPurchase {
     fn coin_in(&self, beef: &[u8], terms: &BatchTerms, at: &BuyerAt<'_>) -> Result<Coin, BuyError> {
         let wrong = |reason: String| BuyError::Coin { order: self.id, reason };
         let (contract, _) = self.contract(terms, at)?;
-        let parsed = Beef::parse(beef, &BeefLimits::PAYMENT).map_err(|error| wrong(error.to_string()))?;
+        let parsed = Beef::parse(beef, &BeefLimits::DEFAULT).map_err(|error| wrong(error.to_string()))?;
         let txid = parsed.subject().ok_or_else(|| wrong("it holds no transaction".into()))?;
         let found = parsed.transaction(&txid).and_then(|tx| payment::find(tx, &contract.locking()));
         let (vout, value) = found.ok_or_else(|| wrong(format!("no output of {txid} is its key release")))?;

@@ -88,7 +88,7 @@ impl ServicesSource {
         }
         let subject = beef.subject().unwrap_or_default();
         if report == (Report::DoubleSpent { competing: Vec::new() }) {
-            report = conflict(service, &subject).await?;
+            report = conflict(service, &subject, report).await;
         }
         for _ in 0..PENDING_LOOKS {
             if report != Report::Pending {
@@ -127,16 +127,24 @@ impl ServicesSource {
 
 /// The service says of a transaction that another one spends the same, and names none. A node says so, too, of the second of two copies of one transaction
 /// that come at the same moment, and services pass that on: where the service has it, it was no conflict.
-async fn conflict(service: &Service, txid: &Txid) -> Result<Report, SourceError> {
-    let is_there =
-        |report: &Report| matches!(report, Report::Seen | Report::Mined(_) | Report::MinedUnproven { .. });
-    let mut own = service.report(txid).await?;
+async fn conflict(service: &Service, txid: &Txid, said: Report) -> Report {
+    // Whom it names later counts, too. What it does not answer changes nothing of what it has said.
+    let tells = |report: &Report| {
+        matches!(report, Report::Seen | Report::Mined(_) | Report::MinedUnproven { .. })
+            || matches!(report, Report::DoubleSpent { competing } if !competing.is_empty())
+    };
     // The client of nodes has looked twice itself.
-    if !is_there(&own) && service.config().kind != ServiceKind::NodeRpc {
-        sleep(CONFLICT_WAIT).await;
-        own = service.report(txid).await?;
+    let looks = if service.config().kind == ServiceKind::NodeRpc { 1 } else { 2 };
+    for look in 0..looks {
+        if look > 0 {
+            sleep(CONFLICT_WAIT).await;
+        }
+        match service.report(txid).await {
+            Ok(report) if tells(&report) => return report,
+            _ => {}
+        }
     }
-    Ok(if is_there(&own) { own } else { Report::DoubleSpent { competing: Vec::new() } })
+    said
 }
 
 /// Whether everything that the transactions of the BEEF rest on is proven to be in the service's own chain: it follows our best chain, and

@@ -25,19 +25,6 @@ impl BatchPurchase {
         (!std::mem::replace(&mut self.taken, true)).then_some(BuyAction::PaymentTaken(txid))
     }
 
-    /// Whether the height alone says what to do, when nobody can be asked about the coin: something is to be taken back, and the network refuses
-    /// that where the coin went elsewhere.
-    #[must_use]
-    pub const fn is_due(&self, terms: &BatchTerms, tip: u32) -> bool {
-        let mine = matches!(
-            self.state,
-            BatchPurchaseState::Locking
-                | BatchPurchaseState::TakingBack { .. }
-                | BatchPurchaseState::Cheated { .. }
-        );
-        terms.may_refund(tip) && (mine || self.awaits_key())
-    }
-
     /// Takes what is seen of the coin.
     pub(super) fn view(&mut self, view: &CoinView, terms: &BatchTerms, at: &BuyerAt<'_>) -> Actions {
         let Some(coin) = self.coin.clone() else {
