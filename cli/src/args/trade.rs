@@ -208,7 +208,7 @@ pub(crate) struct OrdersArgs {
     /// Wait no longer for a seller that does not answer the order's payment: take the coins back
     #[arg(long, requires = "order", conflicts_with_all = ["resume", "evidence"])]
     pub(crate) give_up: bool,
-    /// Write the evidence of the order to a file
+    /// Write the evidence of the order to a file; where not all of its readings are anchored yet, those that are not go into a second one, FILE-2
     #[arg(long, value_name = "FILE", requires = "order")]
     pub(crate) evidence: Option<PathBuf>,
     /// Where the seller has cheated with a key release: write the proof to a file, for `verify --misbehaviour`
@@ -252,9 +252,9 @@ pub(crate) struct ExportArgs {
 /// instead whether a seller has signed an offer of readings that it did not deliver, which needs no headers at all.
 #[derive(Args, Debug)]
 pub(crate) struct VerifyArgs {
-    /// The evidence file (- for standard input)
-    #[arg(value_name = "FILE")]
-    pub(crate) file: PathBuf,
+    /// The evidence files (- for standard input): one, or those of an order whose readings stand differently
+    #[arg(value_name = "FILE", required = true)]
+    pub(crate) files: Vec<PathBuf>,
     /// The file is a proof that a seller has cheated: JSON or CBOR
     #[arg(long, conflicts_with_all = ["headers", "sync"])]
     pub(crate) misbehaviour: bool,

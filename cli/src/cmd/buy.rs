@@ -4,7 +4,8 @@ mod report;
 
 pub(super) use report::rows_table;
 
-use std::path::Path;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sensora_chain::Satoshis;
@@ -272,4 +273,30 @@ pub(super) fn write_evidence(path: &Path, evidence: &Evidence) -> Outcome {
         .map_err(|error| Failure::other(format!("cannot write the evidence as JSON: {error}")))?;
     text.push(b'\n');
     std::fs::write(path, text).map_err(|error| Failure::file("write", path, &error))
+}
+
+/// The files of one name: after `dir/name.json`, which is the first, comes `dir/name-2.json`.
+pub(super) fn numbered(path: &Path, number: usize) -> PathBuf {
+    if number == 0 {
+        return path.to_owned();
+    }
+    let mut name = path.file_stem().map(OsString::from).unwrap_or_default();
+    name.push(format!("-{}", number.saturating_add(1)));
+    if let Some(extension) = path.extension() {
+        name.push(".");
+        name.push(extension);
+    }
+    path.with_file_name(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn several_evidence_files_are_numbered() {
+        assert_eq!(numbered(Path::new("a/e.json"), 0), Path::new("a/e.json"));
+        assert_eq!(numbered(Path::new("a/e.json"), 1), Path::new("a/e-2.json"));
+        assert_eq!(numbered(Path::new("e"), 2), Path::new("e-3"));
+    }
 }

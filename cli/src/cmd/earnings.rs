@@ -107,7 +107,12 @@ pub(super) fn run(args: &EarningsArgs, context: &Context) -> Outcome<Exit> {
     ]);
     for order in &all {
         let by = match (order.channel, order.txid) {
-            (Some(channel), _) => format!("channel {}", short_id(&channel)),
+            (Some(_), Some(txid)) => format!("close {}", short_id(&txid)),
+            (Some(channel), None) => format!(
+                "voucher of {}, channel {}",
+                sat(order.voucher_sat.unwrap_or_default()),
+                short_id(&channel)
+            ),
             (None, Some(txid)) if order.mode == "key-release" => format!("claim {}", short_id(&txid)),
             (None, Some(txid)) => format!("payment {}", short_id(&txid)),
             (None, None) => order.mode.clone(),

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use sensora_chain::{Satoshis, Txid};
 use sensora_node::buyer::{BuyError, OrderSummary, PaidBy};
-use sensora_node::store;
+use sensora_node::store::{self, Store};
 use sensora_protocol::identity::parse_peer_id;
+use sensora_protocol::market::channel::buyer::BuyerChannelState;
 use sensora_protocol::market::key_release::buy::BatchPurchaseState;
 use sensora_protocol::stream::checkpoint::Checkpoint;
 use sensora_protocol::{ChannelId, OrderId, StreamId};
@@ -21,7 +22,7 @@ use crate::args::OrdersArgs;
 use crate::context::Context;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
-use crate::output::{Table, sat, short_id, time_ms};
+use crate::output::{Table, counted, sat, short_id, time_ms};
 
 /// One order in `--json`.
 #[derive(Debug, Serialize, Deserialize)]
@@ -53,19 +54,42 @@ pub(super) struct OrderReport {
     pub(super) paid_sat: Satoshis,
     /// How it is paid: `direct`, `channel` or `key-release`.
     pub(super) mode: String,
-    /// The payment, or what holds the coin of a key release.
+    /// The payment, what holds the coin of a key release, or the close of the channel once it is in a block.
     pub(super) txid: Option<Txid>,
     /// The channel whose vouchers pay it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) channel: Option<ChannelId>,
+    /// What the channel's vouchers pay in all: the last of them pays for all orders on it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(super) voucher_sat: Option<Satoshis>,
     /// Whether the kept proof leads to a block.
     pub(super) anchored: bool,
     pub(super) agreed: String,
 }
 
 impl OrderReport {
+    /// What the stored order says, and the channel that pays it.
+    fn stored(order: &OrderSummary, anchored: bool, store: &Store) -> Outcome<Self> {
+        let mut report = Self::of(order, anchored);
+        if let PaidBy::Channel { channel } = order.by
+            && let Some(channel) = store.read(|tx| store::channels::buyer(tx, &channel))?
+        {
+            let voucher = match channel.state {
+                BuyerChannelState::Ended { txid, paid, .. } => {
+                    // A refund has paid nobody.
+                    report.txid = (!paid.is_zero()).then_some(txid);
+                    Ok(paid)
+                }
+                _ => channel.spending.paid(),
+            };
+            let damaged = |error| Failure::from_error(Exit::Home, &error);
+            report.voucher_sat = Some(voucher.map_err(damaged)?);
+        }
+        Ok(report)
+    }
+
     /// What the stored order says.
-    pub(super) fn of(order: &OrderSummary, anchored: bool) -> Self {
+    fn of(order: &OrderSummary, anchored: bool) -> Self {
         let (mode, channel) = match order.by {
             PaidBy::Channel { channel } => ("channel", Some(channel)),
             PaidBy::Transaction { .. } => ("direct", None),
@@ -90,6 +114,7 @@ impl OrderReport {
             mode: mode.to_owned(),
             txid: order.txid(),
             channel,
+            voucher_sat: None,
             anchored,
             agreed: time_ms(order.agreed_ms),
         }
@@ -153,7 +178,7 @@ fn report_of(books: &Books<'_>, order: &OrderSummary) -> Outcome<OrderReport> {
             checkpoint.map(|checkpoint| proof.anchor.verify(&checkpoint, books.network, &books.headers));
         matches!(standing, Ok(Ok(standing)) if is_mined(standing))
     });
-    Ok(OrderReport::of(order, anchored))
+    OrderReport::stored(order, anchored, books.store)
 }
 
 fn list(reports: &[OrderReport], context: &Context) -> Outcome<Exit> {
@@ -227,11 +252,15 @@ fn show(report: &OrderReport, context: &Context) -> Outcome<Exit> {
     };
     out.field("price", format!("{}{budget}", sat(report.price_sat)))?;
     out.field("paid", sat(report.paid_sat))?;
-    if let Some(txid) = report.txid {
-        out.field("payment", txid)?;
-    }
     if let Some(channel) = report.channel {
         out.field("channel", channel)?;
+        out.field(
+            "voucher",
+            format!("{}, for all orders on the channel", sat(report.voucher_sat.unwrap_or_default())),
+        )?;
+    }
+    if let Some(txid) = report.txid {
+        out.field(if report.channel.is_some() { "close" } else { "payment" }, txid)?;
     }
     out.field("state", &report.state)?;
     if let Some(why) = &report.why {
@@ -257,17 +286,29 @@ fn evidence(order: OrderId, path: &Path, args: &OrdersArgs, context: &Context) -
                     context.out.warn(format!("the anchor could not be asked for: {failure}"));
                 }
             }
-            let evidence = buyer.evidence(&order)?;
-            super::buy::write_evidence(path, &evidence)?;
-            Ok::<_, Failure>(evidence.anchor.is_some_and(|anchor| anchor.height.is_some()))
+            let mut written = Vec::new();
+            for (number, evidence) in buyer.evidence_parts(&order)?.iter().enumerate() {
+                let path = super::buy::numbered(path, number);
+                super::buy::write_evidence(&path, evidence)?;
+                let is_mined = evidence.anchor.as_ref().is_some_and(|anchor| anchor.height.is_some());
+                written.push((path, evidence.readings.len(), is_mined));
+            }
+            Ok::<_, Failure>(written)
         };
         let made = made.await;
         session.stop().await;
-        let anchored = made?;
+        let written = made?;
+        let anchored = written.iter().all(|(.., is_mined)| *is_mined);
         if context.out.is_json() {
-            context.out.document(&json!({"order": order, "evidence": path, "anchored": anchored}))?;
-        } else {
-            context.out.note(format!("evidence of order {} in {}", short_id(&order), path.display()));
+            let paths: Vec<_> = written.iter().map(|(path, ..)| path).collect();
+            context.out.document(&json!({"order": order, "evidence": paths, "anchored": anchored}))?;
+        }
+        for (path, readings, is_mined) in &written {
+            let standing = if *is_mined { "anchored in a block" } else { "not anchored yet" };
+            let (order, readings) = (short_id(&order), counted(*readings as u64, "reading"));
+            context
+                .out
+                .note(format!("evidence of order {order} in {}: {readings}, {standing}", path.display()));
         }
         Ok(if anchored { Exit::Ok } else { Exit::NotAnchored })
     })
@@ -285,7 +326,7 @@ fn give_up(order: OrderId, args: &OrdersArgs, context: &Context) -> Outcome<Exit
                 Err(error) => return Err(error.into()),
             }
             let anchored = buyer.standing(&order).is_ok_and(is_mined);
-            Ok::<_, Failure>(OrderReport::of(&buyer.summary(&order)?, anchored))
+            OrderReport::stored(&buyer.summary(&order)?, anchored, session.node.store())
         };
         let given_up = given_up.await;
         session.stop().await;

@@ -1,15 +1,17 @@
-//! `sensora verify FILE`: an evidence file against block headers, or a proof of misbehaviour by itself, trusting neither who made it nor who
+//! `sensora verify FILE…`: evidence files against block headers, or a proof of misbehaviour by itself, trusting neither who made it nor who
 //! sent it.
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
+use sensora_chain::Network;
 use sensora_chain::header::{Header, HeaderChain, HeaderView};
 use sensora_protocol::anchor::Standing;
 use sensora_protocol::evidence::{Evidence, Verified};
 use sensora_protocol::market::key_release::misbehaviour::{Conviction, MAX_JSON_LEN, MisbehaviourProof};
 use serde::Serialize;
+use serde_json::json;
 
 use super::offline::{Offline, chain_of};
 use crate::args::VerifyArgs;
@@ -29,7 +31,7 @@ struct Report<'a> {
     verified: bool,
     anchored: bool,
     #[serde(flatten)]
-    shown: &'a Verified,
+    shown: Verified,
     /// Blocks on top of the anchor's, its own included.
     confirmations: u32,
     tip_height: u32,
@@ -45,15 +47,40 @@ struct Convicted<'a> {
     of: &'a Conviction,
 }
 
-/// Checks the file.
+/// Checks the files: all of them, or the first that does not verify is named.
 pub(super) fn run(args: &VerifyArgs, context: &Context) -> Outcome<Exit> {
-    if args.misbehaviour {
-        return misbehaviour(&args.file, context);
+    if let ([file], true) = (args.files.as_slice(), args.misbehaviour) {
+        return misbehaviour(file, context);
     }
-    let evidence = read_evidence(&args.file)?;
-    let headers = headers(args, context, &evidence)?;
-    let verified = evidence.verify(&headers).map_err(|error| {
-        Failure::new(Exit::Unverified, format!("{} does not verify: {error}", args.file.display()))
+    if args.misbehaviour {
+        return Err(Failure::usage("--misbehaviour checks one file at a time"));
+    }
+    // Of one network are the headers of all.
+    let mut known: Option<(Network, HeaderChain)> = None;
+    let mut reports = Vec::with_capacity(args.files.len());
+    for file in &args.files {
+        let evidence = read_evidence(file)?;
+        let headers = match &known {
+            Some((network, headers)) if *network == evidence.network => headers,
+            _ => &known.insert((evidence.network, headers(args, context, &evidence)?)).1,
+        };
+        let report = check(file, &evidence, headers)?;
+        if !context.out.is_json() {
+            show(&report, headers, context)?;
+        }
+        reports.push(report);
+    }
+    match reports.as_slice() {
+        _ if !context.out.is_json() => {}
+        [report] => context.out.document(report)?,
+        reports => context.out.document(&json!({ "files": reports }))?,
+    }
+    Ok(if reports.iter().all(|report| report.anchored) { Exit::Ok } else { Exit::NotAnchored })
+}
+
+fn check<'a>(file: &'a Path, evidence: &Evidence, headers: &HeaderChain) -> Outcome<Report<'a>> {
+    let verified = evidence.verify(headers).map_err(|error| {
+        Failure::new(Exit::Unverified, format!("{} does not verify: {error}", file.display()))
     });
     let verified = verified.map_err(|failure| match &evidence.anchor {
         Some(anchor) if anchor.height.is_some_and(|height| height > headers.tip_height()) => {
@@ -71,43 +98,34 @@ pub(super) fn run(args: &VerifyArgs, context: &Context) -> Outcome<Exit> {
         _ => 0,
     };
     let tip_height = headers.tip_height();
-    let out = &context.out;
-    if out.is_json() {
-        let file = args.file.as_path();
-        out.document(&Report {
-            file,
-            verified: true,
-            anchored,
-            shown: &verified,
-            confirmations,
-            tip_height,
-        })?;
-    } else {
-        let paint = out.paint();
-        let last = verified.first.saturating_add(verified.count.saturating_sub(1));
-        out.line(format!("{} {}", paint.good("verified"), args.file.display()))?;
-        out.field("stream", format!("{} {}", verified.name, paint.dim(&verified.stream.to_string())))?;
-        out.field("seller", &verified.seller)?;
-        out.field("readings", format!("{} ({} to {last}, none missing)", verified.count, verified.first))?;
-        match verified.standing {
-            Standing::Mined { txid, height } => {
-                let time = headers
-                    .header_at(height)
-                    .map(|header| crate::output::time_ms(i64::from(header.time()).saturating_mul(1000)));
-                out.field(
-                    "anchored",
-                    format!("block {height} ({}), {confirmations} deep", time.unwrap_or_default()),
-                )?;
-                out.field("transaction", txid)?;
-            }
-            Standing::Broadcast { txid } => {
-                out.field("anchored", paint.warn("not yet: its transaction is in no block"))?;
-                out.field("transaction", txid)?;
-            }
-            _ => out.field("anchored", paint.warn("not yet: signed by the seller, nothing on chain"))?,
+    Ok(Report { file, verified: true, anchored, shown: verified, confirmations, tip_height })
+}
+
+fn show(report: &Report<'_>, headers: &HeaderChain, context: &Context) -> Outcome {
+    let Report { file, shown: verified, confirmations, .. } = report;
+    let (out, paint) = (&context.out, context.out.paint());
+    let last = verified.first.saturating_add(verified.count.saturating_sub(1));
+    out.line(format!("{} {}", paint.good("verified"), file.display()))?;
+    out.field("stream", format!("{} {}", verified.name, paint.dim(&verified.stream.to_string())))?;
+    out.field("seller", &verified.seller)?;
+    out.field("readings", format!("{} ({} to {last}, none missing)", verified.count, verified.first))?;
+    match verified.standing {
+        Standing::Mined { txid, height } => {
+            let time = headers
+                .header_at(height)
+                .map(|header| crate::output::time_ms(i64::from(header.time()).saturating_mul(1000)));
+            out.field(
+                "anchored",
+                format!("block {height} ({}), {confirmations} deep", time.unwrap_or_default()),
+            )?;
+            out.field("transaction", txid)
         }
+        Standing::Broadcast { txid } => {
+            out.field("anchored", paint.warn("not yet: its transaction is in no block"))?;
+            out.field("transaction", txid)
+        }
+        _ => out.field("anchored", paint.warn("not yet: signed by the seller, nothing on chain")),
     }
-    Ok(if anchored { Exit::Ok } else { Exit::NotAnchored })
 }
 
 /// Says who is convicted of what. It needs no headers: the offer that the seller has signed binds all of it.

@@ -53,6 +53,9 @@ fn a_channel_is_opened_used_by_several_orders_and_closed_to_the_satoshi() {
     let sum: u64 = paid(&orders).iter().map(|(_, sat)| sat).sum();
     let channel = buyer.run("channels --json").ends_with(0).json()["channels"][0].clone();
     assert_eq!((channel["state"].as_str(), channel["paid_sat"].as_u64()), (Some("open"), Some(sum)));
+    for order in orders["orders"].as_array().unwrap() {
+        assert_eq!((order["voucher_sat"].as_u64(), &order["txid"]), (Some(sum), &Value::Null), "{order:#}");
+    }
     let theirs = seller.run("channels --json").ends_with(0).json()["channels"][0].clone();
     assert_eq!(theirs["channel"], channel["channel"]);
 
@@ -69,6 +72,18 @@ fn a_channel_is_opened_used_by_several_orders_and_closed_to_the_satoshi() {
         }
     }
     assert_eq!(state(), "ended");
+    // What was paid by vouchers came to the chain with the close, in the books of both.
+    let orders = buyer.run("orders --json").ends_with(0).json();
+    let close = orders["orders"][0]["txid"].as_str().expect("the close");
+    assert_eq!(orders["orders"][1]["txid"].as_str(), Some(close));
+    let earned = || seller.run("earnings --json").ends_with(0).json()["orders"].clone();
+    for _ in 0..40 {
+        if earned()[0]["txid"].is_string() {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(250));
+    }
+    assert!(earned().as_array().unwrap().iter().all(|order| order["txid"] == close), "{:#}", earned());
     let history = buyer.run("wallet history --json").ends_with(0).json();
     let fees: i64 =
         history["history"].as_array().unwrap().iter().filter_map(|line| line["fee_sat"].as_i64()).sum();

@@ -3,6 +3,8 @@
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use sensora_chain::keys::PrivateKey;
@@ -263,7 +265,7 @@ impl Home<'_> {
     pub(crate) fn spawn(&self, line: &str) -> Running {
         let mut command = self.command(line);
         let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs");
-        Running { words: words(&command), child: Some(child) }
+        Running { words: words(&command), child: Some(child), said: None }
     }
 
     /// Starts an agent on a recording and waits until all of it is for sale.
@@ -289,6 +291,8 @@ const STOPS_WITHIN: Duration = Duration::from_secs(180);
 pub(crate) struct Running {
     words: Vec<String>,
     child: Option<Child>,
+    /// What it has written to standard output since somebody waits for it, and to standard error.
+    said: Option<(Receiver<Value>, Option<JoinHandle<String>>)>,
 }
 
 impl Running {
@@ -296,20 +300,34 @@ impl Running {
         self.child.as_mut().expect("it runs")
     }
 
-    /// Reads JSON lines until one is the wanted one; leaves a thread behind that reads the rest, so that the pipe never fills.
+    /// Reads JSON lines until one is the wanted one, from behind the one that was wanted before. A thread reads on meanwhile, so that the pipe never fills.
     pub(crate) fn wait_for(&mut self, wanted: impl Fn(&Value) -> bool) -> Value {
+        if self.said.is_none() {
+            self.said = Some(self.listen());
+        }
+        let (events, errors) = self.said.as_mut().expect("it is listened to");
+        let found = events.iter().find(|event| wanted(event));
+        found.unwrap_or_else(|| {
+            let errors = errors.take().map(JoinHandle::join);
+            panic!("it ended first: {}", errors.and_then(Result::ok).unwrap_or_default())
+        })
+    }
+
+    fn listen(&mut self) -> (Receiver<Value>, Option<JoinHandle<String>>) {
         let stdout = self.child().stdout.take().expect("its output is not read yet");
         let stderr = self.child().stderr.take().expect("its errors are not read yet");
         let errors = std::thread::spawn(move || std::io::read_to_string(stderr).unwrap_or_default());
-        let mut lines = BufReader::new(stdout).lines();
-        let found = lines.by_ref().map_while(Result::ok).find_map(|line| {
-            let event: Value = serde_json::from_str(&line).expect("a JSON line");
-            json_doc::check(&self.words, &event);
-            wanted(&event).then_some(event)
+        let (sender, events) = channel();
+        let words = self.words.clone();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                let event: Value = serde_json::from_str(&line).expect("a JSON line");
+                json_doc::check(&words, &event);
+                // Whoever waits no more lets it go on.
+                drop(sender.send(event));
+            }
         });
-        let Some(found) = found else { panic!("it ended first: {}", errors.join().unwrap_or_default()) };
-        std::thread::spawn(move || lines.for_each(drop));
-        found
+        (events, Some(errors))
     }
 
     /// Kills it as `kill -9` does.

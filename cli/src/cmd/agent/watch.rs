@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use sensora_chain::Satoshis;
+use sensora_node::agent::seller::earnings::EarnedBy;
 use sensora_node::agent::{Agent, SourceEnd};
 use sensora_node::store;
 use sensora_protocol::identity::peer_id;
@@ -41,7 +42,7 @@ pub(super) async fn events(session: &Session, context: &Context) -> Outcome {
     let mut told = Told::default();
     ready(session, agent, context, &mut told)?;
     // What was sold and anchored before this run is no news.
-    told.sales = sales(session)?.into_iter().map(|sold| sold.order).collect();
+    told.sales = sales(session, agent)?.into_iter().map(|sold| sold.order).collect();
     let newest = agent.anchorer().newest_anchors(1)?;
     told.anchors = newest.first().map(|anchor| anchor.number);
     told.mined = newest.first().filter(|anchor| anchor.height.is_some()).map(|anchor| anchor.number);
@@ -63,7 +64,7 @@ pub(super) async fn events(session: &Session, context: &Context) -> Outcome {
         let now = Some(agent.seller().sold_count());
         if now != seen {
             seen = now;
-            sold(session, context, &mut told)?;
+            sold(session, agent, context, &mut told)?;
             write = true;
         }
         anchored(agent, context, &mut told)?;
@@ -125,7 +126,7 @@ struct Sold {
     name: String,
 }
 
-fn sales(session: &Session) -> Outcome<Vec<Sold>> {
+fn sales(session: &Session, agent: &Agent) -> Outcome<Vec<Sold>> {
     let sales = session.node.store().read(store::orders::sales)?;
     let network = session.network;
     let sold = sales.iter().filter(|sale| sale.is_sold()).filter_map(|sale| {
@@ -147,11 +148,19 @@ fn sales(session: &Session) -> Outcome<Vec<Sold>> {
             sold.push(Sold { order: sale.order, buyer, paid: terms.total, count: terms.count, name });
         }
     }
+    for order in agent.seller().earnings()? {
+        if let (EarnedBy::Channel { .. }, Some(_)) = (order.by, order.receipted_ms) {
+            let name = agent.recorder().summary(&order.stream).map(|stream| stream.name);
+            let name = name.unwrap_or_else(|_| order.stream.to_string());
+            let (buyer, count) = (peer_id(&order.buyer), order.count.unwrap_or_default());
+            sold.push(Sold { order: order.order, buyer, paid: order.paid, count, name });
+        }
+    }
     Ok(sold)
 }
 
-fn sold(session: &Session, context: &Context, told: &mut Told) -> Outcome {
-    for Sold { order, buyer, paid, count, name } in sales(session)? {
+fn sold(session: &Session, agent: &Agent, context: &Context, told: &mut Told) -> Outcome {
+    for Sold { order, buyer, paid, count, name } in sales(session, agent)? {
         if !told.sales.insert(order) {
             continue;
         }

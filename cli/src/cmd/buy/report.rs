@@ -1,6 +1,5 @@
 //! What a purchase leaves behind: files, and a few lines about it.
 
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,6 +14,7 @@ use serde_json::json;
 
 use super::super::rows::{self, RowStyle, RowWriter};
 use super::super::session::Session;
+use super::numbered;
 use crate::args::BuyArgs;
 use crate::context::Context;
 use crate::exit::Exit;
@@ -187,7 +187,7 @@ impl Report {
         }
         if let Some(path) = &args.evidence {
             for (number, order) in self.orders.iter().enumerate() {
-                let path = if number == 0 { path.clone() } else { numbered(path, number) };
+                let path = numbered(path, number);
                 super::write_evidence(&path, &session.node.buyer().evidence(&order.order)?)?;
                 self.evidence.push(path);
             }
@@ -334,26 +334,4 @@ pub(super) fn quote(plan: &Plan, context: &Context) -> Outcome<Exit> {
     out.field("licence", &offer.licence)?;
     out.field("holds until", time_ms(offer.expires_ms))?;
     Ok(Exit::Ok)
-}
-
-/// The further files of one name: `dir/name.json` becomes `dir/name-2.json` for the one after the first.
-fn numbered(path: &Path, number: usize) -> PathBuf {
-    let mut name = path.file_stem().map(OsString::from).unwrap_or_default();
-    name.push(format!("-{}", number.saturating_add(1)));
-    if let Some(extension) = path.extension() {
-        name.push(".");
-        name.push(extension);
-    }
-    path.with_file_name(name)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn several_evidence_files_are_numbered() {
-        assert_eq!(numbered(Path::new("a/e.json"), 1), Path::new("a/e-2.json"));
-        assert_eq!(numbered(Path::new("e"), 2), Path::new("e-3"));
-    }
 }

@@ -4,6 +4,7 @@
 //! answering within the one before, and takes readings and hashes from the log. Answers to what has come are gathered and go out together.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -418,6 +419,7 @@ impl Session {
                 ServeAction::End(paid) => {
                     let entry = self.entry(Some(paid));
                     self.book(entry).await?;
+                    self.seller.inner.sold.fetch_add(1, Ordering::Relaxed);
                 }
                 ServeAction::Frame(frame) => {
                     send(&frame, sender).await?;

@@ -8,6 +8,7 @@ pub(super) mod running;
 
 use std::convert::Infallible;
 use std::ops::Range;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -437,7 +438,10 @@ impl Session {
         while let Some(action) = actions.pop_front() {
             match action {
                 SupplyAction::Store => self.store(None).await?,
-                SupplyAction::End(paid) => self.store(Some(paid)).await?,
+                SupplyAction::End(paid) => {
+                    self.store(Some(paid)).await?;
+                    self.seller.inner.sold.fetch_add(1, Ordering::Relaxed);
+                }
                 SupplyAction::Times(readings) => {
                     let (first, stream) = (readings.start, self.supply.terms().stream);
                     let times = self
