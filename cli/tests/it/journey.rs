@@ -57,6 +57,17 @@ fn a_recording_is_sold_whole_and_proven_to_anybody() {
     let path = world.path("forged.json");
     fs::write(&path, forged.to_string()).unwrap();
     assert_eq!(check(&path).ends_with(6).error()["code"], "unverified");
+    // Any number of files at a time, each with how its readings stand; the one that does not hold is named.
+    let order = bought["orders"][0]["order"].as_str().unwrap();
+    let written = buyer.run(&format!("orders {order} --evidence one.json --json")).ends_with(0).json();
+    assert_eq!(written["evidence"], json!(["one.json"]), "{written:#}");
+    let both = buyer.run("verify all.json one.json --json").ends_with(0).json();
+    for (file, name) in both["files"].as_array().unwrap().iter().zip(["all.json", "one.json"]) {
+        assert_eq!((&file["file"], &file["standing"]), (&json!(name), &json!("mined")), "{both:#}");
+        assert_eq!((file["first"].as_u64(), file["count"].as_u64()), (Some(0), Some(ROWS)));
+    }
+    let refused = buyer.run("verify all.json forged.json --json").ends_with(6).error();
+    assert!(refused["message"].as_str().unwrap().contains("forged.json"), "{refused:#}");
     fs::write(&path, "{}").unwrap();
     check(&path).ends_with(6);
     check(&world.path("missing.json")).ends_with(3);

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::support::{World, run};
+use crate::support::run;
 
 /// The golden proof: CBOR bytes.
 pub(crate) fn golden() -> Vec<u8> {
@@ -66,46 +66,4 @@ fn what_convicts_nobody_says_so() {
     let path = written(folder.path(), "proof", &bytes);
     run(&format!("verify --misbehaviour --sync {}", path.display())).ends_with(2);
     run("verify --misbehaviour /nonexistent/proof").ends_with(3);
-}
-
-#[test]
-fn readings_of_one_order_that_stand_differently_are_told_apart() {
-    let world = World::new();
-    let (seller, buyer) = (world.home("seller"), world.funded("buyer"));
-    let agent = |every: u32| {
-        let line = "agent --json --sim --name sim --price 1 --listen /ip4/127.0.0.1/tcp/0";
-        seller.spawn(&format!("{line} --anchor-every {every}"))
-    };
-    let mut first = agent(1);
-    first.wait_for(|event| event["event"] == "anchored" && event["height"].is_number());
-    assert_eq!(first.interrupt(), 0);
-    // It anchors what it has when it starts, if that is new, and then nothing for a day.
-    let mut second = agent(86_400);
-    second.wait_for(|event| event["event"] == "ready");
-    let line = "subscribe sim --from 0 --count 12 --budget 100 --json";
-    let ended = buyer.run(line).ends_with(0).events().pop().unwrap();
-    let (order, count) = (ended["order"].as_str().unwrap(), ended["count"].as_u64().unwrap());
-    assert!(count >= 12, "{ended:#}");
-
-    let sold = second.wait_for(|event| event["event"] == "sold");
-    assert_eq!((sold["order"].as_str(), sold["count"].as_u64()), (Some(order), Some(count)), "{sold:#}");
-
-    let written = buyer.run(&format!("orders {order} --evidence proof.json --json")).ends_with(10).json();
-    assert_eq!(written["evidence"], serde_json::json!(["proof.json", "proof-2.json"]), "{written:#}");
-    let both = buyer.run("verify proof.json proof-2.json --sync --json").ends_with(10).json();
-    let [mined, signed] = both["files"].as_array().unwrap().as_slice() else { panic!("{both:#}") };
-    assert_eq!((&mined["standing"], &signed["standing"]), (&"mined".into(), &"signed".into()), "{both:#}");
-    assert_eq!((mined["first"].as_u64(), signed["first"].as_u64()), (Some(0), mined["count"].as_u64()));
-    assert_eq!(mined["count"].as_u64().unwrap() + signed["count"].as_u64().unwrap(), count);
-    assert!(mined["height"].is_number() && mined["confirmations"].as_u64() > Some(0), "{mined:#}");
-
-    // Each by itself, and a file that was altered is named among good ones.
-    buyer.run("verify proof.json").ends_with(0);
-    let text = std::fs::read_to_string(world.path("proof-2.json")).unwrap();
-    let from = format!("\"seq\": {}", count - 1);
-    assert!(text.contains(&from), "{text}");
-    std::fs::write(world.path("proof-2.json"), text.replace(&from, "\"seq\": 1000")).unwrap();
-    let altered = buyer.run("verify proof.json proof-2.json").ends_with(6);
-    assert!(altered.stderr.contains("proof-2.json"), "{}", altered.stderr);
-    assert_eq!(second.interrupt(), 0);
 }
