@@ -17,7 +17,7 @@ fn market<'a>(world: &'a World, rows: u32) -> (Home<'a>, Home<'a>, crate::suppor
 #[test]
 fn a_channel_is_opened_used_by_several_orders_and_closed_to_the_satoshi() {
     let world = World::new();
-    let (seller, buyer, agent) = market(&world, 2000);
+    let (seller, buyer, mut agent) = market(&world, 2000);
     let bought = buyer.run("buy machine --seq 0..500 --mode channel --json").ends_with(0).json();
     assert_eq!(bought.pointer("/payment/mode"), Some(&"channel".into()), "{bought:#}");
     assert_eq!(bought["paid_sat"], 50);
@@ -38,6 +38,9 @@ fn a_channel_is_opened_used_by_several_orders_and_closed_to_the_satoshi() {
         .map(|reading| reading["seq"].as_u64().unwrap())
         .collect();
     assert_eq!(seqs, (500..500 + ended["count"].as_u64().unwrap()).collect::<Vec<_>>());
+
+    let sold = agent.wait_for(|event| event["event"] == "sold" && event["order"] == ended["order"]);
+    assert_eq!((&sold["count"], &sold["paid_sat"]), (&ended["count"], &ended["paid_sat"]), "{sold:#}");
 
     // Both sides have the same books, also while the agent runs.
     let orders = buyer.run("orders --json").ends_with(0).json();
