@@ -278,10 +278,9 @@ impl Agent {
         tasks.spawn(agent.inner.seller.clone().run(cancel.clone()));
         tasks.spawn(channels.run(cancel.clone()));
         tasks.spawn(agent.inner.seller.clone().run_releases(cancel.clone()));
-        for (name, source, ids, is_live) in pumps {
+        for (name, mut source, ids, is_live) in pumps {
             let (pumping, cancel) = (agent.clone(), cancel.clone());
             tasks.spawn(async move {
-                let mut source = source;
                 let outcome = pumping.pump(&mut source, &ids, is_live, cancel).await;
                 match &outcome {
                     Ok(()) => tracing::info!(source = %name, "the source has come to its end"),

@@ -1,4 +1,4 @@
-//! Sending what spends the output of a channel: its close, or its refund.
+//! Sending what spends an output of a contract: a close, a claim, a refund.
 
 use sensora_chain::Transaction;
 use sensora_chain::beef::{Beef, BeefError, BeefLimits};
@@ -6,8 +6,8 @@ use sensora_chain::merkle_path::MerklePath;
 
 use crate::chain_access::{BroadcastError, ChainAccess, TxStanding, malformed};
 
-/// Sends `spend` with what it rests on: with the funding as it came, which may be in no block yet; and where that is not taken, with the funding's own Merkle
-/// path. What the funding rests on may have moved to another block with a reorganisation, and may be long.
+/// Sends the spend of a channel with what it rests on: with the funding as it came, which may be in no block yet; and where that is not taken, with the
+/// funding's own Merkle path. What the funding rests on may have moved to another block with a reorganisation, and may be long.
 ///
 /// # Errors
 /// As [`ChainAccess::broadcast`].
@@ -16,34 +16,42 @@ pub(crate) async fn send_spend(
     funding: &[u8],
     spend: &Transaction,
 ) -> Result<(), BroadcastError> {
-    let stored = Beef::parse(funding, &BeefLimits::DEFAULT).map_err(|error| malformed(&error.to_string()))?;
-    let sent = match with(stored.clone(), spend) {
+    let sent = match beef_of_spend(funding, None, spend.clone()) {
         Ok(beef) => chain.broadcast(&beef).await,
         Err(error) => Err(malformed(&error.to_string())),
     };
     if matches!(sent, Ok(()) | Err(BroadcastError::Rejected { double_spent: true, .. })) {
         return sent;
     }
-    let Some((txid, holder)) = stored.subject().and_then(|txid| Some((txid, stored.transaction(&txid)?)))
-    else {
-        return sent;
-    };
-    let standing = chain.proofs(&[txid]).await;
+    let Some(input) = spend.inputs.first() else { return sent };
+    let standing = chain.proofs(&[input.previous.txid]).await;
     let Ok([(_, TxStanding::Mined(path))]) = standing.as_deref() else { return sent };
-    match proven(holder, path).and_then(|beef| with(beef, spend)) {
+    match beef_of_spend(funding, Some(path), spend.clone()) {
         Ok(beef) => chain.broadcast(&beef).await,
         Err(_) => sent,
     }
 }
 
-fn proven(holder: &Transaction, path: &MerklePath) -> Result<Beef, BeefError> {
-    let mut beef = Beef::new();
-    beef.add(holder.clone(), Some(path))?;
-    Ok(beef)
-}
-
-fn with(mut beef: Beef, spend: &Transaction) -> Result<Vec<u8>, BeefError> {
-    let txid = beef.add(spend.clone(), None)?;
+/// Atomic BEEF of a transaction whose first input spends what is in `held`: with the Merkle path of that where it is in a block, else with all that it came with.
+///
+/// # Errors
+/// [`BeefError`]; only where what is stored was altered.
+pub(crate) fn beef_of_spend(
+    held: &[u8],
+    path: Option<&MerklePath>,
+    spend: Transaction,
+) -> Result<Vec<u8>, BeefError> {
+    let stored = Beef::parse(held, &BeefLimits::DEFAULT)?;
+    let holder = spend.inputs.first().and_then(|input| stored.transaction(&input.previous.txid)).cloned();
+    let mut beef = match (path, holder) {
+        (Some(path), Some(holder)) => {
+            let mut proven = Beef::new();
+            proven.add(holder, Some(path))?;
+            proven
+        }
+        _ => stored,
+    };
+    let txid = beef.add(spend, None)?;
     beef.to_atomic(&txid)
 }
 
@@ -69,11 +77,13 @@ mod tests {
         let mut stored = Beef::new();
         stored.add(ancestor, Some(&path)).unwrap();
         stored.add(holder.clone(), None).unwrap();
-        assert!(with(stored.clone(), &spend).unwrap().len() > BeefLimits::DEFAULT.max_bytes);
-        assert!(stored.to_atomic(&holder.txid()).unwrap().len() <= BeefLimits::DEFAULT.max_bytes);
+        let held = stored.to_atomic(&holder.txid()).unwrap();
+        assert!(held.len() <= BeefLimits::DEFAULT.max_bytes);
+        let with_all = beef_of_spend(&held, None, spend.clone()).unwrap();
+        assert!(with_all.len() > BeefLimits::DEFAULT.max_bytes);
 
         let own = MerklePath::for_block(8, &[holder.txid()], 0).unwrap();
-        let sent = with(proven(&holder, &own).unwrap(), &spend).unwrap();
+        let sent = beef_of_spend(&held, Some(&own), spend.clone()).unwrap();
         let parsed = Beef::parse(&sent, &BeefLimits::DEFAULT).unwrap();
         assert_eq!((parsed.subject(), parsed.txs().len()), (Some(spend.txid()), 2));
         assert_eq!(parsed.bump_of(&holder.txid()).map(MerklePath::block_height), Some(8));

@@ -3,7 +3,6 @@
 //! Nobody's word takes a conclusion: what is said to be mined is proven, and a spend that is in no block counts only where its script
 //! would be valid, or where it shows the key.
 
-use sensora_chain::beef::{Beef, BeefError, BeefLimits};
 use sensora_chain::contract::key_release::{KeyRelease, KeyReleaseSpend};
 use sensora_chain::contract::verify_input;
 use sensora_chain::header::HeaderView as _;
@@ -11,7 +10,7 @@ use sensora_chain::keys::PublicKey;
 use sensora_chain::merkle_path::MerklePath;
 use sensora_chain::wallet::{KeySource, OwnedOutput, Purpose, Received, Wallet};
 use sensora_chain::{OutPoint, PrivateKey, SighashCache, Transaction, Txid};
-use sensora_protocol::market::key_release::coin::{Coin, CoinView, Spend, Standing};
+use sensora_protocol::market::key_release::coin::{CoinView, Spend, Standing};
 
 use crate::chain_access::{ChainAccess, ChainError, SpentBy, TxStanding};
 use crate::store;
@@ -103,29 +102,6 @@ fn is_valid(release: &KeyRelease, tx: &Transaction) -> bool {
     }
     let index = tx.inputs.iter().position(|input| input.previous == release.outpoint());
     index.is_some_and(|index| verify_input(tx, &SighashCache::new(tx), index, release.output()).is_ok())
-}
-
-/// Atomic BEEF of a transaction that spends a coin: with the coin's proof where it is in a block, else with what the coin came with.
-///
-/// # Errors
-/// [`BeefError`]; only where the stored coin was altered.
-pub(crate) fn beef_of_spend(
-    coin: &Coin,
-    coin_path: Option<&MerklePath>,
-    spend: Transaction,
-) -> Result<Vec<u8>, BeefError> {
-    let stored = Beef::parse(&coin.beef, &BeefLimits::default())?;
-    let holder = stored.transaction(&coin.txid).cloned();
-    let mut beef = match (coin_path, holder) {
-        (Some(path), Some(holder)) => {
-            let mut proven = Beef::new();
-            proven.add(holder, Some(path))?;
-            proven
-        }
-        _ => stored,
-    };
-    let txid = beef.add(spend, None)?;
-    beef.to_atomic(&txid)
 }
 
 /// Takes the mined claim or refund of a coin into the wallet.

@@ -309,25 +309,16 @@ impl Advertiser {
     /// Says the ad again from time to time and to newcomers, until cancelled. Version and transaction of an ad are stored before anybody sees them,
     /// so it stops also while the network or the chain is waited for.
     pub async fn run(self, cancel: CancellationToken) {
-        loop {
-            tokio::select! {
-                () = cancel.cancelled() => return,
-                () = tokio::time::sleep(ANNOUNCE_EVERY) => {
-                    if cancel.run_until_cancelled(self.say_everywhere()).await.is_none() {
-                        return;
-                    }
+        let says = async {
+            loop {
+                tokio::select! {
+                    () = tokio::time::sleep(ANNOUNCE_EVERY) => self.say_everywhere().await,
+                    () = self.inner.newcomer.notified() => self.say_to_newcomers().await,
                 }
-                () = self.inner.newcomer.notified() => {
-                    if cancel.run_until_cancelled(self.say_to_newcomers()).await.is_none() {
-                        return;
-                    }
-                }
+                tokio::time::sleep(ANNOUNCE_PAUSE).await;
             }
-            tokio::select! {
-                () = cancel.cancelled() => return,
-                () = tokio::time::sleep(ANNOUNCE_PAUSE) => {}
-            }
-        }
+        };
+        cancel.run_until_cancelled(says).await;
     }
 }
 

@@ -335,9 +335,7 @@ async fn a_channel_that_opens_when_it_is_mined_is_waited_for_and_then_used() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refund_goes_out_at_its_height_when_nobody_says_what_spends_outputs() {
     let disk = Disk::new();
-    let World { bootstrap, agent, buyer, addresses } =
-        World::with_buyer_at(agent(vec![sim(10)]), &Place::Disk(&disk)).await;
-    let world = World { bootstrap, agent, buyer, addresses };
+    let world = World::with_buyer_at(agent(vec![sim(10)]), &Place::Disk(&disk)).await;
     let id = open(&world, VALUE).await;
     let World { bootstrap, agent, buyer, .. } = world;
     let dev = bootstrap.chain().dev_chain().unwrap().clone();

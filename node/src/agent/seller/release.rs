@@ -39,7 +39,8 @@ use tokio_util::sync::CancellationToken;
 use super::{KEEP_SOLD_MS, Seller, SellerParts, damaged, failed};
 use crate::agent::anchorer::MIN_FREE_SPACE;
 use crate::chain_access::{BroadcastError, HeaderSnapshot};
-use crate::release::{Earned, beef_of_spend, credit};
+use crate::outgoing::beef_of_spend;
+use crate::release::{Earned, credit};
 use crate::store::{StoreError, release as records};
 use crate::stripes::Stripes;
 use crate::wallet::WalletHandleError;
@@ -449,7 +450,7 @@ impl Seller {
         let Some(coin) = sale.as_ref().and_then(BatchSale::coin) else { return Ok(false) };
         let claim = sensora_chain::Transaction::from_bytes(claim).map_err(|error| damaged(&error))?;
         let txid = claim.txid();
-        let beef = beef_of_spend(coin, coin_path, claim).map_err(|error| damaged(&error))?;
+        let beef = beef_of_spend(&coin.beef, coin_path, claim).map_err(|error| damaged(&error))?;
         match chain.broadcast(&beef).await {
             Ok(()) => {
                 tracing::info!(order = %id, %txid, "the claim of a batch is out");

@@ -24,7 +24,8 @@ use crate::buyer::drive::keep;
 use crate::buyer::{BuyError, Buyer, BuyerParts, Progress};
 use crate::chain_access::BroadcastError;
 use crate::net::{DeliveryError, DeliverySender, Offence, peer_id_from_public_key};
-use crate::release::{Earned, beef_of_spend, credit};
+use crate::outgoing::beef_of_spend;
+use crate::release::{Earned, credit};
 use crate::store::{StoreError, release as records};
 use crate::wallet::{Fate, WalletHandle, WalletHandleError};
 
@@ -317,7 +318,7 @@ impl Buyer {
         let damaged = |reason: String| BuyError::from(StoreError::Damaged(reason));
         let refund = Transaction::from_bytes(refund).map_err(|error| damaged(error.to_string()))?;
         let txid = refund.txid();
-        let beef = beef_of_spend(coin, coin_path, refund);
+        let beef = beef_of_spend(&coin.beef, coin_path, refund);
         let beef = beef.map_err(|error: BeefError| damaged(error.to_string()))?;
         match self.inner.chain.broadcast(&beef).await {
             Ok(()) => tracing::info!(order = %id, %txid, "the refund of a batch is out"),
