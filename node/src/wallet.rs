@@ -302,7 +302,7 @@ impl WalletHandle {
     pub fn spec(&self, outputs: Vec<TxOut>, label: &str) -> Result<PaymentSpec, Frozen> {
         self.inner.freeze.check()?;
         let FeePolicy { rate, max } = self.fees();
-        Ok(PaymentSpec { outputs, label: label.to_owned(), fee: rate, max_fee: max })
+        Ok(PaymentSpec { outputs, label: label.to_owned(), fee: rate, max_fee: max, spends: Vec::new() })
     }
 
     /// The kill switch.

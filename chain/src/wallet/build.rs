@@ -10,7 +10,7 @@ use crate::contract::payment;
 use crate::fee::FeeRate;
 use crate::keys::PrivateKey;
 use crate::sighash::SighashCache;
-use crate::{Satoshis, Script, Transaction, TxIn, TxOut, Txid};
+use crate::{OutPoint, Satoshis, Script, Transaction, TxIn, TxOut, Txid};
 
 /// How many spendable coins the wallet tries to have. A coin that was just spent comes back as unmined change, so
 /// this is how many payments can be made between two blocks before a payee has to check more than one unproven
@@ -40,6 +40,9 @@ pub struct PaymentSpec {
     pub fee: FeeRate,
     /// Above this fee the payment is not made.
     pub max_fee: Satoshis,
+    /// Coins that it spends whatever else it spends, each spendable: [`Wallet::excluding`] finds those with which only one of two payments can ever
+    /// be taken.
+    pub spends: Vec<OutPoint>,
 }
 
 /// A payment, signed and complete. Its coins are reserved until the wallet learns what became of it.
@@ -77,13 +80,21 @@ impl Wallet {
     /// leaves the process: an unstored reservation is a coin that is spent twice after a crash.
     ///
     /// # Errors
-    /// [`WalletError::Funds`], [`WalletError::FeeAboveLimit`], [`WalletError::Output`], [`WalletError::AncestryTooDeep`] and what
-    /// [`Wallet::beef_for`] returns. The wallet is unchanged then.
+    /// [`WalletError::Funds`], [`WalletError::FeeAboveLimit`], [`WalletError::Output`], [`WalletError::AncestryTooDeep`],
+    /// [`WalletError::NotSpendable`] and what [`Wallet::beef_for`] returns. The wallet is unchanged then.
     pub fn build(&mut self, root: &PrivateKey, spec: PaymentSpec, now_ms: i64) -> Result<Built, WalletError> {
         super::check_label(&spec.label)?;
         check_outputs(&spec.outputs)?;
+        let mut forced: Vec<Candidate> = Vec::with_capacity(spec.spends.len());
+        for outpoint in &spec.spends {
+            let coin = selection::spendable(&self.ledger, *outpoint);
+            let coin = coin.ok_or(WalletError::NotSpendable(*outpoint))?;
+            if !forced.contains(&coin) {
+                forced.push(coin);
+            }
+        }
         let with = |wallet: &mut Self, taken| {
-            let plan = plan(&wallet.ledger, &[], &spec, taken)?;
+            let plan = plan(&wallet.ledger, &forced, &spec, taken)?;
             wallet.assemble(root, plan, spec.outputs.clone(), spec.label.clone(), now_ms, Made::Payment)
         };
         // Where light coins are not enough, or rest on what is too long themselves, any of them are.
@@ -128,7 +139,7 @@ impl Wallet {
             inputs.push(coin);
         }
         let label = super::bounded(&format!("reclaim {payment}"));
-        let spec = PaymentSpec { outputs: Vec::new(), label, fee, max_fee };
+        let spec = PaymentSpec { outputs: Vec::new(), label, fee, max_fee, spends: Vec::new() };
         let plan = plan(&self.ledger, &inputs, &spec, Taken::All)?;
         self.assemble(root, plan, spec.outputs, spec.label, now_ms, Made::Reclaim(*payment))
     }
@@ -241,7 +252,7 @@ fn plan(
     };
     let mut inputs = forced.to_vec();
     if forced.is_empty() || held < needed(0) {
-        let chosen = selection::select(ledger, taken, |more| needed(more).saturating_sub(held));
+        let chosen = selection::select(ledger, taken, forced, |more| needed(more).saturating_sub(held));
         inputs.extend(chosen.map_err(|short| match short {
             Short::Depth => WalletError::AncestryTooDeep { limit: MAX_BEEF_DEPTH },
             Short::Funds => {
@@ -252,7 +263,9 @@ fn plan(
     }
     let total = inputs.iter().fold(0u64, |sum, coin| sum.saturating_add(coin.sat));
     let over = total.checked_sub(paid).ok_or(WalletError::Overflow)?;
-    let left = ledger.index.spendable().saturating_sub(inputs.len().saturating_sub(forced.len()));
+    // A reclaim's coins are reserved, and not among the spendable ones.
+    let taken = inputs.iter().filter(|coin| selection::spendable(ledger, coin.outpoint).is_some()).count();
+    let left = ledger.index.spendable().saturating_sub(taken);
     let most = TARGET_COINS.saturating_sub(left).clamp(1, MAX_CHANGE);
     let mut lowest = over;
     for pieces in (least_change..=most).rev() {

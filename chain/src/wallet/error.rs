@@ -83,6 +83,9 @@ pub enum WalletError {
         /// Where it stands.
         status: Status,
     },
+    /// A payment is to spend this output, and cannot.
+    #[error("output {0} cannot be spent now: it is spent, reserved or not ours")]
+    NotSpendable(OutPoint),
     /// The output does not pay the key it is said to pay.
     #[error(
         "output {0} is not locked to the key it was announced for; check counterparty and invoice number"

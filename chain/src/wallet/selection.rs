@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::coin::KeySource;
+use super::coin::{CoinState, KeySource};
 use super::index::Set;
 use super::ledger::{Ledger, Record};
 use crate::{OutPoint, Txid};
@@ -71,13 +71,19 @@ pub(super) enum Taken {
 }
 
 /// Chooses coins worth at least `needed(number of chosen coins)` satoshis.
+///
+/// None of `forced` is among them.
 pub(super) fn select(
     ledger: &Ledger,
     taken: Taken,
+    forced: &[Candidate],
     needed: impl Fn(usize) -> u64,
 ) -> Result<Vec<Candidate>, Short> {
     let mined = &ledger.index.mined;
-    let is_taken = |coin: &OutPoint| taken == Taken::All || ledger.get(&coin.txid).is_some_and(is_light);
+    let is_taken = |coin: &OutPoint| {
+        (taken == Taken::All || ledger.get(&coin.txid).is_some_and(is_light))
+            && !forced.iter().any(|other| &other.outpoint == coin)
+    };
     let chosen = match of_mined(mined, is_taken, &needed) {
         Some(chosen) => chosen,
         None => {
@@ -96,6 +102,14 @@ fn is_light(record: &Record) -> bool {
 pub(super) fn candidate(ledger: &Ledger, outpoint: OutPoint) -> Option<Candidate> {
     let owned = ledger.owned(&outpoint)?;
     Some(Candidate { outpoint, sat: owned.value.as_u64(), key: owned.key.clone() })
+}
+
+/// The same, where it can be spent now.
+pub(super) fn spendable(ledger: &Ledger, outpoint: OutPoint) -> Option<Candidate> {
+    match ledger.state(&outpoint)? {
+        CoinState::Confirmed(_) | CoinState::Unconfirmed => candidate(ledger, outpoint),
+        CoinState::Reserved | CoinState::Pending => None,
+    }
 }
 
 fn deep(ledger: &Ledger) -> Vec<Deep> {

@@ -1,16 +1,20 @@
 //! Transactions that wait for a block: since when, and what to think of one that waits for too long. "In the mempool" is not "fee enough".
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 
 use super::history::Status;
 use super::ledger::Record;
-use super::{Wallet, WalletError};
+use super::{Wallet, WalletError, selection};
 use crate::fee::FeeRate;
-use crate::{Satoshis, Txid};
+use crate::{OutPoint, Satoshis, Txid};
 
 /// Blocks after which a transaction that the network has should have been mined: an hour on average. Whoever pays the rate that miners ask for
 /// is in the next block or two.
 pub const STUCK_BLOCKS: u32 = 6;
+
+/// Transactions that are looked at for a coin that excludes a payment: the coins that come back are of the first few, and a wallet may have spent
+/// them on through thousands.
+const MAX_DESCENDANTS: usize = 1_000;
 
 /// A transaction that the network has and no miner takes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,18 +105,53 @@ impl Wallet {
     /// Whether a transaction of ours does not stand, and what spends one of its coins instead is at least `depth` blocks deep: a reorganisation of
     /// fewer does not bring it back.
     pub fn is_outdone(&self, txid: &Txid, depth: u32, tip_height: u32) -> bool {
-        let Some(record) = self.ledger.get(txid).filter(|record| record.status.is_dead()) else {
-            return false;
-        };
         let deep = |height: u32| {
             tip_height.checked_sub(height).is_some_and(|above| above.saturating_add(1) >= depth)
         };
-        // Its body is forgotten only once what outdid it is buried.
-        record.tx.is_none()
-            || self
-                .ledger
-                .rivals(txid)
-                .any(|(_, rival)| matches!(rival.status, Status::Mined { height } if deep(height)))
+        // What builds on one that is outdone is outdone with it.
+        let (mut queue, mut seen) = (vec![*txid], BTreeSet::from([*txid]));
+        while let Some(txid) = queue.pop() {
+            let Some(record) = self.ledger.get(&txid).filter(|record| record.status.is_dead()) else {
+                continue;
+            };
+            // Its body is forgotten only once what outdid it is buried.
+            let outdone = record.tx.is_none()
+                || self
+                    .ledger
+                    .rivals(&txid)
+                    .any(|(_, rival)| matches!(rival.status, Status::Mined { height } if deep(height)));
+            if outdone {
+                return true;
+            }
+            queue.extend(record.inputs().map(|input| input.txid).filter(|parent| seen.insert(*parent)));
+        }
+        false
+    }
+
+    /// A coin with which only one of two can ever be taken: `payment`, or what spends this coin. It is one that `payment` spends itself, or it
+    /// comes, over however many transactions, from one that does. `None` where no such coin can be spent now.
+    #[must_use]
+    pub fn excluding(&self, payment: &Txid) -> Option<OutPoint> {
+        let spendable = |outpoint: &OutPoint| selection::spendable(&self.ledger, *outpoint).is_some();
+        if let Some(own) = self.ledger.get(payment)?.inputs().find(|input| spendable(input)) {
+            return Some(*own);
+        }
+        let mut queue: VecDeque<Txid> = self.ledger.rivals(payment).map(|(rival, _)| *rival).collect();
+        let mut seen = BTreeSet::from([*payment]);
+        while let Some(txid) = queue.pop_front() {
+            if !seen.insert(txid) || seen.len() > MAX_DESCENDANTS {
+                continue;
+            }
+            let Some(record) = self.ledger.get(&txid).filter(|record| record.status.is_settled()) else {
+                continue;
+            };
+            let mut outputs = record.outputs.keys().map(|vout| OutPoint { txid, vout: *vout });
+            if let Some(coin) = outputs.find(spendable) {
+                return Some(coin);
+            }
+            queue.extend(self.ledger.children(&txid).map(|(child, _)| *child));
+        }
+        None
     }
 
     /// Transactions that are in the place of a conflicted one: if it is not proven any more, the other one may be offered to the network again.

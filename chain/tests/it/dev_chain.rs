@@ -605,6 +605,7 @@ fn a_wallet_lives_on_the_chain() {
             label: format!("payment {round}"),
             fee: FeeRate::DEFAULT,
             max_fee: sat(1_000),
+            spends: Vec::new(),
         };
         let built = wallet.build(&root, spec, NOW).unwrap();
         chain.submit(&built.tx).unwrap();

@@ -100,7 +100,13 @@ fn funded(amounts: &[u64]) -> (Wallet, Blocks) {
 
 fn spec(amount: u64) -> PaymentSpec {
     let outputs = vec![TxOut { value: sat(amount), locking: Script::p2pkh(&[9; 20]) }];
-    PaymentSpec { outputs, label: "a payment".into(), fee: FeeRate::DEFAULT, max_fee: sat(10_000) }
+    PaymentSpec {
+        outputs,
+        label: "a payment".into(),
+        fee: FeeRate::DEFAULT,
+        max_fee: sat(10_000),
+        spends: Vec::new(),
+    }
 }
 
 fn pay(wallet: &mut Wallet, amount: u64) -> Result<Built, WalletError> {
@@ -275,6 +281,49 @@ fn a_refused_payment_is_taken_back_for_good() {
     for wallet in [&accepted, &wallet] {
         assert_eq!(wallet.audit().unwrap().total.as_u64(), 30_000 - payment.fee.as_u64());
     }
+}
+
+#[test]
+fn of_a_payment_that_was_taken_back_and_one_that_excludes_it_only_one_is_ever_taken() {
+    // A coin beside it, which alone would pay as well.
+    let (mut wallet, mut blocks) = funded(&[50_000, 30_000]);
+    let first = pay(&mut wallet, 40_000).unwrap();
+    assert_eq!(wallet.excluding(&first.txid), None, "its coins are reserved for it");
+    let reclaim = wallet.reclaim(&root(), &first.txid, FeeRate::DEFAULT, sat(1_000), NOW).unwrap();
+    assert_eq!(wallet.excluding(&first.txid), None, "the network has nothing of it yet");
+    wallet.mark_broadcast(&reclaim.txid).unwrap();
+    // What came back goes on to somebody else, and its change excludes the first as well.
+    let coin = wallet.excluding(&first.txid).unwrap();
+    assert_eq!(coin.txid, reclaim.txid);
+    let on = wallet.build(&root(), PaymentSpec { spends: vec![coin], ..spec(100) }, NOW).unwrap();
+    wallet.mark_broadcast(&on.txid).unwrap();
+    let change = wallet.excluding(&first.txid).unwrap();
+    let second =
+        wallet.build(&root(), PaymentSpec { spends: vec![change, change], ..spec(1_000) }, NOW).unwrap();
+    check_built(&wallet, &second, FeeRate::DEFAULT);
+    assert_eq!(second.tx.inputs.iter().filter(|input| input.previous == change).count(), 1);
+    wallet.mark_broadcast(&second.txid).unwrap();
+    let spent = wallet.build(&root(), PaymentSpec { spends: vec![change], ..spec(1_000) }, NOW);
+    assert_eq!(spent, Err(WalletError::NotSpendable(change)));
+
+    // The second and all that it rests on may be mined …
+    let mut paid = wallet.clone();
+    let height = {
+        let path = blocks.mine(reclaim.txid);
+        let height = path.block_height();
+        paid.mark_mined(&reclaim.txid, path, &blocks).unwrap();
+        height
+    };
+    assert!(!paid.is_outdone(&first.txid, 6, height + 4) && paid.is_outdone(&first.txid, 6, height + 5));
+    // … or the first, and then none of them.
+    let path = blocks.mine(first.txid);
+    let height = path.block_height();
+    wallet.mark_mined(&first.txid, path, &blocks).unwrap();
+    for dead in [&reclaim, &on, &second] {
+        assert!(wallet.status(&dead.txid).is_some_and(Status::is_dead), "{:?}", wallet.status(&dead.txid));
+        assert!(wallet.is_outdone(&dead.txid, 6, height + 5), "what builds on the dead is dead");
+    }
+    wallet.audit().unwrap();
 }
 
 #[test]

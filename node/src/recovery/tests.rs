@@ -60,6 +60,7 @@ impl Life {
             label: "pay".into(),
             fee: FeeRate::DEFAULT,
             max_fee: Satoshis::from_sat(10_000),
+            spends: Vec::new(),
         };
         let Ok(built) = self.wallet.build(&root(), spec, self.now) else { return };
         self.chain.submit(&built.tx).unwrap();
@@ -171,6 +172,7 @@ fn the_words_find_every_coin_in_either_way_and_can_spend_it() {
         label: String::new(),
         fee: FeeRate::DEFAULT,
         max_fee: Satoshis::from_sat(10_000),
+        spends: Vec::new(),
     };
     let built = wallet.build(&root(), spec, 0).unwrap();
     life.chain.submit(&built.tx).unwrap();

@@ -144,7 +144,13 @@ async fn what_the_wallet_builds_is_taken_relayed_and_mined() {
         assert_eq!(wallet.receive(&root, received).unwrap(), sat(100_000));
     }
     let build = |wallet: &mut Wallet, outputs: Vec<TxOut>| -> Built {
-        let spec = PaymentSpec { outputs, label: "a test".into(), fee: RATE_HERE, max_fee: sat(10_000) };
+        let spec = PaymentSpec {
+            outputs,
+            label: "a test".into(),
+            fee: RATE_HERE,
+            max_fee: sat(10_000),
+            spends: Vec::new(),
+        };
         wallet.build(&root, spec, NOW).unwrap()
     };
     let payment = build(&mut wallet, vec![pay(12_345)]);

@@ -122,7 +122,13 @@ impl Bench {
 
     /// Builds a transaction, which is in a block when this returns.
     fn make(&mut self, outputs: Vec<TxOut>, txs: usize) -> Outcome<Built> {
-        let spec = PaymentSpec { outputs, label: String::new(), fee: self.rate, max_fee: Satoshis::MAX };
+        let spec = PaymentSpec {
+            outputs,
+            label: String::new(),
+            fee: self.rate,
+            max_fee: Satoshis::MAX,
+            spends: Vec::new(),
+        };
         let built = self.wallet.build(self.identity.key(), spec, 0).map_err(|error| wrong(&error))?;
         let path = self.chain.block(built.txid, txs)?;
         let mined = self.wallet.mark_mined(&built.txid, path, &self.chain);
