@@ -18,6 +18,7 @@ mod reads;
 mod receive;
 mod release;
 mod resume;
+mod taken_back;
 mod through;
 mod turns;
 
@@ -302,6 +303,9 @@ impl Buyer {
             kept.get_or_insert(count.saturating_sub(wanted));
             let Some((from, to)) = missing.first().copied() else { break };
             self.not_live(stream, from, to)?;
+            if mode != PaymentMode::Direct {
+                self.none_may_return(stream, from, to)?;
+            }
             let seq = Range::Seq { first: from, count: to.saturating_sub(from) };
             let (offer, asked) = match quoted.take() {
                 Some(offer) if (from, to) == (first, end) => (offer, *range),
@@ -370,7 +374,8 @@ impl Buyer {
 
     /// The order under way that is to bring readings of `[first, end)`, if there is one. Live streams are not asked: nobody knows when they bring what.
     fn open_order(&self, stream: &StreamId, first: u64, end: u64) -> Result<Option<OrderId>, BuyError> {
-        for purchase in self.inner.store.read(orders::open_purchases)? {
+        let direct = self.inner.store.read(orders::open_purchases)?;
+        for purchase in direct.into_iter().filter(|purchase| !purchase.may_return()) {
             let offer = purchase.terms(self.inner.network)?;
             let terms = offer.value();
             let missing = purchase.next.max(first)..terms.first.saturating_add(terms.count).min(end);
@@ -427,7 +432,7 @@ impl Buyer {
         let order = purchase.signed_order(*network)?;
         let locking = payment::script_for_buyer(order.value(), identity.key(), offer.key());
         let outputs = vec![TxOut { value: terms.total, locking }];
-        let spec = wallet.spec(outputs, &format!("order {}", purchase.id))?;
+        let mut spec = wallet.spec(outputs, &format!("order {}", purchase.id))?;
         let stream = BoughtStream {
             id: terms.stream,
             seller: *offer.key(),
@@ -446,6 +451,7 @@ impl Buyer {
                 let last = end.saturating_sub(1);
                 return Err(BuyError::AlreadyOrdered { first, last, order: open });
             }
+            spec.spends = self.excluding(wallet, &terms.stream, first, end)?;
             self.commit(tx, &purchase.id, offer.key(), terms.total)?;
             let built = wallet.build(identity.key(), spec, now_ms).map_err(WalletHandleError::from)?;
             let payment = SignedPayment { txid: built.txid, beef: built.beef };

@@ -16,6 +16,7 @@ pub mod home;
 pub mod keystore;
 pub mod net;
 mod outgoing;
+mod pace;
 pub mod recovery;
 mod release;
 pub mod signals;

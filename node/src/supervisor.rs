@@ -286,6 +286,7 @@ impl Node {
         let mut parts = JoinSet::new();
         parts.spawn(buyer.clone().run_channels(cancel.clone()));
         parts.spawn(buyer.clone().run_releases(cancel.clone()));
+        parts.spawn(buyer.clone().run_taken_back(cancel.clone()));
         wallet.set_sweep(options.sweep)?;
         parts.spawn(wallet.clone().run(cancel.clone()));
         if has_services {

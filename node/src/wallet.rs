@@ -31,7 +31,6 @@ use sensora_protocol::Identity;
 use tokio::sync::Notify;
 
 pub use self::audit::ChainAudit;
-pub use self::outbox::{FIRST_AGAIN, LONGEST_AGAIN};
 pub use self::tidy::SweepPolicy;
 use self::watch::Watch;
 pub use self::watch::{Fate, Stuck};
@@ -40,6 +39,7 @@ use crate::clock::Clock;
 pub use crate::fees::FeePolicy;
 use crate::fees::Fees;
 use crate::freeze::{Freeze, Frozen};
+pub use crate::pace::{FIRST_AGAIN, LONGEST_AGAIN};
 use crate::store::outbox::Outgoing;
 use crate::store::{self, Store, StoreError};
 

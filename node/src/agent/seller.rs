@@ -3,14 +3,16 @@
 //! What may be sold, for how much and when an order counts as paid is decided by [`sensora_protocol::market::sale`]; this room stores,
 //! broadcasts and answers in the order that the state machine asks for.
 
+mod admitted;
 pub mod channels;
 pub mod earnings;
 mod payments;
 mod reads;
 pub mod release;
+mod room;
 pub mod supply;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -32,6 +34,8 @@ use sensora_protocol::stream::checkpoint::Checkpoint;
 use sensora_protocol::{Identity, OrderId, Signed, SignedBytes, StreamId};
 use tokio_util::sync::CancellationToken;
 
+use self::admitted::Admitted;
+use self::room::Room;
 use super::anchorer::{Anchorer, MIN_FREE_SPACE};
 use super::recorder::{Recorder, RecorderError};
 use crate::chain_access::ChainAccess;
@@ -44,9 +48,6 @@ use channels::Channels;
 use release::{ReleasePolicy, Releases};
 use supply::{Credit, Supplies};
 
-/// Most orders whose payment the network has not answered. Each is up to 128 KiB on disk and costs whoever makes it
-/// nothing while the chain cannot be reached, so there must be an end.
-const MAX_ADMITTED: usize = 256;
 /// How often the payments of such orders go out again, and old orders are looked for.
 const SETTLE_EVERY: Duration = Duration::from_secs(5);
 /// How often headers are asked for because a payment rests on a block that is not known: whoever says so may be lying.
@@ -81,7 +82,7 @@ struct Inner {
     /// An order is worked on by one task at a time.
     orders: Stripes,
     /// Orders whose payment the network has not answered.
-    admitted: Mutex<BTreeSet<OrderId>>,
+    admitted: Admitted,
     looked: Mutex<Option<Stopwatch>>,
     /// Orders that were paid since the start.
     sold: AtomicU64,
@@ -91,6 +92,8 @@ struct Inner {
     releases: Releases,
     /// Checkpoints that single readings were last proven under.
     signatures: reads::Signatures,
+    /// Streams that are served.
+    room: Arc<Room>,
 }
 
 /// What a seller works with.
@@ -128,10 +131,12 @@ impl Seller {
     #[must_use]
     pub fn new(parts: SellerParts) -> Self {
         let (terms, orders, admitted, looked) =
-            (RwLock::default(), Stripes::default(), Mutex::default(), Mutex::default());
+            (RwLock::default(), Stripes::default(), Admitted::default(), Mutex::default());
         let (sold, supplies) = (AtomicU64::new(0), Supplies::new(parts.credit));
-        let (releases, signatures) = (Releases::default(), reads::Signatures::default());
-        let inner = Inner { parts, terms, orders, admitted, looked, sold, supplies, releases, signatures };
+        let (releases, signatures, room) =
+            (Releases::default(), reads::Signatures::default(), Arc::<Room>::default());
+        let inner =
+            Inner { parts, terms, orders, admitted, looked, sold, supplies, releases, signatures, room };
         Self { inner: Arc::new(inner) }
     }
 
@@ -413,7 +418,8 @@ impl Seller {
     /// [`StoreError`].
     pub fn resume(&self) -> Result<(), StoreError> {
         let SellerParts { store, .. } = &self.inner.parts;
-        self.admitted().extend(store.read(orders::admitted_sales)?);
+        let admitted = store.read(orders::admitted_sales)?;
+        self.inner.admitted.extend(admitted.into_iter().map(|sale| (sale.order, sale.buyer)));
         self.load_releases()?;
         self.note_open()
     }
@@ -451,9 +457,8 @@ impl Seller {
             return Ok(());
         }
         store.write(|tx| old.iter().try_for_each(|order| orders::remove_sale(tx, order)))?;
-        let mut admitted = self.admitted();
         for order in old {
-            admitted.remove(&order);
+            self.inner.admitted.leave(&order);
         }
         Ok(())
     }

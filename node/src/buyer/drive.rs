@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use sensora_chain::Txid;
+use sensora_protocol::market::budget::Commitment;
 use sensora_protocol::market::delivery::ProvenPage;
 use sensora_protocol::market::message::{Request, Response};
 use sensora_protocol::market::purchase::{
@@ -14,7 +15,7 @@ use super::budget::settle;
 use super::{ATTEMPTS, BuyError, Buyer, BuyerParts, Progress};
 use crate::net::{Offence, peer_id_from_public_key};
 use crate::store::bought::{self, BoughtRun};
-use crate::store::{StoreError, orders};
+use crate::store::{StoreError, budget, orders};
 use crate::wallet::{Fate, WalletHandleError};
 
 /// How often a delivery that does not verify is asked for again before the seller counts as a cheat.
@@ -30,6 +31,7 @@ impl Buyer {
         let order = *order;
         let _one_at_a_time = self.turns.take(&order).await;
         let mut purchase = self.purchase(&order)?;
+        self.look_back(&mut purchase)?;
         let mut waits = 0;
         let mut bad_deliveries = 0;
         while let Some(action) = purchase.resume() {
@@ -136,7 +138,7 @@ impl Buyer {
     /// Spends the coins of a payment back to ourselves. `Ok` when the seller has the money of an order that was given up: then it is asked for
     /// the goods again.
     async fn take_back(&self, purchase: &mut Purchase, txid: &Txid) -> Result<(), BuyError> {
-        let BuyerParts { wallet, network, clock, .. } = &*self.inner;
+        let BuyerParts { wallet, .. } = &*self.inner;
         let order = purchase.id;
         let before = purchase.state.clone();
         let outcome = move |taken_back| match &before {
@@ -165,7 +167,22 @@ impl Buyer {
                 _ => return not_yet(&error),
             },
         };
+        self.follow(purchase, event)?;
+        match &purchase.state {
+            PurchaseState::Paying => Ok(()),
+            PurchaseState::Withheld { refusal } => {
+                Err(BuyError::Withheld { order, refusal: refusal.clone() })
+            }
+            _ => Err(outcome(true)),
+        }
+    }
+
+    /// Gives what has become of a payment to the state machine, and stores all that follows from it in one step.
+    pub(super) fn follow(&self, purchase: &mut Purchase, event: PurchaseEvent) -> Result<(), BuyError> {
+        let BuyerParts { wallet, network, clock, .. } = &*self.inner;
+        let (order, seller) = (purchase.id, purchase.seller);
         let total = purchase.terms(*network)?.value().total;
+        let had_returned = purchase.may_return();
         let mut next = purchase.clone();
         wallet.update(|wallet, tx| {
             let actions = next.handle(event, *network);
@@ -175,19 +192,17 @@ impl Buyer {
                     wallet.mark_broadcast(txid).map_err(WalletHandleError::from)?;
                 }
             }
+            if had_returned && !next.state.is_final() {
+                // What it had committed was given back with its coins.
+                let commitment = Commitment { seller, at_ms: clock.now_ms(), amount: total };
+                budget::commit_again(tx, &order, &commitment)?;
+            }
             settle(tx, &next, total, clock.now_ms())?;
             orders::put_purchase(tx, &next)?;
             Ok::<_, BuyError>(())
         })?;
         *purchase = next;
-        self.note_direct(purchase)?;
-        match &purchase.state {
-            PurchaseState::Paying => Ok(()),
-            PurchaseState::Withheld { refusal } => {
-                Err(BuyError::Withheld { order, refusal: refusal.clone() })
-            }
-            _ => Err(outcome(true)),
-        }
+        self.note_direct(purchase)
     }
 }
 

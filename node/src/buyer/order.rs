@@ -287,10 +287,10 @@ impl OrderSummary {
                 Some(format!("refused, and the coins are still being taken back: {refusal}"))
             }
             PurchaseState::TakenBack { refusal } => {
-                Some(format!("refused, and the coins are back: {refusal}"))
+                Some(format!("refused, and the coins are back{}: {refusal}", not_deep(purchase)))
             }
             PurchaseState::GivingUp => Some("given up; the coins are still being taken back".to_owned()),
-            PurchaseState::GivenUp => Some("given up; the coins are back".to_owned()),
+            PurchaseState::GivenUp => Some(format!("given up; the coins are back{}", not_deep(purchase))),
             PurchaseState::Withheld { refusal } => {
                 Some(format!("the seller has the money and does not deliver: {refusal}"))
             }
@@ -421,6 +421,10 @@ impl OrderSummary {
             agreed_ms: purchase.agreed_ms,
         })
     }
+}
+
+fn not_deep(purchase: &Purchase) -> &'static str {
+    if purchase.may_return() { ", for good once that is 6 blocks deep" } else { "" }
 }
 
 /// Why a batch is not complete.

@@ -177,6 +177,7 @@ impl Buyer {
             }
             let Some((from, to)) = missing.first().copied() else { return Ok(Released::Bought(bought)) };
             self.not_live(stream, from, to)?;
+            self.none_may_return(stream, from, to)?;
             let seq = Range::Seq { first: from, count: to.saturating_sub(from) };
             let (offer, asked) = match quoted.take() {
                 Some(offer) if (from, to) == (first, end) => (offer, *range),

@@ -32,6 +32,9 @@ impl Buyer {
         let mut all = Vec::new();
         for purchase in self.inner.store.read(orders::open_purchases)? {
             let id = purchase.id;
+            if purchase.may_return() && self.look_back_at(purchase.clone()).await?.state.is_final() {
+                continue;
+            }
             if purchase.payment.is_some() {
                 all.push((id, false));
                 continue;

@@ -336,6 +336,18 @@ impl BroadcastError {
             Self::Failed(error) => error.label(),
         }
     }
+
+    /// Whether another transaction would fare the same now: nobody who was asked has said anything about this one.
+    #[must_use]
+    pub fn holds_for_all(&self) -> bool {
+        match self {
+            Self::Rejected { .. } => false,
+            Self::Unavailable { tried } => {
+                !tried.iter().any(|tried| matches!(tried.failure, Failure::Orphan | Failure::Pending))
+            }
+            Self::Failed(_) => true,
+        }
+    }
 }
 
 /// The store for block headers failed.
@@ -360,5 +372,19 @@ mod tests {
         assert!(text.contains(&peer.to_string()) && text.contains("does not serve"), "{text}");
         assert_eq!(error.refusal(), Some(&Refusal::NotServed));
         assert_eq!(BroadcastError::Failed(error).label(), "unavailable");
+    }
+
+    #[test]
+    fn what_a_service_says_of_one_transaction_does_not_hold_for_all() {
+        let asked = Asked::Service("arc".into());
+        let tried = |failure| Tried { asked: asked.clone(), failure };
+        let unavailable = |tried| BroadcastError::Unavailable { tried };
+        let resting = || tried(Failure::Resting(Duration::from_secs(9)));
+        assert!(unavailable(vec![resting(), tried(Failure::Malformed("no answer".into()))]).holds_for_all());
+        assert!(!unavailable(vec![resting(), tried(Failure::Orphan)]).holds_for_all());
+        assert!(!unavailable(vec![tried(Failure::Pending), resting()]).holds_for_all());
+        assert!(BroadcastError::Failed(ChainError::NoSource).holds_for_all());
+        let rejected = BroadcastError::Rejected { double_spent: true, code: 466, reason: String::new() };
+        assert!(!rejected.holds_for_all());
     }
 }

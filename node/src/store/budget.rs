@@ -131,6 +131,23 @@ pub fn commit<E: From<StoreError> + From<BudgetError>>(
     Ok(RUNNING.put(tx, order.as_bytes(), commitment)?)
 }
 
+/// Commits what an order costs that had given it back, whatever the budgets allow: it is paid.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn commit_again(
+    tx: &WriteTransaction,
+    order: &OrderId,
+    commitment: &Commitment,
+) -> Result<(), StoreError> {
+    if RUNNING.get_in::<Commitment>(tx, order.as_bytes())?.is_some() {
+        return Ok(());
+    }
+    let Commitment { seller, at_ms, amount } = commitment;
+    change(tx, *at_ms, seller, |sum| sum.checked_add(*amount).unwrap_or(Satoshis::MAX))?;
+    RUNNING.put(tx, order.as_bytes(), commitment)
+}
+
 /// The order has ended at `now_ms` and has cost `amount`: what else it had committed is free again. A second time it changes nothing.
 ///
 /// # Errors

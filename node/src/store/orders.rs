@@ -9,7 +9,7 @@ use super::StoreError;
 use super::kinds::Records;
 
 const PURCHASES: Records = Records { name: "purchases" };
-/// Ids of the purchases that are not finished: few, however many there have been.
+/// Ids of the purchases of which something may still change: few, however many there have been.
 const OPEN: Records = Records { name: "purchases_open" };
 const SALES: Records = Records { name: "sales" };
 /// Ids of the sales whose payment the network has not answered.
@@ -32,7 +32,7 @@ pub(super) fn create(tx: &WriteTransaction) -> Result<(), StoreError> {
 /// # Errors
 /// [`StoreError`].
 pub fn put_purchase(tx: &WriteTransaction, purchase: &Purchase) -> Result<(), StoreError> {
-    if purchase.state.is_final() {
+    if purchase.is_final() {
         OPEN.remove(tx, purchase.id.as_bytes())?;
     } else {
         OPEN.put(tx, purchase.id.as_bytes(), &purchase.id)?;
@@ -57,7 +57,7 @@ pub fn purchase(tx: &ReadTransaction, id: &OrderId) -> Result<Option<Purchase>, 
     PURCHASES.get(tx, id.as_bytes())
 }
 
-/// The purchases that are not finished.
+/// The purchases of which something may still change: those that are not finished, and those whose coins are back but not for good.
 ///
 /// # Errors
 /// [`StoreError`].
@@ -129,8 +129,10 @@ pub fn sale_in(tx: &WriteTransaction, id: &OrderId) -> Result<Option<Sale>, Stor
 ///
 /// # Errors
 /// [`StoreError`].
-pub fn admitted_sales(tx: &ReadTransaction) -> Result<Vec<OrderId>, StoreError> {
-    ADMITTED.all(tx)
+pub fn admitted_sales(tx: &ReadTransaction) -> Result<Vec<Sale>, StoreError> {
+    let ids: Vec<OrderId> = ADMITTED.all(tx)?;
+    let found = ids.iter().filter_map(|id| sale(tx, id).transpose());
+    found.collect()
 }
 
 /// Sales that were admitted before `ms`, oldest first, at most `limit`.

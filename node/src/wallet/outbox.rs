@@ -3,51 +3,16 @@
 //! What waits is on disk: the outbox, and the states of the wallet's transactions. Only the pace is in memory, so that after a restart everything
 //! that is not known to be on the network goes out once at once.
 
-use std::collections::BTreeMap;
 use std::sync::PoisonError;
-use std::time::Duration;
 
 use sensora_chain::Txid;
 use sensora_chain::wallet::{Status, Wallet};
 
 use super::{Fate, WalletHandle, WalletHandleError};
 use crate::chain_access::BroadcastError;
-use crate::clock::Stopwatch;
 use crate::freeze::Frozen;
+use crate::pace::Pace;
 use crate::store::outbox::{self, Outgoing};
-
-/// How long after a transaction went out it goes out again if nobody reports it. Each further time takes twice as long.
-pub const FIRST_AGAIN: Duration = Duration::from_secs(2);
-/// The longest time between two: about a block, after which whoever would not take it may.
-pub const LONGEST_AGAIN: Duration = Duration::from_secs(600);
-
-/// When transactions went out last, and how long to wait before they go out again. Bounded by the wallet's transactions that are in no block.
-#[derive(Debug, Default)]
-pub(super) struct Pace {
-    sent: BTreeMap<Txid, (Stopwatch, Duration)>,
-}
-
-impl Pace {
-    /// Whether it may go out now.
-    fn is_due(&self, txid: &Txid) -> bool {
-        self.sent.get(txid).is_none_or(|(last, wait)| last.elapsed() >= *wait)
-    }
-
-    /// It goes out now.
-    fn sends(&mut self, txid: &Txid) {
-        let wait = self.sent.get(txid).map_or(FIRST_AGAIN, |(_, wait)| wait.saturating_mul(2));
-        self.sent.insert(*txid, (Stopwatch::start(), wait.min(LONGEST_AGAIN)));
-    }
-
-    /// What is known to be on the network, or never will be, begins anew should it be lost.
-    pub(super) fn keep(&mut self, waits: impl Fn(&Txid) -> bool) {
-        self.sent.retain(|txid, _| waits(txid));
-    }
-
-    pub(super) fn forget(&mut self, txid: &Txid) {
-        self.sent.remove(txid);
-    }
-}
 
 impl WalletHandle {
     /// Brings a stored transaction to the network and notes the outcome. It stays in the outbox until somebody reports that the network has it.
@@ -104,7 +69,7 @@ impl WalletHandle {
     fn delivered(&self, txid: &Txid) -> Result<(), WalletHandleError> {
         self.pace(|pace| {
             pace.forget(txid);
-            pace.sends(txid);
+            pace.tries(txid);
         });
         if self.status(txid).is_some_and(|status| status.is_settled()) {
             return Ok(());
@@ -124,8 +89,14 @@ impl WalletHandle {
         let mut done = Vec::new();
         for Outgoing { txid, beef } in waiting {
             match self.status(&txid) {
+                Some(Status::Built) if !self.pace(|pace| pace.is_due(&txid)) => {}
                 Some(Status::Built) => match self.deliver(&txid, &beef).await {
                     Ok(()) | Err(WalletHandleError::Rejected { .. } | WalletHandleError::Frozen(_)) => {}
+                    // One that lacks a parent, or that somebody holds and the network has not taken, holds up nothing behind it.
+                    Err(WalletHandleError::Broadcast(error)) if !error.holds_for_all() => {
+                        tracing::debug!(%txid, %error, "a transaction of ours has not arrived");
+                        self.pace(|pace| pace.tries(&txid));
+                    }
                     // Whoever cannot be reached for one cannot be reached for the next.
                     Err(error) => {
                         tracing::debug!(%txid, %error, "a transaction of ours has not gone out");
@@ -164,7 +135,7 @@ impl WalletHandle {
             }
             // An ancestor that is not ours to prove goes out with what is built on it.
             let Some(beef) = self.beef_to_send(&txid) else { continue };
-            self.pace(|pace| pace.sends(&txid));
+            self.pace(|pace| pace.tries(&txid));
             match self.inner.chain.broadcast(&beef).await {
                 Ok(()) => tracing::info!(%txid, "a transaction that the network did not know went out again"),
                 Err(BroadcastError::Rejected { reason, .. }) => {
@@ -172,7 +143,7 @@ impl WalletHandle {
                     self.fate(&txid).await?;
                 }
                 Err(error) => {
-                    if self.fate(&txid).await? == Fate::Open {
+                    if self.fate(&txid).await? == Fate::Open && error.holds_for_all() {
                         return Err(WalletHandleError::Broadcast(error));
                     }
                 }
@@ -190,32 +161,7 @@ impl WalletHandle {
         waiting.into_iter().find(|outgoing| &outgoing.txid == txid).map(|outgoing| outgoing.beef)
     }
 
-    pub(super) fn pace<T>(&self, f: impl FnOnce(&mut Pace) -> T) -> T {
+    pub(super) fn pace<T>(&self, f: impl FnOnce(&mut Pace<Txid>) -> T) -> T {
         f(&mut self.inner.watch.lock().unwrap_or_else(PoisonError::into_inner).pace)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_went_out_waits_twice_as_long_each_time() {
-        let mut pace = Pace::default();
-        let txid = Txid([1; 32]);
-        assert!(pace.is_due(&txid), "at once after a start");
-        let mut waits = Vec::new();
-        for _ in 0..12 {
-            pace.sends(&txid);
-            assert!(!pace.is_due(&txid));
-            waits.push(pace.sent[&txid].1);
-        }
-        assert_eq!(waits[..3], [FIRST_AGAIN, FIRST_AGAIN * 2, FIRST_AGAIN * 4]);
-        assert_eq!(waits.last(), Some(&LONGEST_AGAIN));
-        pace.forget(&txid);
-        assert!(pace.is_due(&txid));
-        pace.sends(&txid);
-        pace.keep(|_| false);
-        assert!(pace.is_due(&txid));
     }
 }

@@ -16,10 +16,10 @@ use sensora_chain::wallet::{self, Received, Status, Wallet};
 use sensora_chain::{BlockHash, FeeRate, OutPoint, SighashCache, Transaction, TxOut, Txid};
 use tokio_util::sync::CancellationToken;
 
-use super::outbox::Pace;
 use super::{Inner, WalletHandle, WalletHandleError};
 use crate::chain_access::{SpentBy, TxStanding};
 use crate::clock::Stopwatch;
+use crate::pace::Pace;
 use crate::store;
 
 /// How often the wallet looks at the chain when no new block is announced.
@@ -43,7 +43,7 @@ pub enum Fate {
 /// What the watch remembers between two looks. Nothing of it is missed after a restart.
 #[derive(Debug, Default)]
 pub(super) struct Watch {
-    pub(super) pace: Pace,
+    pub(super) pace: Pace<Txid>,
     /// The block with which the wallet was last tidied.
     pub(super) tidied: Option<BlockHash>,
     /// The height at which it was last pruned.

@@ -95,6 +95,96 @@ async fn coins_of_a_refused_payment_are_back_and_the_payment_can_never_be_taken(
     close(bootstrap, buyer).await;
 }
 
+/// The seller refuses a payment and keeps it; the coins come back, the same readings are bought again, and then a miner takes the first payment.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_payment_that_is_mined_after_all_takes_the_place_of_the_one_after_it() {
+    let (bootstrap, buyer, double) = stage().await;
+    let chain = bootstrap.chain().dev_chain().unwrap();
+    bootstrap.chain().mine().await.unwrap();
+    let request = double.meet(&buyer, seq(0, 50)).await;
+    double.intercepts(|request| match request {
+        Request::Purchase(_) => Some(Response::Refused(Refusal::NotSelling)),
+        _ => None,
+    });
+    let error = buyer.buyer().buy(&request, |_| {}).await.unwrap_err();
+    assert!(matches!(error, BuyError::PaymentRefused { taken_back: true, .. }), "{error}");
+    let first = buyer.buyer().orders().unwrap()[0].order;
+    let payment = buyer.buyer().purchase(&first).unwrap().payment.unwrap();
+    let used = |buyer: &Node| buyer.buyer().budgets(double.identity.public()).unwrap().1.day.as_u64();
+    assert_eq!(used(&buyer), 0, "what is back is free to be spent");
+    double.repents();
+
+    // A channel's money excludes nothing.
+    let by_channel = buyer.buyer().buy_through_channel(&request, |_| {}).await.unwrap_err();
+    assert!(matches!(by_channel, BuyError::MayReturn { order } if order == first), "{by_channel}");
+    let bought = buyer.buyer().buy(&request, |_| {}).await.unwrap();
+    let second = buyer.buyer().purchase(&bought.orders[0]).unwrap();
+    assert_eq!((bought.paid.as_u64(), used(&buyer)), (100, 100));
+
+    let now = Clock::system().now_ms();
+    chain.mine(now).unwrap();
+    chain.reorg(1, now, OnReorg::Forget).unwrap();
+    bootstrap.chain().broadcast(&payment.beef).await.unwrap();
+    let outdone = bootstrap.chain().broadcast(&second.payment.as_ref().unwrap().beef).await;
+    assert_eq!(outdone.unwrap_err().label(), "double_spent", "only one of the two can be taken");
+    bootstrap.chain().mine().await.unwrap();
+    until("the first payment to be known as paid", || async {
+        drop(buyer.chain().refresh().await);
+        buyer.buyer().look_at_taken_back().await;
+        matches!(state(&buyer, 0), PurchaseState::Complete { .. }).then_some(())
+    })
+    .await;
+    assert_eq!(used(&buyer), 200, "a budget counts what was committed until it is known to be free");
+    let fees: u64 = {
+        let history = buyer.wallet().history().unwrap();
+        let settled = history.iter().filter(|line| line.status.is_settled());
+        settled.filter_map(|line| line.fee).map(Satoshis::as_u64).sum()
+    };
+    assert_eq!(total(&buyer), 1_000_000 - 100 - fees, "charged once");
+    assert_eq!(double.wallet.audit().unwrap().total.as_u64(), 100, "and credited once");
+    close(bootstrap, buyer).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn coins_that_are_back_are_back_for_good_six_blocks_later() {
+    let (bootstrap, buyer, double) = stage().await;
+    let request = double.meet(&buyer, seq(0, 50)).await;
+    double.intercepts(|request| match request {
+        Request::Purchase(_) => Some(Response::Refused(Refusal::NotSelling)),
+        _ => None,
+    });
+    buyer.buyer().buy(&request, |_| {}).await.unwrap_err();
+    let order = buyer.buyer().orders().unwrap()[0].order;
+    let why = || buyer.buyer().orders().unwrap()[0].why.clone().unwrap();
+    assert!(why().contains("6 blocks deep"), "{}", why());
+    assert!(buyer.buyer().resume(|_| {}).await.unwrap().is_empty(), "nothing is to be done");
+    let reclaim = format!("reclaim {}", buyer.buyer().purchase(&order).unwrap().payment.unwrap().txid);
+    for _ in 0..5 {
+        bootstrap.chain().mine().await.unwrap();
+    }
+    until("the reclaim to be known as mined", || async {
+        drop(buyer.chain().refresh().await);
+        let history = buyer.wallet().history().unwrap();
+        history
+            .iter()
+            .any(|line| line.label == reclaim && matches!(line.status, Status::Mined { .. }))
+            .then_some(())
+    })
+    .await;
+    buyer.buyer().look_at_taken_back().await;
+    assert!(buyer.buyer().purchase(&order).unwrap().may_return(), "5 blocks are not 6");
+    bootstrap.chain().mine().await.unwrap();
+    until("the reclaim to be deep", || async {
+        drop(buyer.chain().refresh().await);
+        buyer.buyer().look_at_taken_back().await;
+        buyer.buyer().purchase(&order).unwrap().is_final().then_some(())
+    })
+    .await;
+    assert!(!why().contains("6 blocks deep"), "{}", why());
+    assert!(buyer.store().read(orders::open_purchases).unwrap().is_empty());
+    close(bootstrap, buyer).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_seller_that_takes_the_money_and_refuses_is_seen_through_and_not_paid_again() {
     let (bootstrap, buyer, double) = stage().await;
@@ -172,8 +262,7 @@ async fn a_coin_that_was_spent_elsewhere_is_noticed_and_ends_the_order() {
     assert!(lines.iter().any(|line| line.label == "spent elsewhere" && line.txid == elsewhere.txid));
     assert!(double.store.read(orders::sales).unwrap().is_empty());
     let broke = buyer.buyer().buy(&request, |_| {}).await.unwrap_err();
-    let funds = matches!(&broke, BuyError::Wallet(e) if matches!(**e, WalletHandleError::Wallet(WalletError::Funds { .. })));
-    assert!(funds, "{broke}");
+    assert!(matches!(broke, BuyError::MayReturn { order: other } if other == order), "{broke}");
     close(bootstrap, buyer).await;
 }
 

@@ -6,15 +6,20 @@
 //!                 │   ▲                  │  ▲
 //!                 │   └─ no answer:      └──┘ each verified page
 //!         Refused │      send again
-//!                 ▼        TakenBack
-//!              Refused ──────────────▶ TakenBack
-//!                 │ NotTakenBack (the seller has the money all the same)
-//!                 ▼
+//!                 ▼        TakenBack                Outdone
+//!              Refused ──────────────▶ TakenBack ───────────▶ the same, for good
+//!                 │                      │
+//!                 │ NotTakenBack         │ NotTakenBack (the seller has the money all the same)
+//!                 ▼                      ▼
 //!              Withheld ── a later Receipt ──▶ Delivering
 //!
-//!  Paying ── GiveUp ──▶ GivingUp ── TakenBack ──▶ GivenUp        a seller that stays silent binds no coins for ever
-//!                          └── NotTakenBack ──▶ Paying            the seller has the money: ask on
+//!  Paying ── GiveUp ──▶ GivingUp ── TakenBack ──▶ GivenUp         a seller that stays silent binds no coins for ever
+//!                          │                       │
+//!                          └──── NotTakenBack ─────┴──▶ Paying    the seller has the money: ask on
 //! ```
+//!
+//! That the network has what takes the coins back is no block: until that is [`SETTLED`] blocks deep a reorganisation may bring the payment back
+//! (I6), and the order is kept in view.
 //!
 //! The driver stores the changed purchase, with what the actions do to wallet and bought data, as one step, and only then sends.
 //! After a crash [`Purchase::resume`] says what to do: the very same bytes go out again, so the order is charged once.
@@ -28,6 +33,8 @@ use serde::{Deserialize, Serialize};
 use crate::id::OrderId;
 use crate::identity::Identity;
 use crate::market::delivery::{DeliveryError, Page, ProvenPage};
+#[cfg(doc)]
+use crate::market::key_release::coin::SETTLED;
 use crate::market::message::{Answer, Request, Response};
 use crate::market::offer::Offer;
 use crate::market::order::Order;
@@ -102,6 +109,9 @@ pub struct Purchase {
     pub next: u64,
     /// When it was agreed, milliseconds since the Unix epoch.
     pub agreed_ms: i64,
+    /// Whether the payment can never be taken any more: what spends its coins instead is [`SETTLED`] blocks deep.
+    #[serde(default)]
+    pub outdone: bool,
     /// How far it has come.
     pub state: PurchaseState,
 }
@@ -117,8 +127,10 @@ pub enum PurchaseEvent {
     GiveUp,
     /// The network has taken the transaction that takes the coins back.
     TakenBack,
-    /// The coins cannot be taken back: the network has the payment.
+    /// The coins cannot be taken back, or are not any more: the network has the payment.
     NotTakenBack,
+    /// What spends the coins of the payment instead is [`SETTLED`] blocks deep.
+    Outdone,
 }
 
 /// What the driver is to do, after storing the purchase.
@@ -197,6 +209,7 @@ impl Purchase {
             order: order.into_bytes(),
             payment: None,
             agreed_ms: now_ms,
+            outdone: false,
             state: PurchaseState::Agreed,
         })
     }
@@ -277,7 +290,9 @@ impl Purchase {
                 self.state = PurchaseState::GivenUp;
                 Ok(Vec::new())
             }
-            (PurchaseEvent::NotTakenBack, PurchaseState::GivingUp) => {
+            (PurchaseEvent::NotTakenBack, PurchaseState::GivingUp | PurchaseState::GivenUp)
+                if !self.outdone =>
+            {
                 self.state = PurchaseState::Paying;
                 Ok(self.taken().into_iter().chain(self.resume()).collect())
             }
@@ -285,19 +300,40 @@ impl Purchase {
                 self.state = PurchaseState::TakenBack { refusal };
                 Ok(Vec::new())
             }
-            (PurchaseEvent::NotTakenBack, PurchaseState::Refused { refusal }) => {
+            (
+                PurchaseEvent::NotTakenBack,
+                PurchaseState::Refused { refusal } | PurchaseState::TakenBack { refusal },
+            ) if !self.outdone => {
                 self.state = PurchaseState::Withheld { refusal };
                 Ok(self.taken().into_iter().collect())
+            }
+            (PurchaseEvent::Outdone, PurchaseState::TakenBack { .. } | PurchaseState::GivenUp) => {
+                self.outdone = true;
+                Ok(Vec::new())
             }
             (PurchaseEvent::Response(response), state) => self.response(*response, &state, network),
             (
                 PurchaseEvent::Paid(_)
                 | PurchaseEvent::GiveUp
                 | PurchaseEvent::TakenBack
-                | PurchaseEvent::NotTakenBack,
+                | PurchaseEvent::NotTakenBack
+                | PurchaseEvent::Outdone,
                 _,
             ) => Ok(Vec::new()),
         }
+    }
+
+    /// Whether the coins are back, and may still be lost to the payment: until then the same readings are ordered anew only with a payment that
+    /// excludes this one.
+    #[must_use]
+    pub const fn may_return(&self) -> bool {
+        matches!(self.state, PurchaseState::TakenBack { .. } | PurchaseState::GivenUp) && !self.outdone
+    }
+
+    /// Whether nothing can change any more.
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        self.state.is_final() && !self.may_return()
     }
 
     fn taken(&self) -> Option<PurchaseAction> {
@@ -402,7 +438,7 @@ impl PurchaseState {
         }
     }
 
-    /// Whether nothing more is to be done.
+    /// Whether nothing more is to be done. The coins of an order that is taken back may still be lost, see [`Purchase::may_return`].
     #[must_use]
     pub fn is_final(&self) -> bool {
         matches!(self, Self::Complete { .. } | Self::TakenBack { .. } | Self::GivenUp)

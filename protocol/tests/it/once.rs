@@ -49,6 +49,9 @@ enum Step {
     ChainUp(bool),
     /// The buyer's coin is spent by a copy of its wallet.
     CoinGone,
+    Reorganised,
+    /// What took the coins back becomes too deep for a reorganisation.
+    Deep,
     Later {
         ms: i64,
     },
@@ -70,6 +73,8 @@ fn step() -> impl Strategy<Value = Step> {
         2 => Just(Step::SellerRestart),
         2 => any::<bool>().prop_map(Step::ChainUp),
         1 => Just(Step::CoinGone),
+        1 => Just(Step::Reorganised),
+        1 => Just(Step::Deep),
         1 => (0..400_000_i64).prop_map(|ms| Step::Later { ms }),
     ]
 }
@@ -88,6 +93,8 @@ struct Market {
     delivered: bool,
     payment: Transaction,
     reclaim: Transaction,
+    /// Whether what took the coins back is too deep for a reorganisation.
+    deep: bool,
 }
 
 impl Market {
@@ -115,6 +122,7 @@ impl Market {
             delivered: false,
             payment,
             reclaim,
+            deep: false,
         }
     }
 
@@ -150,6 +158,12 @@ impl Market {
                 let copy = self.world.spend(&self.coin, vec![pay_to_hash(&[7; 20], sat(99_000))]);
                 self.world.chain.submit(&copy);
             }
+            // Somebody has kept the payment, and it is mined in place of what took its coins back.
+            Step::Reorganised if self.world.chain.is_taken(&self.reclaim) && !self.deep => {
+                self.world.chain.replace(&self.payment);
+            }
+            Step::Deep if self.world.chain.is_taken(&self.reclaim) => self.deep = true,
+            Step::Reorganised | Step::Deep => {}
             Step::Later { ms } => self.world.now_ms += ms,
         }
     }
@@ -164,6 +178,14 @@ impl Market {
                     (true, _) => PurchaseEvent::TakenBack,
                     (false, true) if self.chain_up => PurchaseEvent::NotTakenBack,
                     _ => return,
+                };
+                return self.buyer_takes(event, fault == Fault::BuyerCrash);
+            }
+            None if self.purchase().may_return() && self.chain_up => {
+                let event = match (self.world.chain.is_taken(&self.payment), self.deep) {
+                    (true, _) => PurchaseEvent::NotTakenBack,
+                    (false, true) => PurchaseEvent::Outdone,
+                    (false, false) => return,
                 };
                 return self.buyer_takes(event, fault == Fault::BuyerCrash);
             }
@@ -292,7 +314,9 @@ impl Market {
         assert_eq!(purchase.next, FIRST + self.kept.len() as u64);
         match purchase.state {
             PurchaseState::Complete { .. } => assert_eq!(self.kept.len() as u64, END - FIRST),
-            PurchaseState::TakenBack { .. } => assert!(self.credits.is_empty() && back),
+            PurchaseState::TakenBack { .. } => {
+                assert!(back || (paid && purchase.may_return()), "conclusions wait until they are deep (I6)");
+            }
             PurchaseState::Withheld { .. } => assert!(paid),
             _ => {}
         }

@@ -106,6 +106,7 @@ impl Bought {
             ("give up", PurchaseEvent::GiveUp),
             ("taken back", PurchaseEvent::TakenBack),
             ("not taken back", PurchaseEvent::NotTakenBack),
+            ("outdone", PurchaseEvent::Outdone),
         ]
     }
 }
@@ -132,6 +133,7 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("agreed", "give up", "-"),
     ("agreed", "taken back", "-"),
     ("agreed", "not taken back", "-"),
+    ("agreed", "outdone", "-"),
     ("agreed", "busy", "agreed: wait 60000"),
     ("agreed", "behind", "agreed: wait 500"),
     ("paying", "paid", "-"),
@@ -144,6 +146,7 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("paying", "give up", "giving up: take back"),
     ("paying", "taken back", "-"),
     ("paying", "not taken back", "-"),
+    ("paying", "outdone", "-"),
     ("delivering", "paid", "-"),
     ("delivering", "paid again", "-"),
     ("delivering", "page", "delivering: keep to 1024, fetch 1024"),
@@ -155,6 +158,7 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("delivering", "give up", "-"),
     ("delivering", "taken back", "-"),
     ("delivering", "not taken back", "-"),
+    ("delivering", "outdone", "-"),
     ("complete", "paid", "-"),
     ("complete", "paid again", "-"),
     ("complete", "busy", "complete: wait 60000"),
@@ -162,6 +166,7 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("complete", "give up", "-"),
     ("complete", "taken back", "-"),
     ("complete", "not taken back", "-"),
+    ("complete", "outdone", "-"),
     ("refused", "paid", "-"),
     ("refused", "paid again", "-"),
     ("refused", "busy", "refused: wait 60000"),
@@ -169,13 +174,15 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("refused", "give up", "-"),
     ("refused", "taken back", "taken back: "),
     ("refused", "not taken back", "withheld: payment taken"),
+    ("refused", "outdone", "-"),
     ("taken back", "paid", "-"),
     ("taken back", "paid again", "-"),
     ("taken back", "busy", "taken back: wait 60000"),
     ("taken back", "behind", "taken back: wait 500"),
     ("taken back", "give up", "-"),
     ("taken back", "taken back", "-"),
-    ("taken back", "not taken back", "-"),
+    ("taken back", "not taken back", "withheld: payment taken"),
+    ("taken back", "outdone", "taken back: "),
     ("withheld", "paid", "-"),
     ("withheld", "paid again", "-"),
     ("withheld", "receipt", "delivering: payment taken, fetch 1000"),
@@ -186,6 +193,7 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("withheld", "give up", "-"),
     ("withheld", "taken back", "-"),
     ("withheld", "not taken back", "-"),
+    ("withheld", "outdone", "-"),
     ("giving up", "paid", "-"),
     ("giving up", "paid again", "-"),
     ("giving up", "busy", "giving up: wait 60000"),
@@ -193,13 +201,15 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("giving up", "give up", "-"),
     ("giving up", "taken back", "given up: "),
     ("giving up", "not taken back", "paying: payment taken, purchase"),
+    ("giving up", "outdone", "-"),
     ("given up", "paid", "-"),
     ("given up", "paid again", "-"),
     ("given up", "busy", "given up: wait 60000"),
     ("given up", "behind", "given up: wait 500"),
     ("given up", "give up", "-"),
     ("given up", "taken back", "-"),
-    ("given up", "not taken back", "-"),
+    ("given up", "not taken back", "paying: payment taken, purchase"),
+    ("given up", "outdone", "given up: "),
 ];
 
 #[test]
@@ -232,6 +242,21 @@ fn every_event_in_every_state() {
             let name_is_final = ["complete", "taken back", "given up"].contains(&after.state.name());
             assert_eq!(after.state.is_final(), name_is_final);
         }
+    }
+}
+
+#[test]
+fn coins_that_are_back_for_good_are_never_lost_again() {
+    let bought = bought();
+    let refusal = Refusal::OfferExpired { expires_ms: 1 };
+    for state in [PurchaseState::TakenBack { refusal }, PurchaseState::GivenUp] {
+        let mut purchase = bought.at(state);
+        assert!(purchase.may_return() && !purchase.is_final(), "a reorganisation may bring the payment back");
+        purchase.handle(PurchaseEvent::Outdone, NETWORK).unwrap();
+        assert!(!purchase.may_return() && purchase.is_final());
+        let deep = purchase.clone();
+        assert_eq!(purchase.handle(PurchaseEvent::NotTakenBack, NETWORK), Ok(Vec::new()));
+        assert_eq!(purchase, deep);
     }
 }
 

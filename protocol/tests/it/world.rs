@@ -93,6 +93,12 @@ impl Chain {
         true
     }
 
+    /// A reorganisation: this transaction is in place of what has spent its coins.
+    pub(crate) fn replace(&mut self, transaction: &Transaction) {
+        let txid = transaction.txid();
+        self.spent.extend(transaction.inputs.iter().map(|input| (input.previous, txid)));
+    }
+
     pub(crate) fn is_taken(&self, transaction: &Transaction) -> bool {
         let txid = transaction.txid();
         transaction.inputs.iter().all(|input| self.spent.get(&input.previous) == Some(&txid))

@@ -1,18 +1,18 @@
 //! Orders that are paid with a transaction of their own: admitted, brought to the network, credited and receipted.
 
-use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
+use sensora_chain::Txid;
 use sensora_chain::beef::{Beef, BeefLimits};
 use sensora_chain::keys::PublicKey;
-use sensora_chain::wallet::{KeySource, OwnedOutput, Purpose, Received};
+use sensora_chain::wallet::{KeySource, OwnedOutput, Purpose, Received, WalletError};
 use sensora_protocol::market::refusal::Refusal;
 use sensora_protocol::market::sale::{Admission, PurchaseRequest, Sale, SaleAction, SaleEvent, order_of};
 use sensora_protocol::{OrderId, SignedBytes};
 use tokio::sync::OwnedMutexGuard;
 
-use super::{LOOK_EVERY, MAX_ADMITTED, Seller, SellerParts, is_full, storage};
+use super::{LOOK_EVERY, Seller, SellerParts, is_full, storage};
 use crate::chain_access::BroadcastError;
 use crate::clock::Stopwatch;
 use crate::store::{self, orders};
@@ -20,6 +20,27 @@ use crate::wallet::WalletHandleError;
 
 /// An order is worked on by one at a time. Goes along to each thread that works on it: that one goes on when whoever asked has gone.
 type Turn = Arc<OwnedMutexGuard<()>>;
+
+/// What became of a sale.
+struct Settled {
+    answer: Result<SignedBytes, Refusal>,
+    /// The chain cannot be reached, for this payment or another.
+    holds_for_all: bool,
+}
+
+/// Why a sale is not concluded.
+enum NotBooked {
+    /// This is the answer.
+    Refused(Refusal),
+    /// To the wallet this transaction stands, which spends what the payment spends.
+    Conflict(Txid),
+}
+
+impl From<Refusal> for NotBooked {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
 
 impl Seller {
     pub(super) async fn purchase(
@@ -51,7 +72,7 @@ impl Seller {
             }
             sale => sale?,
         };
-        self.settle(sale, turn).await
+        self.settle(sale, turn).await.answer
     }
 
     /// The stored sale of an order, or a new one, stored.
@@ -64,20 +85,16 @@ impl Seller {
         if is_full(home.as_deref()) {
             return Err(Refusal::StorageUnavailable);
         }
-        if self.admitted().len() >= MAX_ADMITTED {
-            return Err(Refusal::ChainUnavailable);
-        }
         let headers = chain.headers();
         let now_ms = clock.now_ms();
         let at = Admission { seller: identity, network: *network, peer, headers: &headers, now_ms };
         let sale = Sale::admit(request, &at)?;
-        store.write(|tx| orders::put_sale(tx, &sale)).map_err(|error| storage(error.into()))?;
-        self.admitted().insert(sale.order);
+        self.inner.admitted.take(sale.order, *peer)?;
+        if let Err(error) = store.write(|tx| orders::put_sale(tx, &sale)) {
+            self.inner.admitted.leave(&sale.order);
+            return Err(storage(error.into()));
+        }
         Ok(sale)
-    }
-
-    pub(super) fn admitted(&self) -> MutexGuard<'_, BTreeSet<OrderId>> {
-        self.inner.admitted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn may_look(&self) -> bool {
@@ -90,29 +107,62 @@ impl Seller {
     }
 
     /// Brings a stored sale to its receipt, or to a refusal.
-    async fn settle(&self, sale: Sale, turn: Turn) -> Result<SignedBytes, Refusal> {
+    async fn settle(&self, sale: Sale, turn: Turn) -> Settled {
         if let SaleAction::Receipt(receipt) = sale.resume() {
-            return Ok(receipt);
+            return Settled { answer: Ok(receipt), holds_for_all: false };
         }
+        let (order, mut holds_for_all) = (sale.order, false);
         let event = match self.inner.parts.chain.broadcast(&sale.request.payment).await {
             Ok(()) => SaleEvent::Accepted,
             Err(BroadcastError::Rejected { double_spent, reason, .. }) => {
                 SaleEvent::Rejected { double_spent, reason }
             }
             Err(error) => {
-                tracing::warn!(order = %sale.order, %error, "a payment could not be broadcast yet");
+                tracing::warn!(%order, %error, "a payment could not be broadcast yet");
+                holds_for_all = error.holds_for_all();
+                if !holds_for_all {
+                    self.inner.admitted.waits(&order);
+                }
                 SaleEvent::Unavailable
             }
         };
+        let concluded = self.conclude_with(&sale, &event, &turn).await;
+        let answer = match concluded {
+            Err(NotBooked::Conflict(other)) => {
+                // The network has taken what contradicts a payment that was booked before: the chain says which of them stands.
+                if let Err(error) = self.inner.parts.wallet.fate(&other).await {
+                    tracing::debug!(%order, %other, %error, "what has become of a payment is not known");
+                }
+                self.conclude_with(&sale, &event, &turn).await
+            }
+            concluded => concluded,
+        };
+        let answer = answer.map_err(|not_booked| match not_booked {
+            NotBooked::Refused(refusal) => refusal,
+            NotBooked::Conflict(other) => {
+                tracing::warn!(%order, %other, "a payment is not booked as long as another one stands that spends the same");
+                Refusal::ChainUnavailable
+            }
+        });
+        Settled { answer, holds_for_all }
+    }
+
+    async fn conclude_with(
+        &self,
+        sale: &Sale,
+        event: &SaleEvent,
+        turn: &Turn,
+    ) -> Result<SignedBytes, NotBooked> {
+        let (sale, event, turn) = (sale.clone(), event.clone(), turn.clone());
         let concluded = self.blocking(move |seller| {
             let _turn = turn;
-            seller.conclude(sale, event)
+            Ok(seller.conclude(sale, event))
         });
-        concluded.await
+        concluded.await.unwrap_or_else(|refusal| Err(refusal.into()))
     }
 
     /// Stores what the network's word makes of a sale, and answers it.
-    fn conclude(&self, mut sale: Sale, event: SaleEvent) -> Result<SignedBytes, Refusal> {
+    fn conclude(&self, mut sale: Sale, event: SaleEvent) -> Result<SignedBytes, NotBooked> {
         let SellerParts { identity, network, clock, wallet, .. } = &self.inner.parts;
         let before = sale.clone();
         let actions = sale.handle(event, identity, *network, clock.now_ms());
@@ -152,32 +202,37 @@ impl Seller {
             }
             Ok::<_, WalletHandleError>(())
         });
-        if let Err(error) = stored {
-            tracing::error!(order = %sale.order, %error, "a sale could not be stored");
-            return Err(Refusal::StorageUnavailable);
+        match stored {
+            Ok(()) => {}
+            Err(WalletHandleError::Wallet(WalletError::Conflict { other, .. })) => {
+                return Err(NotBooked::Conflict(other));
+            }
+            Err(error) => {
+                tracing::error!(order = %sale.order, %error, "a sale could not be stored");
+                return Err(Refusal::StorageUnavailable.into());
+            }
         }
         if actions.iter().any(|action| matches!(action, SaleAction::Credit { .. })) {
             self.inner.sold.fetch_add(1, Ordering::Relaxed);
         }
         if sale.is_sold() || actions.contains(&SaleAction::Forget) {
-            self.admitted().remove(&sale.order);
+            self.inner.admitted.leave(&sale.order);
         }
         let answer = actions.into_iter().find_map(|action| match action {
             SaleAction::Receipt(receipt) => Some(Ok(receipt)),
-            SaleAction::Refuse(refusal) => Some(Err(refusal)),
+            SaleAction::Refuse(refusal) => Some(Err(refusal.into())),
             SaleAction::Broadcast | SaleAction::Credit { .. } | SaleAction::Forget => None,
         });
-        answer.unwrap_or(Err(Refusal::ChainUnavailable))
+        answer.unwrap_or(Err(Refusal::ChainUnavailable.into()))
     }
 
     pub(super) async fn settle_admitted(&self) {
-        let waiting: Vec<OrderId> = self.admitted().iter().copied().collect();
-        for order in waiting {
+        for order in self.inner.admitted.due() {
             let turn: Turn = Arc::new(self.inner.orders.lock(&order).await);
             let sale = match self.inner.parts.store.read(|tx| orders::sale(tx, &order)) {
                 Ok(Some(sale)) => sale,
                 Ok(None) => {
-                    self.admitted().remove(&order);
+                    self.inner.admitted.leave(&order);
                     continue;
                 }
                 Err(error) => {
@@ -185,12 +240,13 @@ impl Seller {
                     return;
                 }
             };
-            match self.settle(sale, turn).await {
+            let settled = self.settle(sale, turn).await;
+            match settled.answer {
                 Ok(_) => tracing::info!(%order, "an order is paid whose buyer has not waited for it"),
                 Err(refusal) => {
                     tracing::info!(%order, %refusal, "an order that waits for the network is not paid");
                     // Whoever cannot be reached for one cannot be reached for the next.
-                    if refusal == Refusal::ChainUnavailable {
+                    if settled.holds_for_all {
                         return;
                     }
                 }

@@ -26,7 +26,7 @@ use sensora_protocol::{Identity, OrderId, Signed, StreamId};
 use tokio::task::JoinHandle;
 
 use super::channels::{Channels, Checked, Entry, Live, ToOrders};
-use super::supply::running::{Running, UNPAID_FOR};
+use super::supply::running::Running;
 use super::supply::{Ended, PATIENCE, change};
 use super::{Seller, SellerParts, failed, is_full, storage};
 use crate::net::{DeliveryReceiver, DeliverySender};
@@ -277,10 +277,7 @@ impl Session {
                     tokio::select! {
                         biased;
                         () = running.cancel.cancelled() => return Err(Ended::Gone),
-                        () = running.make_room.cancelled() => {
-                            let retry_ms = u64::try_from(UNPAID_FOR.as_millis()).unwrap_or(u64::MAX);
-                            return Err(Refusal::Busy { retry_ms }.into());
-                        }
+                        refusal = running.is_needed() => return Err(refusal.into()),
                         bytes = receiver.next(PATIENCE) => bytes,
                         stored = done(&mut self.storing) => {
                             stored?;

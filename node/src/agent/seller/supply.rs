@@ -29,8 +29,9 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use self::running::{AllRunning, Running, UNPAID_FOR};
+use self::running::{AllRunning, Running};
 use super::channels::{Checked, Entry, Live, ToOrders};
+use super::room::{FIRST_PATIENCE, Place};
 use super::{Seller, SellerParts, failed, is_full, storage};
 use crate::net::{DeliveryError, DeliveryReceiver, DeliverySender, DeliveryStream, Offence};
 use crate::stakes::{AllStakes, SharedStakes};
@@ -155,14 +156,19 @@ impl Seller {
         let peer = stream.peer();
         stream.limit_frames(MAX_TO_SELLER_LEN);
         let (mut sender, mut receiver) = stream.split();
-        let first = cancel.run_until_cancelled(receiver.next(PATIENCE)).await;
-        let Some(Ok(Some(bytes))) = first else { return };
+        let place = self.inner.room.enter();
+        let first = tokio::select! {
+            () = cancel.cancelled() => return,
+            _ = place.is_needed() => return,
+            first = receiver.next(FIRST_PATIENCE) => first,
+        };
+        let Ok(Some(bytes)) = first else { return };
         let Ok(ToSeller::Begin(begin)) = ToSeller::from_bytes(&bytes) else {
             self.inner.parts.net.report(peer, Offence::Malformed).await;
             return;
         };
         let outcome = match begin.order_id(self.inner.parts.network, &buyer) {
-            Ok(id) => self.serve(buyer, id, *begin, (&mut sender, &mut receiver), &cancel).await,
+            Ok(id) => self.serve(buyer, id, *begin, (&mut sender, &mut receiver), (place, &cancel)).await,
             Err(refusal) => Err(Ended::Refused(refusal)),
         };
         match outcome {
@@ -186,16 +192,16 @@ impl Seller {
         id: OrderId,
         begin: Begin,
         stream: (&mut DeliverySender, &mut DeliveryReceiver),
-        cancel: &CancellationToken,
+        (place, cancel): (Place, &CancellationToken),
     ) -> Result<(), Ended> {
-        let supplies = &self.inner.supplies;
-        let running = supplies.running.begin(id, cancel.child_token());
+        let (supplies, place) = (&self.inner.supplies, Arc::new(place));
+        let running = supplies.running.begin(id, cancel.child_token(), Some(place.clone()));
         let mine = running.clone();
         let guard = running.served.lock().await;
         let outcome = match running.cancel.is_cancelled() {
             true => Err(Ended::Gone),
             false if begin.offer.is_reads() => {
-                supplies.running.make_room_for(&id);
+                place.make_room();
                 let served = self.serve_reads(buyer, id, begin, stream, &running).await;
                 if served.is_err() {
                     self.note_stored(&buyer, id).await;
@@ -204,7 +210,7 @@ impl Seller {
             }
             false => match self.blocking(move |seller| seller.session(buyer, id, &begin, mine)).await {
                 Ok(mut session) => {
-                    supplies.running.make_room_for(&id);
+                    place.make_room();
                     let served = session.serve(stream, &running).await;
                     if served.is_err() {
                         self.note_stored(&buyer, id).await;
@@ -331,10 +337,7 @@ impl Session {
         while !self.supply.is_ended() {
             tokio::select! {
                 () = running.cancel.cancelled() => return Err(Ended::Gone),
-                () = running.make_room.cancelled() => {
-                    let retry_ms = u64::try_from(UNPAID_FOR.as_millis()).unwrap_or(u64::MAX);
-                    return Err(Refusal::Busy { retry_ms }.into());
-                }
+                refusal = running.is_needed() => return Err(refusal.into()),
                 bytes = receiver.next(PATIENCE) => {
                     let Some(bytes) = bytes? else { return Err(Ended::Gone) };
                     let Ok(frame) = ToSeller::from_bytes(&bytes) else {

@@ -15,7 +15,8 @@ use sensora_protocol::market::sale::Admission;
 use sensora_protocol::{ChannelId, Signed};
 
 use super::{Channels, ChannelsParts, Live, failed, lock};
-use crate::agent::seller::{MAX_ADMITTED, is_full};
+use crate::agent::seller::admitted::MAX_ADMITTED;
+use crate::agent::seller::is_full;
 use crate::store::channels;
 
 /// Most channels that are opened or watched at a time. Each is a few KiB and one question for each block.

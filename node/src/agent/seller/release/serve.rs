@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::batch::Goods;
 use super::offers::cannot_seal;
 use super::{MAX_OUT, Out, Running, lock};
+use crate::agent::seller::room::{FIRST_PATIENCE, Place};
 use crate::agent::seller::{Seller, SellerParts, damaged, failed};
 use crate::net::{DeliveryError, DeliveryReceiver, DeliverySender, DeliveryStream, Offence};
 
@@ -60,8 +61,13 @@ impl Seller {
         let peer = stream.peer();
         stream.limit_frames(MAX_TO_SELLER_LEN);
         let (mut sender, mut receiver) = stream.split();
-        let first = cancel.run_until_cancelled(receiver.next(PATIENCE)).await;
-        let Some(Ok(Some(bytes))) = first else { return };
+        let place = self.inner.room.enter();
+        let first = tokio::select! {
+            () = cancel.cancelled() => return,
+            _ = place.is_needed() => return,
+            first = receiver.next(FIRST_PATIENCE) => first,
+        };
+        let Ok(Some(bytes)) = first else { return };
         let outcome = match ToSeller::from_bytes(&bytes) {
             Ok(ToSeller::Quote { stream, range }) => {
                 let quote = self.quote_release(buyer, stream, range);
@@ -75,7 +81,7 @@ impl Seller {
                 }
             }
             Ok(ToSeller::Begin(begin)) => {
-                self.serve_order(buyer, *begin, (&mut sender, &mut receiver), &cancel).await
+                self.serve_order(buyer, *begin, (&mut sender, &mut receiver), (&place, &cancel)).await
             }
             Ok(ToSeller::Lock(_) | ToSeller::Alive) | Err(_) => {
                 self.inner.parts.net.report(peer, Offence::Malformed).await;
@@ -106,7 +112,7 @@ impl Seller {
         buyer: PublicKey,
         begin: Begin,
         stream: (&mut DeliverySender, &mut DeliveryReceiver),
-        cancel: &CancellationToken,
+        (place, cancel): (&Place, &CancellationToken),
     ) -> Result<(), Ended> {
         let network = self.inner.parts.network;
         let order = begin.order.clone().verify_by::<Order>(network, &buyer);
@@ -128,7 +134,7 @@ impl Seller {
         let guard = served.lock().await;
         let outcome = match mine.is_cancelled() {
             true => Err(Ended::Gone),
-            false => self.run_order(buyer, id, begin, stream, (outs, &coins), &mine).await,
+            false => self.run_order(buyer, id, begin, stream, (outs, &coins), (place, &mine)).await,
         };
         drop(guard);
         let mut running = lock(&self.inner.releases.running);
@@ -146,7 +152,7 @@ impl Seller {
         begin: Begin,
         (sender, receiver): (&mut DeliverySender, &mut DeliveryReceiver),
         (mut outs, coins): (mpsc::Receiver<Out>, &AtomicU32),
-        cancel: &CancellationToken,
+        (place, cancel): (&Place, &CancellationToken),
     ) -> Result<(), Ended> {
         let next = begin.next;
         let begun = {
@@ -159,20 +165,24 @@ impl Seller {
             beginning.await
         };
         let (sale, terms) = begun?;
+        place.make_room();
         self.carry_out_release(id, sale.begin(next, &terms), None).await?;
         loop {
             tokio::select! {
                 () = cancel.cancelled() => return Err(Ended::Gone),
+                refusal = place.is_needed() => return Err(refusal.into()),
                 Some(out) = outs.recv() => match out {
                     Out::Frame(what) => sender.send(frame(&what)?).await?,
-                    Out::Parts(parts) => self.send_parts(&id, &terms, parts, sender, cancel).await?,
+                    Out::Parts(parts) => {
+                        self.send_parts(&id, &terms, parts, sender, (place, cancel)).await?;
+                    }
                 },
                 bytes = receiver.next(PATIENCE) => {
                     let Some(bytes) = bytes? else { return Ok(()) };
                     match ToSeller::from_bytes(&bytes) {
                         Ok(ToSeller::Alive) => {}
                         Ok(ToSeller::Lock(beef)) => {
-                            self.take_coin(id, beef, sender).await?;
+                            self.take_coin(id, beef, sender, place).await?;
                             if coins.fetch_add(1, Ordering::Relaxed) >= FREE_COINS {
                                 tokio::time::sleep(COIN_PAUSE).await;
                             }
@@ -189,7 +199,13 @@ impl Seller {
     }
 
     /// Takes a buyer's coin. A coin that is refused ends nothing: the buyer may send the right one.
-    async fn take_coin(&self, id: OrderId, beef: Vec<u8>, sender: &mut DeliverySender) -> Result<(), Ended> {
+    async fn take_coin(
+        &self,
+        id: OrderId,
+        beef: Vec<u8>,
+        sender: &mut DeliverySender,
+        place: &Place,
+    ) -> Result<(), Ended> {
         let again = beef.clone();
         let taken = self
             .change_release(id, None, move |sale, terms, headers, at| sale.lock(&beef, terms, headers, at));
@@ -208,6 +224,7 @@ impl Seller {
         };
         match taken {
             Ok(actions) => {
+                place.paid();
                 self.carry_out_release(id, actions, None).await?;
                 self.inner.releases.look.notify_one();
                 Ok(())
@@ -226,7 +243,7 @@ impl Seller {
         terms: &BatchTerms,
         parts: Range<u32>,
         sender: &mut DeliverySender,
-        cancel: &CancellationToken,
+        (place, cancel): (&Place, &CancellationToken),
     ) -> Result<(), Ended> {
         let SellerParts { recorder, network, store, .. } = &self.inner.parts;
         let sale = store.read(|tx| crate::store::release::sale(tx, id)).map_err(|error| failed(&error))?;
@@ -243,18 +260,21 @@ impl Seller {
         };
         let mut at = parts.start;
         while at < parts.end {
-            let sealed = match cancel.run_until_cancelled(self.batch_of(terms, &goods)).await {
-                Some(sealed) => sealed?,
-                None => return Err(Ended::Gone),
+            let sealed = tokio::select! {
+                () = cancel.cancelled() => return Err(Ended::Gone),
+                refusal = place.is_needed() => return Err(refusal.into()),
+                sealed = self.batch_of(terms, &goods) => sealed?,
             };
             let (goods, wanted) = (goods.clone(), at..parts.end);
             let made = self.blocking(move |_| sealed.parts(&goods, wanted).map_err(cannot_seal)).await?;
             let Some(last) = made.last() else { return Err(Refusal::StorageUnavailable.into()) };
             at = last.part.index.saturating_add(1);
             let bytes = frame(&ToBuyer::Parts(made))?;
-            match cancel.run_until_cancelled(sender.send(bytes)).await {
-                Some(sent) => sent?,
-                None => return Err(Ended::Gone),
+            // Nothing is said after half a frame.
+            tokio::select! {
+                () = cancel.cancelled() => return Err(Ended::Gone),
+                _ = place.is_needed() => return Err(Ended::Gone),
+                sent = sender.send(bytes) => sent?,
             }
         }
         Ok(())
