@@ -8,7 +8,7 @@ mod reorg;
 use std::time::Duration;
 
 use sensora_chain::sources::dev::{DevChain, TxStatus};
-use sensora_chain::{Satoshis, Txid};
+use sensora_chain::{OutPoint, Satoshis, Txid};
 use sensora_node::buyer::{BuyError, BuyRequest, ReleaseLimits, Released};
 use sensora_node::store::release;
 use sensora_node::supervisor::{Node, NodeOptions};
@@ -21,6 +21,8 @@ use sensora_protocol::market::offer::{BuyerLimits, Range};
 use sensora_protocol::market::refusal::Refusal;
 use tokio::task::JoinHandle;
 
+use crate::chain_access::http::{Fake, Mood};
+use crate::disk::Disk;
 use crate::world::{Place, World, agent, bootstrap_mining, fund, options, sim, until};
 
 /// Readings in one batch, at 2 sat each.
@@ -376,4 +378,50 @@ async fn open_orders_at_a_seller_count_against_the_exposure() {
 
 pub(crate) fn is_mined(chain: &DevChain, txid: &Txid) -> bool {
     matches!(chain.status(txid).unwrap(), TxStatus::Mined { .. })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refund_goes_out_at_its_height_when_nobody_says_what_spends_coins() {
+    let disk = Disk::new();
+    let world = market_with(3000, |config| config.store = disk.store(3).unwrap()).await;
+    let request = world.request(seq(0, COUNT)).await;
+    let order = world.locked(&request).await;
+    let height = world.buyer.buyer().releases().unwrap()[0].refund_height;
+    let dev = world.dev_chain().clone();
+    let World { bootstrap, agent, buyer, addresses } = world;
+    agent.shutdown().await;
+    buyer.shutdown().await;
+    drop((agent, buyer));
+
+    let fake = Fake::start(&dev, Mood::Fair).await;
+    let mut config = options(3, &Place::Disk(&disk));
+    config.chain = fake.blind_to_outputs();
+    let buyer = Node::start(config).await.unwrap();
+    let coin = purchase(&buyer, &order).coin.unwrap();
+    let coin = OutPoint { txid: coin.txid, vout: coin.vout };
+    while bootstrap.chain().headers().tip().height < height - 1 {
+        bootstrap.chain().mine().await.unwrap();
+    }
+    follow(&bootstrap, &[&buyer]).await;
+    buyer.buyer().look_at_releases().await;
+    assert_eq!(dev.spent_by(&coin).unwrap(), None, "it is not its time yet");
+    mine(&bootstrap, &[&buyer], 1).await;
+    until("the refund", || async {
+        buyer.buyer().look_at_releases().await;
+        dev.spent_by(&coin).unwrap()
+    })
+    .await;
+    assert_eq!(state(&buyer, &order), "waiting", "its seller is still asked for the key");
+    mine(&bootstrap, &[&buyer], 7).await;
+    buyer.shutdown().await;
+    drop(buyer);
+
+    // As soon as somebody says what has spent the coin, it is settled.
+    let mut config = options(3, &Place::Disk(&disk));
+    config.bootstrap = addresses;
+    let buyer = Node::start(config).await.unwrap();
+    follow(&bootstrap, &[&buyer]).await;
+    reaches(&buyer, &order, "refunded").await;
+    buyer.shutdown().await;
+    bootstrap.shutdown().await;
 }

@@ -363,6 +363,29 @@ fn a_coin_that_was_learned_while_parts_are_missing_comes_back_at_the_refund_heig
     assert_eq!(state, "refunded");
 }
 
+/// Nobody says what spends the coin. The refund goes out at its height all the same, and as the key may have been shown before, its seller is still
+/// asked for it.
+#[test]
+fn a_refund_that_goes_out_blindly_does_not_end_the_wait_for_the_key() {
+    let mut pair = Pair::new(honest());
+    pair.quiet();
+    let goods = honest();
+    let at = BuyerAt { buyer: &goods.world.buyer, network: NETWORK, rate: FeeRate::DEFAULT };
+    let mut purchase = pair.purchase().clone();
+    let height = goods.terms.refund_height.get();
+    let mut blind = |tip| purchase.handle(BuyEvent::Blind { tip }, &goods.terms, &at).unwrap();
+    assert_eq!(blind(height - 1), vec![]);
+    let first = blind(height);
+    let [BuyAction::Refund(_)] = &first[..] else { panic!("{first:?}") };
+    assert_eq!(blind(height + 1), first, "the same again with each block");
+    assert_eq!(purchase, *pair.purchase(), "nothing is concluded");
+    assert!(matches!(&purchase.resume()[..], [BuyAction::Send(ToSeller::Begin(_))]));
+    purchase.handle(BuyEvent::Key(goods.key.clone()), &goods.terms, &at).unwrap();
+    assert_eq!(purchase.state, BatchPurchaseState::Revealed { opened: 0 });
+    let after = purchase.handle(BuyEvent::Blind { tip: height + 2 }, &goods.terms, &at).unwrap();
+    assert_eq!(after, vec![], "what is paid for is not taken back");
+}
+
 /// The seller's word shows the key; nobody has given the coin to the network.
 #[test]
 fn a_key_that_is_shown_without_its_coin_on_the_network_still_pays_the_seller() {

@@ -4,6 +4,7 @@ use std::sync::PoisonError;
 use std::time::Duration;
 
 use sensora_chain::Transaction;
+use sensora_chain::header::HeaderView as _;
 use sensora_protocol::OrderId;
 use sensora_protocol::market::key_release::buy::{BatchPurchase, BatchPurchaseState, BuyEvent};
 use sensora_protocol::market::key_release::coin;
@@ -72,7 +73,14 @@ impl Buyer {
                         self.note_seen(&purchase.id, seen, &mut to_remind).await;
                     }
                 }
-                Err(error) => tracing::debug!(%error, "the chain could not be asked about coins of batches"),
+                Err(error) => {
+                    tracing::debug!(%error, "the chain could not be asked about coins of batches");
+                    for purchase in some {
+                        if let Err(error) = self.see_nothing(&purchase.id).await {
+                            tracing::warn!(order = %purchase.id, %error, "a purchase of a batch waits");
+                        }
+                    }
+                }
             }
         }
         // Not the same ones each time: who never answers would leave the others without a word.
@@ -123,7 +131,7 @@ impl Buyer {
                 },
                 Err(error) => {
                     tracing::debug!(order = %id, %error, "the chain could not be asked about a coin");
-                    return Ok(());
+                    return self.see_nothing(id).await;
                 }
             },
         };
@@ -131,6 +139,16 @@ impl Buyer {
             Ok(_) => Ok(()),
             // Whoever reads the stream sees why it ended.
             Err(Stopped::Stream(_)) => Ok(()),
+            Err(Stopped::Failed(error)) => Err(error),
+        }
+    }
+
+    /// What is due at a height goes out also where nobody can be asked about the coin.
+    async fn see_nothing(&self, id: &OrderId) -> Result<(), BuyError> {
+        let tip = self.inner.chain.headers().tip_height();
+        let actions = self.release_event(id, BuyEvent::Blind { tip }, None).await?;
+        match self.carry_out_release(id, actions, None, None, &mut |_| {}).await {
+            Ok(_) | Err(Stopped::Stream(_)) => Ok(()),
             Err(Stopped::Failed(error)) => Err(error),
         }
     }

@@ -152,6 +152,11 @@ pub enum BuyEvent {
     Paid(SignedPayment),
     /// What is seen of the coin; before there is one, only how far the chain is.
     View(Box<CoinView>),
+    /// Nobody can be asked about the coin; the best chain has this height all the same.
+    Blind {
+        /// Height of the best chain.
+        tip: u32,
+    },
     /// The stored part that [`BuyAction::Open`] has asked for; `None` where it is lost.
     Stored(Option<Box<ProvenPart>>),
     /// The key, read out of the claim by whoever runs its script.
@@ -367,6 +372,7 @@ impl BatchPurchase {
         match event {
             BuyEvent::Frame(frame) => self.frame(*frame, terms, at),
             BuyEvent::View(view) => self.view(&view, terms, at),
+            BuyEvent::Blind { tip } => self.blind(tip, terms, at),
             BuyEvent::Stored(part) => self.stored(part.as_deref(), terms, at.network),
             BuyEvent::Key(key) if key.hash() == terms.key_hash => Ok(self.reveal(key, terms)),
             BuyEvent::Key(_) => Err(BuyError::NoKey),

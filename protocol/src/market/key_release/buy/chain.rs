@@ -62,6 +62,16 @@ impl BatchPurchase {
         Ok(actions)
     }
 
+    /// Nobody says what spends the coin. What is due goes out all the same: the network refuses it where the seller was first. That changes no state,
+    /// because the key may have been shown, and whoever knows it is still asked.
+    pub(super) fn blind(&self, tip: u32, terms: &BatchTerms, at: &BuyerAt<'_>) -> Actions {
+        let is_due = (self.awaits_key() && self.key.is_none()) || self.may_race(terms, tip);
+        if is_due && terms.may_refund(tip) {
+            return Ok(vec![BuyAction::Refund(self.refund(terms, at)?)]);
+        }
+        Ok(Vec::new())
+    }
+
     /// Nothing is known to spend the coin.
     fn unspent(&mut self, view: &CoinView, terms: &BatchTerms, at: &BuyerAt<'_>) -> Actions {
         let unknown = view.coin == Standing::Unknown;
