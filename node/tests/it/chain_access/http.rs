@@ -1,4 +1,4 @@
-//! A chain service for tests: ARC and chaintracks in one small HTTP server over a development chain, which misbehaves as it is told.
+//! A chain service for tests: ARC, WhatsOnChain and chaintracks in one small HTTP server over a development chain, which misbehaves as it is told.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -7,7 +7,7 @@ use sensora_chain::header::Header;
 use sensora_chain::merkle_path::MerklePath;
 use sensora_chain::sources::dev::{DevChain, DevChainError, Reject, TxStatus};
 use sensora_chain::sources::service::{ServiceConfig, ServiceKind};
-use sensora_chain::{BlockHash, Network, Transaction, Txid};
+use sensora_chain::{BlockHash, Network, OutPoint, Transaction, Txid};
 use sensora_node::chain_access::ServicesOptions;
 use sensora_node::supervisor::{ChainRole, ServicesRole};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -43,6 +43,8 @@ pub(crate) enum Mood {
     CallsItDoubleSpent,
     /// Whatever it is sent is taken, and a double spend of nothing that it names: what a node says of the second of two copies that come at once.
     CollidesWithItself,
+    /// Nothing is ever spent, in its word.
+    HidesSpends,
 }
 
 /// A running service.
@@ -93,6 +95,10 @@ impl Fake {
 
     pub(crate) fn arc(&self, name: &str) -> ServiceConfig {
         self.config(name, ServiceKind::Arc)
+    }
+
+    pub(crate) fn whatsonchain(&self, name: &str) -> ServiceConfig {
+        self.config(name, ServiceKind::WhatsOnChain)
     }
 
     pub(crate) fn chaintracks(&self, name: &str) -> ServiceConfig {
@@ -200,12 +206,33 @@ fn respond(chain: &DevChain, mood: Mood, line: &str, body: &[u8]) -> (u16, Vec<u
         let (tx, _) = Transaction::from_extended(body).unwrap();
         return json(200, sent(chain, mood, &tx));
     }
+    if let Some(question) = line.strip_prefix("GET /tx/") {
+        return match explorer(chain, mood, question) {
+            Some(text) => json(200, text),
+            None => json(404, "{}".to_owned()),
+        };
+    }
     let Some(txid) = line.strip_prefix("GET /v1/tx/").map(|text| text.parse::<Txid>().unwrap()) else {
         return json(404, "{}".to_owned());
     };
     match said(chain, mood, &txid) {
         Some(text) => json(200, text),
         None => json(404, "{}".to_owned()),
+    }
+}
+
+/// What WhatsOnChain says of a transaction or an output.
+fn explorer(chain: &DevChain, mood: Mood, question: &str) -> Option<String> {
+    let mut parts = question.split('/');
+    let txid: Txid = parts.next()?.parse().ok()?;
+    match (parts.next()?, parts.next()) {
+        ("hex", None) => Some(hex::encode(chain.transaction(&txid).unwrap()?.to_bytes())),
+        (vout, Some("spent")) if mood != Mood::HidesSpends => {
+            let outpoint = OutPoint { txid, vout: vout.parse().ok()? };
+            let by = chain.spent_by(&outpoint).unwrap()?;
+            Some(format!(r#"{{"txid":"{by}","vin":0,"status":"unconfirmed"}}"#))
+        }
+        _ => None,
     }
 }
 

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use sensora_chain::beef::{Beef, BeefLimits};
 use sensora_chain::header::HeaderView as _;
 use sensora_chain::sources::dev::{DevChain, OnReorg};
 use sensora_chain::sources::service::{Need, ServiceConfig};
 use sensora_chain::{FeeRate, Satoshis, Txid};
 use sensora_node::chain_access::{
     Asked, BroadcastError, ChainAccess, ChainError, ChainService, ChainTasks, Failure, MemoryHeaderStore,
-    ServiceState, ServicesOptions, SourceOptions, TipWord, TxStanding, start,
+    ServiceState, ServicesOptions, SourceOptions, SpentBy, TipWord, TxStanding, start,
 };
 use sensora_node::fees::{FeeLimits, Fees};
 use sensora_node::supervisor::{ChainRole, Node, ServicesRole};
@@ -148,6 +149,30 @@ async fn a_service_that_fails_is_left_for_the_next() {
         assert!(state.failed > 0 && state.lies == 0 && state.last_failure.is_some(), "{mood:?}: {state:?}");
         assert!(!state.is_distrusted, "to fail is no lie: {mood:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_says_nothing_is_spent_hides_no_spend() {
+    let dev = new_chain();
+    let (bad, good) = (Fake::start(&dev, Mood::HidesSpends).await, Fake::start(&dev, Mood::Fair).await);
+    let services = vec![good.chaintracks("tracks"), bad.whatsonchain("bad"), good.whatsonchain("good")];
+    let access = access(services).await;
+    let (beef, txid) = payment(&dev, 1);
+    access.follows(&dev).await;
+    let parsed = Beef::parse(&beef, &BeefLimits::default()).unwrap();
+    let payment = parsed.transaction(&txid).unwrap().clone();
+    let coin = payment.inputs[0].previous;
+    let spent = || async { within(access.chain.spent(&[coin])).await.unwrap().remove(0).1 };
+    assert!(matches!(spent().await, SpentBy::Nothing));
+    let asked = |of: &Fake| of.asked(&format!("GET /tx/{}/{}/spent", coin.txid, coin.vout));
+    assert!(matches!(spent().await, SpentBy::Nothing));
+    assert_eq!((asked(&bad), asked(&good)), (2, 1), "the second is asked once for each block");
+
+    dev.submit(&payment).unwrap();
+    dev.mine(NOW_MS).unwrap();
+    access.follows(&dev).await;
+    let SpentBy::Transaction { tx, .. } = spent().await else { panic!("it is hidden") };
+    assert_eq!(tx.txid(), txid);
 }
 
 #[tokio::test(flavor = "multi_thread")]

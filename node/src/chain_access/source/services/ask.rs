@@ -46,8 +46,15 @@ impl ServicesSource {
         let mut found: Vec<(I, Option<I::Found>)> = items.iter().map(|item| (*item, None)).collect();
         let mut tried: Vec<Tried> = Vec::new();
         let candidates = self.candidates(I::NEED);
+        // Items that a second service has been asked about.
+        let mut asked_twice: Vec<I> = Vec::new();
         for index in candidates {
             let height = headers.snapshot().tip().height;
+            let is_doubted = |(item, found): &&(I, Option<I::Found>)| {
+                let unspent = found.as_ref().and_then(|found| item.unspent(found));
+                unspent.is_some_and(|outpoint| self.is_doubted(&outpoint, height))
+                    && !asked_twice.contains(item)
+            };
             let is_open = |(item, found): &&(I, Option<I::Found>)| match found {
                 None => true,
                 Some(found) => match I::says(found) {
@@ -56,7 +63,9 @@ impl ServicesSource {
                     Says::All => false,
                 },
             };
-            let open: Vec<I> = found.iter().filter(is_open).map(|(item, _)| *item).collect();
+            let doubted: Vec<I> = found.iter().filter(is_doubted).map(|(item, _)| *item).collect();
+            let open = found.iter().filter(|line| is_open(line) || is_doubted(line));
+            let open: Vec<I> = open.map(|(item, _)| *item).collect();
             if open.is_empty() || Instant::now() >= deadline {
                 break;
             }
@@ -77,11 +86,12 @@ impl ServicesSource {
             };
             self.note(index, &outcome);
             match outcome {
-                Ok(()) => {}
+                Ok(()) => asked_twice.extend(doubted),
                 Err(failure) if failure.is_stopped() => return Err(ChainError::Stopped),
                 Err(failure) => tried.push(Tried { asked: self.asked(index), failure }),
             }
         }
+        self.believe(&asked_twice, &found, headers.snapshot().tip().height);
         let failed = self.ask_peers(headers, &mut found).await;
         let is_answered = found.iter().all(|(_, found)| found.is_some());
         let is_proven = |(_, found): &(I, Option<I::Found>)| found.as_ref().map(I::says) == Some(Says::All);
@@ -237,6 +247,21 @@ impl ServicesSource {
     fn waits_too_long(&self, txid: Txid, height: u32) -> bool {
         let since = lock(&self.inner.ledger).waits_since(&txid);
         since.is_some_and(|since| height.saturating_sub(since) >= BELIEVED_TO_WAIT)
+    }
+
+    /// Whether a second service is to be asked about an output that the first calls unspent: once for each block, because questions are counted.
+    fn is_doubted(&self, outpoint: &OutPoint, height: u32) -> bool {
+        lock(&self.inner.ledger).unspent_at(outpoint) != Some(height)
+    }
+
+    /// What two call unspent is so until the next block.
+    fn believe<I: Item>(&self, asked_twice: &[I], found: &[(I, Option<I::Found>)], height: u32) {
+        let mut ledger = lock(&self.inner.ledger);
+        for (item, found) in found.iter().filter(|(item, _)| asked_twice.contains(item)) {
+            if let Some(outpoint) = found.as_ref().and_then(|found| item.unspent(found)) {
+                ledger.is_unspent(outpoint, height);
+            }
+        }
     }
 
     /// Keeps who said what, and reports who is contradicted by a proof.

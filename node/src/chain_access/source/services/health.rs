@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sensora_chain::Txid;
 use sensora_chain::header::{HeaderView as _, Tip};
 use sensora_chain::sources::service::{FeeQuote, Need, Service, ServiceKind, SourceError};
+use sensora_chain::{OutPoint, Txid};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -108,6 +108,8 @@ pub(super) struct Ledger {
     waiting: HashMap<Txid, u32>,
     /// Which service says that a transaction is refused.
     denied: HashMap<Txid, usize>,
+    /// The height at which services that were asked called an output unspent.
+    unspent: HashMap<OutPoint, u32>,
 }
 
 impl Ledger {
@@ -117,6 +119,7 @@ impl Ledger {
             disagreements: Vec::new(),
             waiting: HashMap::new(),
             denied: HashMap::new(),
+            unspent: HashMap::new(),
         }
     }
 
@@ -182,13 +185,22 @@ impl Ledger {
         self.denied.insert(txid, index);
     }
 
+    pub(super) fn is_unspent(&mut self, outpoint: OutPoint, height: u32) {
+        bound(&mut self.unspent);
+        self.unspent.insert(outpoint, height);
+    }
+
+    pub(super) fn unspent_at(&self, outpoint: &OutPoint) -> Option<u32> {
+        self.unspent.get(outpoint).copied()
+    }
+
     pub(super) fn denied_by(&mut self, txid: &Txid) -> Option<usize> {
         self.denied.remove(txid)
     }
 }
 
 /// Makes room by forgetting all: what matters is said again.
-fn bound<T>(map: &mut HashMap<Txid, T>) {
+fn bound<K, T>(map: &mut HashMap<K, T>) {
     if map.len() >= MAX_TRANSACTIONS {
         map.clear();
     }

@@ -49,6 +49,8 @@ pub(in crate::chain_access) trait Item:
     fn unknown() -> Self::Found;
     /// The transaction that waits for a block, in somebody's word.
     fn waits(self, found: &Self::Found) -> Option<Txid>;
+    /// The output, where somebody says that nothing spends it: a service that is behind, or lies, hides a spend so.
+    fn unspent(self, found: &Self::Found) -> Option<OutPoint>;
     /// The transaction, where a service says that it can never be mined.
     fn denied(self, word: &Self::Word) -> Option<Txid>;
     /// The transaction, where it is proven to be mined.
@@ -103,6 +105,10 @@ impl Item for Txid {
         matches!(found, TxStanding::Mempool).then_some(self)
     }
 
+    fn unspent(self, _: &TxStanding) -> Option<OutPoint> {
+        None
+    }
+
     fn denied(self, word: &Report) -> Option<Txid> {
         matches!(word, Report::Rejected { .. } | Report::DoubleSpent { .. }).then_some(self)
     }
@@ -155,6 +161,10 @@ impl Item for OutPoint {
 
     fn waits(self, _: &SpentBy) -> Option<Txid> {
         None
+    }
+
+    fn unspent(self, found: &SpentBy) -> Option<OutPoint> {
+        matches!(found, SpentBy::Nothing).then_some(self)
     }
 
     fn denied(self, _: &Spender) -> Option<Txid> {
