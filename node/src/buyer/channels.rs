@@ -19,7 +19,7 @@ use sensora_protocol::market::channel::buyer::{
     BuyerChannel, BuyerChannelAction, BuyerChannelEvent, BuyerChannelState,
 };
 use sensora_protocol::market::channel::message::{AskChannel, ChannelReport, ChannelStanding};
-use sensora_protocol::market::channel::offer::{ChannelKeys, ChannelLimits, ChannelOffer};
+use sensora_protocol::market::channel::offer::{ChannelKeys, ChannelLimits, ChannelOffer, ChannelOfferError};
 use sensora_protocol::market::channel::spending::{Reservation, Spending, SpendingRecord};
 use sensora_protocol::market::message::{Answer, Request, Response};
 use sensora_protocol::market::offer::OfferError;
@@ -242,9 +242,21 @@ impl Buyer {
             other => return Err(unexpected(&question, other)),
         };
         let offer: Signed<ChannelOffer> = offer.verify_by(*network, seller)?;
-        let tip = chain.headers().tip_height();
-        ChannelOffer::accept(&offer, *network, identity.key(), value, limits, tip, clock.now_ms())
-            .map_err(Box::new)?;
+        let accept = || {
+            let tip = chain.headers().tip_height();
+            ChannelOffer::accept(&offer, *network, identity.key(), value, limits, tip, clock.now_ms())
+        };
+        let accepted = match accept() {
+            // The seller counts from its own tip: ours may be what is behind. Look, and judge again.
+            Err(ChannelOfferError::Height { .. }) => {
+                if let Err(error) = chain.refresh().await {
+                    tracing::debug!(%error, "the headers could not be brought up to date");
+                }
+                accept()
+            }
+            accepted => accepted,
+        };
+        accepted.map_err(Box::new)?;
         let id = offer.channel_id(*network);
         let keys = ChannelKeys::for_buyer(&id, identity.key(), seller);
         let locking = offer.value().locking(&keys);

@@ -17,7 +17,7 @@ use sensora_protocol::market::key_release::buy::{
     BatchPurchaseState, BuyAction, BuyError, BuyEvent, BuyerAt,
 };
 use sensora_protocol::market::key_release::coin::{CoinView, Spend, Standing};
-use sensora_protocol::market::key_release::frame::{AtomicBeef, ToBuyer};
+use sensora_protocol::market::key_release::frame::{AtomicBeef, ToBuyer, ToSeller};
 use sensora_protocol::market::key_release::sell::BatchSaleState;
 
 use crate::world::{NETWORK, sat};

@@ -83,7 +83,7 @@ mod tests {
     }
 
     fn buyer(n: u8) -> PublicKey {
-        PrivateKey::from_bytes(&[n; 32]).unwrap().public()
+        PrivateKey::from_bytes([n; 32]).unwrap().public()
     }
 
     #[test]
