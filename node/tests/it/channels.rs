@@ -8,7 +8,7 @@ use sensora_node::supervisor::Node;
 use sensora_protocol::ChannelId;
 use sensora_protocol::anchor::Standing;
 use sensora_protocol::market::channel::buyer::BuyerChannelState;
-use sensora_protocol::market::channel::offer::{ChannelLimits, ChannelOfferError};
+use sensora_protocol::market::channel::offer::{ChannelLimits, ChannelOffer, ChannelOfferError};
 use sensora_protocol::market::message::LiveFrom;
 use sensora_protocol::market::offer::{BuyerLimits, OfferError, Range};
 use sensora_protocol::market::price::Metered;
@@ -329,6 +329,29 @@ async fn a_channel_that_opens_when_it_is_mined_is_waited_for_and_then_used() {
     assert_eq!(ready.unwrap(), channel);
     assert_eq!(buyer.channels().unwrap().len(), 1, "no second one was opened");
     assert_eq!(buy(&world, 0, 50).await.unwrap(), sat(100));
+    world.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_buyer_whose_headers_are_behind_opens_a_channel_for_as_long_as_it_may() {
+    let world = World::with_blocks_on_demand(agent(vec![sim(10)])).await;
+    world.stream().await;
+    mine(&world, 0).await;
+    for _ in 0..2 {
+        world.bootstrap.chain().mine().await.unwrap();
+    }
+    let tip = world.bootstrap.chain().headers().tip();
+    until("the seller to follow", || async {
+        drop(world.agent.chain().refresh().await);
+        (world.agent.chain().headers().tip() == tip).then_some(())
+    })
+    .await;
+    let limits = ChannelLimits { max_blocks: BLOCKS, ..limits() };
+    let seller = *world.agent.identity().public();
+    let id = world.buyer.buyer().open_channel(&seller, sat(VALUE), BLOCKS, limits).await.unwrap();
+    let record = world.buyer.store().read(|tx| records::buyer(tx, &id)).unwrap().unwrap();
+    let offer = record.offer.clone().verify::<ChannelOffer>(Network::Regtest).unwrap();
+    assert_eq!(offer.value().refund_height.get(), tip.height + BLOCKS);
     world.shutdown().await;
 }
 
