@@ -7,6 +7,7 @@ use sensora_chain::Satoshis;
 use sensora_node::agent::seller::earnings::EarnedBy;
 use sensora_node::agent::{Agent, SourceEnd};
 use sensora_node::store;
+use sensora_node::store::anchors::AnchorRecord;
 use sensora_protocol::identity::peer_id;
 use sensora_protocol::market::key_release::offer::KeyReleaseOffer;
 use sensora_protocol::market::key_release::sell::BatchSaleState;
@@ -26,6 +27,9 @@ const WRITE_STATUS: Duration = Duration::from_secs(10);
 /// How often the growth of the streams is told: a line for each reading would be noise.
 const TELL_GROWTH: Duration = Duration::from_secs(30);
 
+/// Anchors that are looked at now and then: with one each second, the newest of them is seldom the one that was just mined.
+const ANCHORS: usize = 64;
+
 /// What was told already.
 #[derive(Default)]
 struct Told {
@@ -43,23 +47,26 @@ pub(super) async fn events(session: &Session, context: &Context) -> Outcome {
     ready(session, agent, context, &mut told)?;
     // What was sold and anchored before this run is no news.
     told.sales = sales(session, agent)?.into_iter().map(|sold| sold.order).collect();
-    let newest = agent.anchorer().newest_anchors(1)?;
+    let newest = agent.anchorer().newest_anchors(ANCHORS)?;
     told.anchors = newest.first().map(|anchor| anchor.number);
-    told.mined = newest.first().filter(|anchor| anchor.height.is_some()).map(|anchor| anchor.number);
+    told.mined = newest.iter().find(|anchor| anchor.height.is_some()).map(|anchor| anchor.number);
     let mut growth = tokio::time::interval(TELL_GROWTH);
     growth.tick().await;
     let mut status = tokio::time::interval(WRITE_STATUS);
     // Sales made between the list above and this count are told with the first look.
     let mut seen = None;
     loop {
-        let mut write = tokio::select! {
+        let (mut write, mut anchors) = tokio::select! {
             _ = growth.tick() => {
                 recorded(agent, context, &mut told)?;
-                false
+                (false, 1)
             }
-            _ = status.tick() => true,
-            () = tokio::time::sleep(LOOK) => false,
+            _ = status.tick() => (true, ANCHORS),
+            () = tokio::time::sleep(LOOK) => (false, 1),
         };
+        if agent.anchorer().newest_anchors(1)?.first().map(|anchor| anchor.number) != told.anchors {
+            anchors = ANCHORS;
+        }
         // Going through the stored sales takes time that grows with them.
         let now = Some(agent.seller().sold_count());
         if now != seen {
@@ -67,7 +74,7 @@ pub(super) async fn events(session: &Session, context: &Context) -> Outcome {
             sold(session, agent, context, &mut told)?;
             write = true;
         }
-        anchored(agent, context, &mut told)?;
+        anchored(agent, context, &mut told, anchors)?;
         ended(agent, context, &mut told).await?;
         if write {
             status::write(session);
@@ -176,19 +183,27 @@ fn sold(session: &Session, agent: &Agent, context: &Context, told: &mut Told) ->
     Ok(())
 }
 
-fn anchored(agent: &Agent, context: &Context, told: &mut Told) -> Outcome {
-    let Some(newest) = agent.anchorer().newest_anchors(1)?.into_iter().next() else { return Ok(()) };
-    let is_new = told.anchors.is_none_or(|number| number < newest.number);
-    let is_mined = newest.height.is_some() && told.mined.is_none_or(|number| number < newest.number);
-    if is_new {
-        told.anchors = Some(newest.number);
+fn anchored(agent: &Agent, context: &Context, told: &mut Told, most: usize) -> Outcome {
+    let newest = agent.anchorer().newest_anchors(most)?;
+    // A block may hold many: the newest of them says that those below it are in a block, too.
+    let mined = newest.iter().find(|anchor| anchor.height.is_some()).map(|anchor| anchor.number);
+    for anchor in newest.iter().rev() {
+        let is_new = told.anchors.is_none_or(|number| number < anchor.number);
+        let is_mined = Some(anchor.number) == mined && told.mined.is_none_or(|number| number < anchor.number);
+        if is_new {
+            told.anchors = Some(anchor.number);
+        }
+        if is_mined {
+            told.mined = Some(anchor.number);
+        }
+        if is_new || is_mined {
+            tell_anchor(anchor, context)?;
+        }
     }
-    if is_mined {
-        told.mined = Some(newest.number);
-    }
-    if !(is_new || is_mined) {
-        return Ok(());
-    }
+    Ok(())
+}
+
+fn tell_anchor(newest: &AnchorRecord, context: &Context) -> Outcome {
     let streams = newest.checkpoints.len();
     if context.out.is_json() {
         return context.out.json_line(&json!({
