@@ -152,6 +152,12 @@ impl Seller {
         self.inner.terms.read().unwrap_or_else(PoisonError::into_inner).ad.clone()
     }
 
+    /// The channels that it is paid with.
+    #[must_use]
+    pub fn channels(&self) -> &Channels {
+        &self.inner.parts.channels
+    }
+
     fn stream(&self, id: &StreamId) -> Result<StreamAd, Refusal> {
         let terms = self.inner.terms.read().unwrap_or_else(PoisonError::into_inner);
         let now_ms = self.inner.parts.clock.now_ms();

@@ -7,10 +7,11 @@
 mod booking;
 mod chain;
 mod opening;
+pub mod owner;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use sensora_chain::contract::channel::Channel;
@@ -121,7 +122,7 @@ pub struct ChannelsParts {
 }
 
 /// One channel in use: its record, and what follows from it.
-pub(super) struct Live {
+struct InUse {
     /// The record, as it is on disk.
     record: Mutex<SellerChannel>,
     /// Its offer.
@@ -136,8 +137,13 @@ pub(super) struct Live {
     checked: Mutex<BTreeMap<OrderId, OrderVoucher>>,
     /// Counts the changes that are no bookings.
     changed: watch::Sender<u64>,
-    /// The tip at which it was decided that it is to be closed for what it has earned: its orders come to their end first.
-    settles_from: Mutex<Option<u32>>,
+}
+
+/// What one order has of its channel.
+pub(super) struct Live {
+    channel: Arc<InUse>,
+    /// The order, known from its first stored step on: each step names it, and before that step nothing is delivered.
+    order: OnceLock<OrderId>,
 }
 
 /// What a channel is to the orders that run on it.
@@ -151,33 +157,45 @@ pub(super) enum ToOrders {
     Closed,
 }
 
-impl Live {
+impl InUse {
     /// The record, as it is on disk.
-    pub(super) fn record(&self) -> SellerChannel {
+    fn record(&self) -> SellerChannel {
         lock(&self.record).clone()
+    }
+
+    /// Orders hear of a change.
+    fn tell(&self) {
+        self.changed.send_modify(|times| *times = times.wrapping_add(1));
+    }
+}
+
+impl Live {
+    /// It is this order that has it.
+    fn is_of(&self, order: OrderId) {
+        if self.order.set(order).is_ok() && lock(&self.channel.record).earning.is_to_end(&order) {
+            self.channel.tell();
+        }
     }
 
     /// What an order that wants to be paid through it is held against.
     pub(super) fn view(&self, tip: u32) -> Result<ChannelView, Refusal> {
-        let record = lock(&self.record);
-        if lock(&self.settles_from).is_some() {
-            return Err(Refusal::ChannelClosed { channel: record.id });
-        }
-        record.view(record.standing(&self.offer, tip))
+        let record = lock(&self.channel.record);
+        record.view(record.standing(&self.channel.offer, tip))
     }
 
-    /// What it is to the orders that run on it.
+    /// What it is to the order that has it.
     ///
     /// # Errors
     /// [`Refusal::ChannelNotMined`] where nothing is delivered until its funding is in a block.
     pub(super) fn to_orders(&self, tip: u32) -> Result<ToOrders, Refusal> {
-        let record = lock(&self.record);
-        let standing = record.standing(&self.offer, tip);
+        let record = lock(&self.channel.record);
+        let standing = record.standing(&self.channel.offer, tip);
         if record.leaves_orders() {
             return Ok(ToOrders::Closed);
         }
+        let is_to_end = self.order.get().is_some_and(|order| record.earning.is_to_end(order));
         match standing {
-            ChannelStanding::Open if lock(&self.settles_from).is_none() => Ok(ToOrders::Open),
+            ChannelStanding::Open if !is_to_end => Ok(ToOrders::Open),
             ChannelStanding::WaitsForBlock => Err(Refusal::ChannelNotMined { channel: record.id }),
             _ => Ok(ToOrders::Closing),
         }
@@ -188,13 +206,13 @@ impl Live {
     /// # Errors
     /// A [`Refusal`].
     pub(super) fn takes_vouchers(&self, tip: u32) -> Result<(), Refusal> {
-        let record = lock(&self.record);
-        record.takes_vouchers(record.standing(&self.offer, tip))
+        let record = lock(&self.channel.record);
+        record.takes_vouchers(record.standing(&self.channel.offer, tip))
     }
 
     /// Hears of changes that are no bookings.
     pub(super) fn changes(&self) -> watch::Receiver<u64> {
-        self.changed.subscribe()
+        self.channel.changed.subscribe()
     }
 }
 
@@ -206,7 +224,7 @@ pub struct Channels {
 
 struct Inner {
     parts: ChannelsParts,
-    live: Mutex<BTreeMap<ChannelId, Arc<Live>>>,
+    live: Mutex<BTreeMap<ChannelId, Arc<InUse>>>,
     /// A channel is opened by one task at a time.
     opening: Stripes,
     /// Held while a new channel takes its place, from looking whether there is one.
@@ -249,12 +267,12 @@ impl Channels {
         Ok(channels)
     }
 
-    fn take_in(&self, record: SellerChannel) -> Result<Arc<Live>, StoreError> {
+    fn take_in(&self, record: SellerChannel) -> Result<Arc<InUse>, StoreError> {
         let ChannelsParts { identity, network, .. } = &self.inner.parts;
         let (offer, contract) =
             record.contract(identity, *network).map_err(|error| StoreError::Damaged(error.to_string()))?;
         let id = record.id;
-        let live = Arc::new(Live {
+        let live = Arc::new(InUse {
             record: Mutex::new(record),
             offer,
             contract,
@@ -262,17 +280,21 @@ impl Channels {
             waiting: Mutex::default(),
             checked: Mutex::default(),
             changed: watch::Sender::new(0),
-            settles_from: Mutex::default(),
         });
         lock(&self.inner.live).insert(id, live.clone());
         Ok(live)
     }
 
-    /// A channel of this buyer that is not settled.
+    /// A channel of this buyer that is not settled, for an order.
     ///
     /// # Errors
     /// [`Refusal::UnknownChannel`].
     pub(super) fn get(&self, buyer: &PublicKey, id: &ChannelId) -> Result<Arc<Live>, Refusal> {
+        let channel = self.in_use(buyer, id)?;
+        Ok(Arc::new(Live { channel, order: OnceLock::new() }))
+    }
+
+    fn in_use(&self, buyer: &PublicKey, id: &ChannelId) -> Result<Arc<InUse>, Refusal> {
         let live = lock(&self.inner.live).get(id).cloned();
         let live = live.filter(|live| &lock(&live.record).buyer == buyer);
         live.ok_or(Refusal::UnknownChannel { channel: *id })
@@ -288,7 +310,7 @@ impl Channels {
     }
 
     /// Whether this is what its channel's changes go through: not where it was forgotten or is settled.
-    fn is_current(&self, live: &Arc<Live>) -> bool {
+    fn is_current(&self, live: &Arc<InUse>) -> bool {
         let id = lock(&live.record).id;
         lock(&self.inner.live).get(&id).is_some_and(|current| Arc::ptr_eq(current, live))
     }
@@ -314,7 +336,7 @@ impl Channels {
         buyer: &PublicKey,
         request: CloseChannel,
     ) -> Result<ChannelReport, Refusal> {
-        let live = self.get(buyer, &request.channel)?;
+        let live = self.in_use(buyer, &request.channel)?;
         let event = SellerChannelEvent::CloseAsked(Some(request));
         match self.take(&live, event, None).await {
             Some(refusal) => Err(refusal),
@@ -330,14 +352,14 @@ impl Channels {
         if request.orders.len() > MAX_LANES {
             return Err(Refusal::Malformed { reason: format!("more than {MAX_LANES} orders are asked for") });
         }
-        let live = self.get(buyer, &request.channel)?;
+        let live = self.in_use(buyer, &request.channel)?;
         let paid = request.orders.iter().map(|order| self.paid_by(&live, order)).collect::<Result<_, _>>();
         let paid = paid.map_err(|error| failed(&error))?;
         Ok(self.report(&live, paid))
     }
 
     /// What an order has paid: in its lane while it runs, by its receipt afterwards.
-    fn paid_by(&self, live: &Live, order: &OrderId) -> Result<Satoshis, StoreError> {
+    fn paid_by(&self, live: &InUse, order: &OrderId) -> Result<Satoshis, StoreError> {
         let ChannelsParts { store, network, .. } = &self.inner.parts;
         let (running, id) = {
             let record = lock(&live.record);
@@ -353,7 +375,7 @@ impl Channels {
         }
     }
 
-    fn report(&self, live: &Live, paid: Vec<Satoshis>) -> ChannelReport {
+    fn report(&self, live: &InUse, paid: Vec<Satoshis>) -> ChannelReport {
         let tip = self.tip();
         let record = lock(&live.record);
         record.report(record.standing(&live.offer, tip), paid)
@@ -362,7 +384,7 @@ impl Channels {
     /// Gives an event to a channel, stores what it makes of it, and does what follows. A refusal is for whoever asked.
     async fn take(
         &self,
-        live: &Arc<Live>,
+        live: &Arc<InUse>,
         event: SellerChannelEvent,
         path: Option<(Of, MerklePath)>,
     ) -> Option<Refusal> {
@@ -371,7 +393,7 @@ impl Channels {
 
     async fn change(
         &self,
-        live: &Arc<Live>,
+        live: &Arc<InUse>,
         f: impl FnOnce(&mut SellerChannel, &Identity, Network) -> Result<Vec<SellerChannelAction>, StatementError>
         + Send
         + 'static,
@@ -405,7 +427,7 @@ impl Channels {
     /// Stores a channel that has changed, with what becomes of the money, and says what follows.
     fn follow(
         &self,
-        live: &Live,
+        live: &InUse,
         record: SellerChannel,
         actions: Vec<SellerChannelAction>,
         path: Option<(Of, MerklePath)>,
@@ -464,12 +486,12 @@ impl Channels {
         if forget || settled {
             lock(&self.inner.live).remove(&id);
         }
-        live.changed.send_modify(|times| *times = times.wrapping_add(1));
+        live.tell();
         Ok((next, refusal))
     }
 
     /// Whether nothing more comes of it, whatever the chain does.
-    fn is_settled(&self, live: &Live, record: &SellerChannel) -> bool {
+    fn is_settled(&self, live: &InUse, record: &SellerChannel) -> bool {
         let end = match record.state {
             SellerChannelState::Closed { height, .. } => height,
             // It stays in sight for so long, for what was lost may come back with a reorganisation.
@@ -481,7 +503,7 @@ impl Channels {
         self.tip() >= end.saturating_add(BURIED)
     }
 
-    async fn carry_out(&self, live: &Arc<Live>, next: Vec<Next>) -> Option<Refusal> {
+    async fn carry_out(&self, live: &Arc<InUse>, next: Vec<Next>) -> Option<Refusal> {
         let ChannelsParts { chain, .. } = &self.inner.parts;
         for step in next {
             match step {

@@ -3,15 +3,19 @@
 //! ```text
 //!  offer ──open──▶ Funding ──Report──▶ Open ──CloseAsked──▶ Closing
 //!                   │    ▲              │                      │
-//!           Refused │    └ no answer:   │ the tip is past the  │
-//!                   ▼      send again   │ refund height        │
-//!                Refused                ▼                      ▼
-//!                 │   │            Refunding ◀─────────────────┤
-//!       TakenBack │   │ NotTakenBack    │                      │
-//!                 ▼   └───▶ Closing     │ Spent                │ Spent
-//!             TakenBack ─Mined─▶ Closing▼                      ▼
-//!                                    Ended ◀──────────────────────── (a reorganisation takes it back: Closing)
+//!  Refused, GiveUp, │    └ no answer:   │ the tip is at the    │
+//!  the tip is there │      send again   │ refund height        │
+//!                   ▼                   └──────────┬───────────┤
+//!                Refused                           ▼           │ Spent
+//!                   │ TakenBack                Refunding       │
+//!                   ▼                              │ Spent     │
+//!               TakenBack                          └────▶ Ended ◀
+//!
+//!  Refused ──NotTakenBack, Mined──▶ Closing    TakenBack ──Mined──▶ Closing    Ended ──Unspent──▶ Closing
 //! ```
+//!
+//! Below are the ways back: the network has taken a funding that was not to be one any more, or a reorganisation has undone what spent the channel. A spend
+//! that is in a block ends it from `Funding`, `Open` and `Refused`, too.
 //!
 //! The buyer can always have back what it has not paid: with the seller by the close, without it from the refund height on, by itself. Any old
 //! record of this is harmless (I5): vouchers that are forgotten are learned again from the seller, proven by our own signature.

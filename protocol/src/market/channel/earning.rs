@@ -9,7 +9,7 @@
 
 #![warn(clippy::arithmetic_side_effects)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sensora_chain::{AmountError, Satoshis};
 use serde::{Deserialize, Serialize};
@@ -28,6 +28,9 @@ pub struct Earning {
     pub ended: Satoshis,
     /// What the orders that run have paid.
     pub lanes: BTreeMap<OrderId, Satoshis>,
+    /// Those of them that their seller wants ended: it is remembered until they have, however long their buyers are away.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    ending: BTreeSet<OrderId>,
 }
 
 /// Why a voucher is not booked. Nothing has changed then.
@@ -75,7 +78,13 @@ impl Earning {
     /// Nothing is paid.
     #[must_use]
     pub const fn new(capacity: Satoshis) -> Self {
-        Self { capacity, highest: Satoshis::ZERO, ended: Satoshis::ZERO, lanes: BTreeMap::new() }
+        Self {
+            capacity,
+            highest: Satoshis::ZERO,
+            ended: Satoshis::ZERO,
+            lanes: BTreeMap::new(),
+            ending: BTreeSet::new(),
+        }
     }
 
     /// What is booked: never more than the highest voucher.
@@ -102,6 +111,24 @@ impl Earning {
         }
         self.lanes.entry(order).or_insert(Satoshis::ZERO);
         Ok(())
+    }
+
+    /// The seller wants an order ended.
+    ///
+    /// # Errors
+    /// [`EarningError::UnknownOrder`] for one that does not run on this channel.
+    pub fn ask_to_end(&mut self, order: OrderId) -> Result<(), EarningError> {
+        if !self.lanes.contains_key(&order) {
+            return Err(EarningError::UnknownOrder(order));
+        }
+        self.ending.insert(order);
+        Ok(())
+    }
+
+    /// Whether the seller wants this order ended, and it has not.
+    #[must_use]
+    pub fn is_to_end(&self, order: &OrderId) -> bool {
+        self.ending.contains(order)
     }
 
     /// What a voucher for `amount` would make of the account, if its signature holds: `order` has then paid `paid` in all.
@@ -174,6 +201,7 @@ impl Earning {
         let paid = self.paid_by(order).min(final_paid);
         self.ended = self.ended.checked_add(paid)?;
         self.lanes.remove(order);
+        self.ending.remove(order);
         Ok(paid)
     }
 }
@@ -256,6 +284,19 @@ mod tests {
         assert_eq!(account.begin(OrderId([0xee; 32])), Err(EarningError::TooManyOrders));
         account.end(&OrderId([0; 32]), Satoshis::ZERO).unwrap();
         assert_eq!(account.begin(OrderId([0xee; 32])), Ok(()));
+    }
+
+    #[test]
+    fn an_order_is_asked_to_end_once_it_runs_and_until_it_has() {
+        let mut account = with_orders(100, &[1]).with(&order(1), sat(30), sat(30)).unwrap();
+        assert_eq!(account.ask_to_end(order(2)), Err(EarningError::UnknownOrder(order(2))));
+        account.ask_to_end(order(1)).unwrap();
+        let account = account.with(&order(1), sat(31), sat(31)).unwrap();
+        assert!(account.is_to_end(&order(1)), "what is due is paid still");
+        let mut account = account;
+        account.end(&order(1), sat(31)).unwrap();
+        assert!(!account.is_to_end(&order(1)));
+        assert_eq!(account.ask_to_end(order(1)), Err(EarningError::UnknownOrder(order(1))));
     }
 
     #[test]

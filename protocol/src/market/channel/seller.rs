@@ -1,18 +1,25 @@
 //! A channel at its seller, as a state machine.
 //!
 //! ```text
-//!           admit              Accepted                CloseAsked, or the tip is at refund height − margin
-//!  request ───────▶ Admitted ───────────▶ Open ──────────────────────────────────────▶ Closing
-//!    │               │  ▲                  │ ▲                                          │  ▲
-//!    │ Refusal       │  └ Unavailable      │ └ vouchers are booked                      │  └ each block: the close
-//!    ▼               │ Rejected            │                                            │    goes out again
-//!  nothing kept      ▼                     │ Spent (not by our close)                   │ Spent
-//!                 forgotten                ▼                                            ▼
-//!                                         Gone ◀───────────────────────────────────── Closed
-//!                                                 Unspent: a reorganisation, back ────▶ Closing
+//!           admit              Accepted, Mined            it is to be closed
+//!  request ───────▶ Admitted ───────────────────▶ Open ───────────────────────▶ Closing
+//!    │               │  ▲                          │ ▲                           │  ▲
+//!    │ Refusal       │  └ Unavailable              │ └ vouchers are booked       │  └ each block: the close
+//!    ▼               │ Rejected                    │                             │    goes out again
+//!  nothing kept      ▼                             ├─────────────────────────────┤
+//!                 forgotten                        │ Spent by a close            │ Spent otherwise, or the
+//!                                                  ▼                             ▼ funding is double-spent
+//!                                                Closed                         Gone
+//!                                                  │ Unspent                     │ Unspent, Mined
+//!                                                  └─────────▶ Closing ◀─────────┘
 //! ```
 //!
-//! One that is still `Admitted` when it would have to be closed is forgotten.
+//! It is to be closed when its buyer asks for it, at the refund height less the margin, and when its owner wants it closed. Back to `Closing` leads a
+//! reorganisation that takes out what had spent it, or one that brings a funding back. One that is still `Admitted` when it would have to be closed is
+//! forgotten.
+//!
+//! Orders end before their channel: where its owner wants it closed, from [`SellerChannelEvent::EndAsked`] on none begins on it and those that run
+//! come to their end; the close goes out when the last of them has, or [`LAST_ORDERS`] blocks later.
 //!
 //! Invariant I4: the booked amount only grows, and the highest voucher settles all; a buyer that asks for the close itself may have back what it paid
 //! ahead. I6: the close goes out [`ChannelOffer::margin`] blocks before
@@ -20,17 +27,19 @@
 
 #![warn(clippy::arithmetic_side_effects)]
 
+mod event;
+
 use sensora_chain::beef::{Beef, BeefLimits};
 use sensora_chain::contract::channel::{Channel, ChannelSpend, Voucher, VoucherError};
 use sensora_chain::header::HeaderView;
 use sensora_chain::keys::{PublicKey, Signature};
 use sensora_chain::spv::{self, SpvError};
-use sensora_chain::{Network, OutPoint, Satoshis, Transaction, Txid};
+use sensora_chain::{Network, OutPoint, Satoshis, Transaction};
 use serde::{Deserialize, Serialize};
 
 use super::earning::{Earning, EarningError};
-use super::message::{ChannelReport, ChannelStanding, CloseChannel, OpenChannel};
-use super::offer::{ChannelKeys, ChannelOffer, signing_invoice};
+use super::message::{ChannelReport, ChannelStanding, OpenChannel};
+use super::offer::{ChannelKeys, ChannelOffer, LAST_ORDERS, signing_invoice};
 use crate::id::{ChannelId, OrderId};
 use crate::identity::Identity;
 use crate::market::delivery::frame::OrderVoucher;
@@ -38,6 +47,8 @@ use crate::market::delivery::supply::ChannelView;
 use crate::market::refusal::Refusal;
 use crate::market::sale::Admission;
 use crate::statement::{SignedBytes, StatementError, bytes_or_hex};
+
+pub use event::{Loss, SellerChannelAction, SellerChannelEvent, SellerChannelState};
 
 /// A channel at its seller. This is the durable record.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -59,109 +70,13 @@ pub struct SellerChannel {
     pub signature: Option<Signature>,
     /// The block of the funding, once it is in one.
     pub mined: Option<u32>,
+    /// The height of the chain at which its owner wanted it closed, where it did: orders come to their end from then on.
+    #[serde(default)]
+    pub ends_from: Option<u32>,
     /// When it was admitted, milliseconds since the Unix epoch.
     pub admitted_ms: i64,
     /// How far it has come.
     pub state: SellerChannelState,
-}
-
-/// How far a channel has come.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SellerChannelState {
-    /// The funding verifies; the network has not answered yet.
-    Admitted,
-    /// Vouchers are taken.
-    Open,
-    /// The close is out, or nothing was paid and the rest is the buyer's.
-    Closing,
-    /// The close is in a block.
-    Closed {
-        /// The close.
-        txid: Txid,
-        /// Its block.
-        height: u32,
-    },
-    /// The output was spent otherwise: the buyer has taken it back, or the funding is void.
-    Gone {
-        /// What happened.
-        reason: Loss,
-    },
-}
-
-/// How a channel ended without our close.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum Loss {
-    /// The buyer took everything back.
-    #[error("the buyer has taken it back with {0}")]
-    Refunded(Txid),
-    /// Something that we never signed.
-    #[error("it was spent by {0}, which is no close of it")]
-    Spent(Txid),
-    /// The funding was double-spent.
-    #[error("its funding was spent otherwise")]
-    NeverFunded,
-}
-
-/// What has happened outside.
-#[derive(Debug, Clone, PartialEq)]
-pub enum SellerChannelEvent {
-    /// The network has taken the funding (or had it already).
-    Accepted,
-    /// The network refuses the funding.
-    Rejected {
-        /// Another transaction has spent an input.
-        double_spent: bool,
-        /// What the network says.
-        reason: String,
-    },
-    /// No chain source answered: nothing is known.
-    Unavailable,
-    /// The funding is in the block at this height; none after a reorganisation that took it out.
-    Mined(Option<u32>),
-    /// The newest block has this height.
-    Tip(u32),
-    /// Buyer or owner want it closed.
-    CloseAsked(Option<CloseChannel>),
-    /// The output was spent, in the block at this height.
-    Spent {
-        /// By this transaction.
-        transaction: Box<Transaction>,
-        /// In this block.
-        height: u32,
-    },
-    /// It is unspent again, after a reorganisation.
-    Unspent,
-}
-
-/// What the driver is to do, after storing the channel.
-#[derive(Debug, Clone, PartialEq)]
-pub enum SellerChannelAction {
-    /// Give the funding to the network and come back with an event.
-    BroadcastFunding,
-    /// Give the close to the network; it is repeated until it is in a block.
-    BroadcastClose(Box<Transaction>),
-    /// Answer the buyer with [`SellerChannel::report`].
-    Report,
-    /// Answer the buyer with this refusal.
-    Refuse(Refusal),
-    /// Remove the stored channel: nothing was taken.
-    Forget,
-    /// Take our part of the mined close into the wallet, in the same stored step as the channel.
-    Credit {
-        /// The close.
-        transaction: Box<Transaction>,
-        /// Its block.
-        height: u32,
-        /// What is ours in it.
-        paid: Satoshis,
-    },
-    /// The wallet's coin of a close is void, in the same stored step as the channel: the close left its block.
-    Uncredit(Txid),
-    /// Money is lost, or may be: tell the owner.
-    Alarm(Loss),
 }
 
 /// Why a voucher is not booked.
@@ -228,6 +143,7 @@ impl SellerChannel {
             earning: Earning::new(channel.capacity()),
             signature: None,
             mined: None,
+            ends_from: None,
             admitted_ms: at.now_ms,
             state: SellerChannelState::Admitted,
         })
@@ -262,6 +178,7 @@ impl SellerChannel {
             SellerChannelState::Open if offer.when_mined && self.mined.is_none() => {
                 ChannelStanding::WaitsForBlock
             }
+            SellerChannelState::Open if self.ends_from.is_some() => ChannelStanding::Ending,
             SellerChannelState::Open => ChannelStanding::Open,
             SellerChannelState::Admitted => ChannelStanding::WaitsForBlock,
             _ => ChannelStanding::Closing,
@@ -283,6 +200,13 @@ impl SellerChannel {
     /// [`Refusal::ChannelClosed`], [`Refusal::ChannelNotMined`].
     pub fn takes_vouchers(&self, standing: ChannelStanding) -> Result<(), Refusal> {
         if standing == ChannelStanding::Ending { Ok(()) } else { self.view(standing).map(|_| ()) }
+    }
+
+    /// Whether its owner wants it closed and nothing is to be waited for any more: the next [`SellerChannelEvent::Tip`] closes it.
+    #[must_use]
+    pub fn has_ended(&self, tip: u32) -> bool {
+        let waited = |from: u32| self.earning.lanes.is_empty() || tip >= from.saturating_add(LAST_ORDERS);
+        self.state == SellerChannelState::Open && self.ends_from.is_some_and(waited)
     }
 
     /// Whether no voucher for an order is ever taken again, whatever the chain does: the orders that run are told
@@ -394,7 +318,8 @@ impl SellerChannel {
                 // Whoever has forgotten the funding, or lost it in a reorganisation, hears of it again; and if it was spent
                 // otherwise, we hear of that.
                 let again = self.mined.is_none().then_some(Action::BroadcastFunding);
-                let due = self.state == SellerChannelState::Closing || tip >= offer.closes_at();
+                let is_closing = self.state == SellerChannelState::Closing;
+                let due = is_closing || tip >= offer.closes_at() || self.has_ended(tip);
                 let close = if due { self.close(&channel, seller) } else { Vec::new() };
                 again.into_iter().chain(close).collect()
             }
@@ -431,6 +356,26 @@ impl SellerChannel {
                 actions
             }
             (SellerChannelEvent::CloseAsked(_), _) => vec![Action::Report],
+            (SellerChannelEvent::EndAsked(tip), SellerChannelState::Open) => {
+                self.ends_from.get_or_insert(tip);
+                if self.has_ended(tip) { self.close(&channel, seller) } else { Vec::new() }
+            }
+            // Nothing can be closed that may be no channel.
+            (SellerChannelEvent::EndAsked(_), SellerChannelState::Admitted) => {
+                vec![Action::Refuse(Refusal::ChannelNotMined { channel: self.id })]
+            }
+            // It is on its way, or over.
+            (SellerChannelEvent::EndAsked(_), _) => Vec::new(),
+            (SellerChannelEvent::EndOrder(order), SellerChannelState::Open) => {
+                match self.earning.ask_to_end(order) {
+                    Ok(()) => Vec::new(),
+                    Err(_) => vec![Action::Refuse(Refusal::UnknownOrder { order })],
+                }
+            }
+            // No order runs on it, or each of them hears of its end with the channel's.
+            (SellerChannelEvent::EndOrder(_), _) => {
+                vec![Action::Refuse(Refusal::ChannelClosed { channel: self.id })]
+            }
             (SellerChannelEvent::Spent { transaction, height }, state) => {
                 let known =
                     matches!(state, SellerChannelState::Closed { .. } | SellerChannelState::Gone { .. });
@@ -506,22 +451,5 @@ impl SellerChannel {
     }
 }
 
-impl SellerChannelState {
-    /// The state's name in lower case, for people and metrics.
-    #[must_use]
-    pub const fn name(&self) -> &'static str {
-        match self {
-            Self::Admitted => "admitted",
-            Self::Open => "open",
-            Self::Closing => "closing",
-            Self::Closed { .. } => "closed",
-            Self::Gone { .. } => "gone",
-        }
-    }
-
-    /// Whether nothing more is to be done, unless a reorganisation comes.
-    #[must_use]
-    pub const fn is_final(&self) -> bool {
-        matches!(self, Self::Closed { .. } | Self::Gone { .. })
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -6,14 +6,14 @@ use redb::WriteTransaction;
 use sensora_chain::contract::channel::{Channel, Voucher};
 use sensora_chain::{Network, Satoshis};
 use sensora_protocol::OrderId;
-use sensora_protocol::market::channel::seller::SellerChannel;
+use sensora_protocol::market::channel::seller::{SellerChannel, SellerChannelEvent};
 use sensora_protocol::market::delivery::frame::OrderVoucher;
 use sensora_protocol::market::delivery::supply::{ChannelSale, ChannelSaleState};
 use sensora_protocol::market::reads::asked::AskedRun;
 use sensora_protocol::market::refusal::Refusal;
 use tokio::sync::oneshot;
 
-use super::{Channels, ChannelsParts, Live, failed, lock};
+use super::{Channels, ChannelsParts, InUse, Live, failed, lock};
 use crate::store::{StoreError, channels, reads};
 
 /// What an order changes on its channel, together with itself.
@@ -30,7 +30,7 @@ pub(in super::super) struct Entry {
 
 /// A voucher that will be booked, whatever else is booked before it. Until then it counts against those that come after it.
 pub(in super::super) struct Checked {
-    live: Arc<Live>,
+    channel: Arc<InUse>,
     order: OrderId,
     voucher: OrderVoucher,
     /// Whether its signature was verified. One that pays less than the highest voucher needs none.
@@ -39,7 +39,7 @@ pub(in super::super) struct Checked {
 
 impl Drop for Checked {
     fn drop(&mut self) {
-        lock(&self.live.checked).remove(&self.order);
+        lock(&self.channel.checked).remove(&self.order);
     }
 }
 
@@ -53,29 +53,26 @@ impl Live {
     ///
     /// # Errors
     /// [`Refusal::VoucherInvalid`].
-    pub(in super::super) fn check(
-        self: &Arc<Self>,
-        order: OrderId,
-        voucher: OrderVoucher,
-    ) -> Result<Checked, Refusal> {
+    pub(in super::super) fn check(&self, order: OrderId, voucher: OrderVoucher) -> Result<Checked, Refusal> {
         let invalid = |error: &dyn std::error::Error| Refusal::VoucherInvalid { reason: error.to_string() };
+        self.is_of(order);
         let OrderVoucher { paid, amount, signature } = voucher;
         let is_signed = {
-            let record = lock(&self.record);
+            let record = lock(&self.channel.record);
             record.earning.with(&order, paid, amount).map_err(|error| invalid(&error))?;
             amount > record.earning.highest
         };
         if is_signed {
             let voucher = Voucher { paid: amount, signature };
-            self.contract.verify_voucher(&voucher).map_err(|error| invalid(&error))?;
+            self.channel.contract.verify_voucher(&voucher).map_err(|error| invalid(&error))?;
         }
-        let mut checked = lock(&self.checked);
+        let mut checked = lock(&self.channel.checked);
         let mine = (order, paid, amount);
         let others = checked.iter().map(|(order, voucher)| (*order, voucher.paid, voucher.amount));
-        let covered = lock(&self.record).earning.covers(others.chain([mine]));
+        let covered = lock(&self.channel.record).earning.covers(others.chain([mine]));
         covered.map_err(|error| invalid(&error))?;
         checked.insert(order, voucher);
-        Ok(Checked { live: self.clone(), order, voucher, is_signed })
+        Ok(Checked { channel: self.channel.clone(), order, voucher, is_signed })
     }
 }
 
@@ -85,12 +82,13 @@ impl Channels {
     /// # Errors
     /// A [`Refusal`]; nothing has changed then.
     pub(in super::super) async fn book(&self, live: &Arc<Live>, entry: Entry) -> Result<(), Refusal> {
-        let (done, outcome) = oneshot::channel();
-        lock(&live.waiting).push(Waiting { entry, done });
-        let turn = live.turn.clone().lock_owned().await;
-        let some = std::mem::take(&mut *lock(&live.waiting));
+        live.is_of(entry.sale.order);
+        let (channel, (done, outcome)) = (&live.channel, oneshot::channel());
+        lock(&channel.waiting).push(Waiting { entry, done });
+        let turn = channel.turn.clone().lock_owned().await;
+        let some = std::mem::take(&mut *lock(&channel.waiting));
         if !some.is_empty() {
-            let (channels, live) = (self.clone(), live.clone());
+            let (channels, live) = (self.clone(), channel.clone());
             // To its end, also where whoever has come first is dropped.
             tokio::spawn(async move {
                 channels.book_all(&live, some).await;
@@ -101,7 +99,7 @@ impl Channels {
     }
 
     /// Books one after the other, in turn, and stores all at once.
-    async fn book_all(&self, live: &Arc<Live>, mut some: Vec<Waiting>) {
+    async fn book_all(&self, live: &Arc<InUse>, mut some: Vec<Waiting>) {
         // The highest voucher first: its signature covers the others.
         some.sort_by_key(|waiting| {
             std::cmp::Reverse(waiting.entry.voucher.as_ref().map(|checked| checked.voucher.amount))
@@ -143,7 +141,15 @@ impl Channels {
         });
         let stored = stored.await.map_err(|error| failed(&error));
         if stored.is_ok() {
+            let has_ended = next.has_ended(self.tip());
             *lock(&live.record) = next;
+            if has_ended {
+                // The owner waits for that, and not for the next block. Whoever is in turn now comes first.
+                let (channels, live) = (self.clone(), live.clone());
+                tokio::spawn(async move {
+                    channels.take(&live, SellerChannelEvent::Tip(channels.tip()), None).await;
+                });
+            }
         }
         for Waiting { entry, done } in good {
             // What is booked waits no more when whoever waited hears of it.

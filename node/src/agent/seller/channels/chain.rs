@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use sensora_protocol::market::channel::offer::LAST_ORDERS;
 use sensora_protocol::market::channel::seller::{
     Loss, SellerChannel, SellerChannelEvent, SellerChannelState,
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Channels, Live, lock};
+use super::{Channels, InUse, lock};
 use crate::store::channels::{self, Of};
 use crate::watching::{ASK_AT_ONCE, Blocks, Sight, block_of, look, stands};
 
@@ -21,7 +20,7 @@ impl Channels {
 
     /// Asks the chain about all channels once.
     pub async fn look(&self) {
-        let all: Vec<Arc<Live>> = lock(&self.inner.live).values().cloned().collect();
+        let all: Vec<Arc<InUse>> = lock(&self.inner.live).values().cloned().collect();
         for some in all.chunks(ASK_AT_ONCE) {
             let asked: Vec<_> = some.iter().map(|live| (lock(&live.record).outpoint, true)).collect();
             match look(&self.inner.parts.chain, &asked).await {
@@ -42,7 +41,7 @@ impl Channels {
         }
     }
 
-    async fn look_at(&self, live: &Arc<Live>, sight: Sight) {
+    async fn look_at(&self, live: &Arc<InUse>, sight: Sight) {
         let (id, state, mined) = {
             let record = lock(&live.record);
             (record.id, record.state.clone(), record.mined)
@@ -84,29 +83,18 @@ impl Channels {
     }
 
     /// Whether the block that a transaction of the channel was proven to be in is none of our best chain any more.
-    fn is_gone(&self, live: &Live, of: Of) -> bool {
+    fn is_gone(&self, live: &InUse, of: Of) -> bool {
         let id = lock(&live.record).id;
         let block = self.inner.parts.store.read(|tx| channels::block(tx, &id, of));
         matches!(block, Ok(Some(block)) if !stands(&self.inner.parts.chain, &block))
     }
 
-    /// Closes a channel whose owner wants what was earned on it in the wallet: when the orders on it have come to their end, or did not in time.
-    async fn settle(&self, live: &Arc<Live>) {
+    /// Ends a channel whose owner wants what was earned on it in the wallet.
+    async fn settle(&self, live: &Arc<InUse>) {
         let record = live.record();
-        if !self.is_to_settle(&record) {
-            return;
-        }
-        let tip = self.tip();
-        let from = {
-            let mut from = lock(&live.settles_from);
-            *from.get_or_insert_with(|| {
-                live.changed.send_modify(|times| *times = times.wrapping_add(1));
-                tip
-            })
-        };
-        if record.earning.lanes.is_empty() || tip >= from.saturating_add(LAST_ORDERS) {
-            tracing::info!(channel = %record.id, "a channel has earned enough, or is old enough: it is closed");
-            self.take(live, SellerChannelEvent::CloseAsked(None), None).await;
+        if record.ends_from.is_none() && self.is_to_settle(&record) {
+            tracing::info!(channel = %record.id, "a channel has earned enough, or is old enough: it is closed when its orders have ended");
+            self.take(live, SellerChannelEvent::EndAsked(self.tip()), None).await;
         }
     }
 

@@ -14,7 +14,7 @@ use sensora_protocol::market::refusal::Refusal;
 use sensora_protocol::market::sale::Admission;
 use sensora_protocol::{ChannelId, Signed};
 
-use super::{Channels, ChannelsParts, Live, failed, lock};
+use super::{Channels, ChannelsParts, InUse, failed, lock};
 use crate::agent::seller::admitted::MAX_ADMITTED;
 use crate::agent::seller::is_full;
 use crate::store::channels;
@@ -84,7 +84,7 @@ impl Channels {
         let id = offer.channel_id(*network);
         // To its end: two that find nothing both begin anew, and the second would put an empty account in the place of one that is in use.
         let turn = Arc::new(self.inner.opening.lock(&id).await);
-        let live = match self.get(buyer, &id) {
+        let live = match self.in_use(buyer, &id) {
             Ok(live) => live,
             Err(_) => {
                 let (channels, buyer, turn) = (self.clone(), *buyer, turn.clone());
@@ -105,7 +105,7 @@ impl Channels {
     }
 
     /// Verifies and stores a channel that is not in use.
-    fn admit(&self, buyer: &PublicKey, id: ChannelId, request: OpenChannel) -> Result<Arc<Live>, Refusal> {
+    fn admit(&self, buyer: &PublicKey, id: ChannelId, request: OpenChannel) -> Result<Arc<InUse>, Refusal> {
         let ChannelsParts { identity, network, chain, store, clock, .. } = &self.inner.parts;
         let known = store.read(|tx| channels::seller(tx, &id)).map_err(|error| failed(&error))?;
         if known.is_some() {
