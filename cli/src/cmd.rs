@@ -16,6 +16,7 @@ mod init;
 mod man;
 mod offline;
 mod orders;
+mod owner;
 mod read;
 mod rows;
 mod sample;

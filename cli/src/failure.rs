@@ -5,7 +5,7 @@ mod from;
 use std::fmt;
 use std::io;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::exit::Exit;
 use crate::output::printable;
@@ -80,15 +80,26 @@ impl Failure {
         }
     }
 
+    /// As JSON: `code`, `message`, `hint`.
+    pub(crate) fn document(&self) -> Value {
+        json!({"code": self.exit.name(), "message": printable(&self.message), "hint": self.hint})
+    }
+
+    /// What another process of this program wrote as [`Failure::document`]; none where it is something else.
+    pub(crate) fn of_document(document: &Value) -> Option<Self> {
+        let text = |name: &str| document.get(name).and_then(Value::as_str);
+        let (code, message) = (text("code")?, text("message")?);
+        let exit = Exit::ALL.into_iter().find(|exit| exit.name() == code)?;
+        Some(Self { hint: text("hint").map(str::to_owned), ..Self::new(exit, message) })
+    }
+
     /// Says it on standard error, as text or as one JSON document.
     pub(crate) fn report(&self, json: bool, paint: crate::output::Paint) {
         if self.silent {
             return;
         }
         if json {
-            let error =
-                json!({"code": self.exit.name(), "message": printable(&self.message), "hint": self.hint});
-            eprintln!("{}", json!({ "error": error }));
+            eprintln!("{}", json!({ "error": self.document() }));
         } else {
             eprintln!("{} {}", paint.bad("error:"), printable(&self.message));
             if let Some(hint) = &self.hint {
@@ -128,6 +139,16 @@ mod tests {
         let inner = io::Error::other("the disk is full");
         let outer = io::Error::other(inner);
         assert_eq!(chain_text(&outer), "the disk is full");
+    }
+
+    #[test]
+    fn an_error_of_another_process_is_told_as_if_it_were_ones_own() {
+        let failure = Failure::not_found("there is no order `a1`").hint("`sensora orders` lists them");
+        let told = Failure::of_document(&failure.document()).unwrap();
+        assert_eq!((told.exit, told.message, told.hint), (failure.exit, failure.message, failure.hint));
+        for foreign in [json!({}), json!({"code": "gone", "message": ""}), json!({"code": "home"})] {
+            assert!(Failure::of_document(&foreign).is_none(), "{foreign}");
+        }
     }
 
     #[test]

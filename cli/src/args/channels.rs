@@ -42,7 +42,10 @@ pub(crate) struct OpenChannelArgs {
     pub(crate) network: NetworkArgs,
 }
 
-/// Close a channel that this home pays with: what is left in it comes back with the next block.
+/// Close a channel, on either side.
+///
+/// As buyer what is left in it comes back with the next block. As seller what was paid comes into the wallet: the orders on it end first, at the latest
+/// three blocks from now. Where an agent runs on the home, it does it.
 #[derive(Args, Debug)]
 pub(crate) struct CloseChannelArgs {
     /// The channel: its id, or as much of its beginning as is unique

@@ -208,6 +208,9 @@ pub(crate) struct OrdersArgs {
     /// Wait no longer for a seller that does not answer the order's payment: take the coins back
     #[arg(long, requires = "order", conflicts_with_all = ["resume", "evidence"])]
     pub(crate) give_up: bool,
+    /// As its seller, end an order that is paid through a channel: no more readings go out than are paid, its buyer pays what is due, and it ends with a receipt
+    #[arg(long, requires = "order", conflicts_with_all = ["resume", "give_up", "evidence", "misbehaviour"])]
+    pub(crate) end: bool,
     /// Write the evidence of the order to a file; where not all of its readings are anchored yet, those that are not go into a second one, FILE-2
     #[arg(long, value_name = "FILE", requires = "order")]
     pub(crate) evidence: Option<PathBuf>,

@@ -7,24 +7,28 @@ use sensora_chain::{Network, Satoshis};
 use sensora_node::store;
 use sensora_protocol::identity::peer_id;
 use sensora_protocol::market::channel::buyer::{BuyerChannel, BuyerChannelState};
-use sensora_protocol::market::channel::offer::{ChannelLimits, ChannelOffer};
+use sensora_protocol::market::channel::offer::{ChannelLimits, ChannelOffer, LAST_ORDERS};
 use sensora_protocol::market::channel::seller::{SellerChannel, SellerChannelState};
 use sensora_protocol::{ChannelId, SignedBytes};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::control::{self, Books, Question};
-use super::find;
-use super::offline::pick;
+use super::control::{self, Act, Books, Question};
 use super::session::Session;
+use super::{find, owner};
 use crate::args::{ChannelsAction, ChannelsArgs, CloseChannelArgs, OpenChannelArgs};
 use crate::context::Context;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
-use crate::output::{Table, sat, short_id, shortened, time_ms};
+use crate::output::{Table, counted, sat, short_id, shortened, time_ms};
 
 /// How long `open` waits until the channel can be used.
 pub(super) const OPENS_WITHIN: Duration = Duration::from_secs(30);
+
+/// The role of whoever pays with a channel.
+const BUYER: &str = "buyer";
+/// The state of a channel that its seller closes when the orders on it have ended.
+const ENDING: &str = "ending";
 
 /// One channel in `--json`.
 #[derive(Debug, Serialize, Deserialize)]
@@ -34,8 +38,9 @@ pub(super) struct ChannelReport {
     role: String,
     /// Peer id of the other side.
     with: String,
+    /// `funding`, `admitted`, `open`, `ending` (it is closed when its orders have ended), `closing`, `closed`; `refunding`, `refused`, `taken back`, `gone`.
     state: String,
-    /// Why it ended otherwise than by its close.
+    /// Why it ended otherwise than by its close, or what it waits for.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
     value_sat: Satoshis,
@@ -81,7 +86,15 @@ impl ChannelReport {
         let reason = match &channel.state {
             BuyerChannelState::Refused { refusal: Some(refusal) }
             | BuyerChannelState::TakenBack { refusal: Some(refusal) } => Some(refusal.to_string()),
+            BuyerChannelState::Ended { paid, .. } if paid.is_zero() => {
+                Some("all of it has come back".to_owned())
+            }
             _ => None,
+        };
+        // One word for both sides: its output is spent, in a block.
+        let state = match &channel.state {
+            BuyerChannelState::Ended { .. } => "closed",
+            state => state.name(),
         };
         let paid = match channel.state {
             BuyerChannelState::Ended { paid, .. } => paid,
@@ -89,9 +102,9 @@ impl ChannelReport {
         };
         Ok(Self {
             channel: channel.id,
-            role: "buyer".to_owned(),
+            role: BUYER.to_owned(),
             with: peer_id(&channel.seller),
-            state: channel.state.name().to_owned(),
+            state: state.to_owned(),
             reason,
             value_sat: offer.value,
             paid_sat: paid,
@@ -109,23 +122,41 @@ impl ChannelReport {
         let is_open = matches!(channel.state, SellerChannelState::Admitted | SellerChannelState::Open);
         let reason = match &channel.state {
             SellerChannelState::Gone { reason } => Some(reason.to_string()),
+            SellerChannelState::Open => channel.ends_from.map(|from| {
+                let orders = counted(channel.earning.lanes.len() as u64, "order");
+                let last = from.saturating_add(LAST_ORDERS);
+                format!("{orders} on it end first; it is closed at block {last} at the latest")
+            }),
+            // Without a voucher there is no close that the seller could send.
+            SellerChannelState::Closing if channel.signature.is_none() => {
+                Some("nothing was paid with it: what is in it is its buyer's, to take back".to_owned())
+            }
             _ => None,
         };
+        let is_ending = channel.state == SellerChannelState::Open && channel.ends_from.is_some();
+        let state = if is_ending { ENDING } else { channel.state.name() };
         let highest = channel.earning.highest;
         Ok(Self {
             channel: channel.id,
             role: "seller".to_owned(),
             with: peer_id(&channel.buyer),
-            state: channel.state.name().to_owned(),
+            state: state.to_owned(),
             reason,
             value_sat: offer.value,
             paid_sat: highest,
             reserved_sat: Satoshis::ZERO,
-            free_sat: if is_open { capacity.saturating_sub(highest) } else { Satoshis::ZERO },
+            free_sat: if is_open && !is_ending { capacity.saturating_sub(highest) } else { Satoshis::ZERO },
             closes_at: offer.closes_at(),
             refund_height: offer.refund_height.get(),
             opened: time_ms(channel.admitted_ms),
         })
+    }
+}
+
+impl ChannelReport {
+    /// Whether it is to be closed, when the orders on it have ended.
+    pub(super) fn is_ending(&self) -> bool {
+        self.state == ENDING
     }
 }
 
@@ -212,23 +243,40 @@ pub(super) fn limits(session: &Session, value: Option<u64>, blocks: Option<u32>)
     })
 }
 
-fn one(session: &Session, id: &ChannelId, context: &Context) -> Outcome<Exit> {
-    let stored = session.node.store().read(|tx| store::channels::buyer(tx, id))?;
-    let stored = stored.ok_or_else(|| Failure::not_found(format!("there is no channel {id}")))?;
-    let report = ChannelReport::of_buyer(&stored, session.network)?;
+/// One channel of the books.
+pub(super) fn report(books: &Books<'_>, id: &ChannelId) -> Outcome<ChannelReport> {
+    if let Some(bought) = books.store.read(|tx| store::channels::buyer(tx, id))? {
+        return ChannelReport::of_buyer(&bought, books.network);
+    }
+    match books.store.read(|tx| store::channels::seller(tx, id))? {
+        Some(sold) => ChannelReport::of_seller(&sold, books.network, books.key),
+        None => Err(owner::no_channel(&id.to_string())),
+    }
+}
+
+fn one(report: &ChannelReport, context: &Context) -> Outcome {
     let out = &context.out;
     if out.is_json() {
-        out.document(&report)?;
-        return Ok(Exit::Ok);
+        return out.document(report);
     }
+    let is_buyer = report.role == BUYER;
     out.field("channel", report.channel)?;
-    out.field("seller", &report.with)?;
+    out.field(if is_buyer { "seller" } else { "buyer" }, &report.with)?;
     out.field("state", &report.state)?;
+    if let Some(reason) = &report.reason {
+        out.field("why", crate::output::printable(reason))?;
+    }
     out.field("value", sat(report.value_sat))?;
     out.field("paid", sat(report.paid_sat))?;
     out.field("free", sat(report.free_sat))?;
-    out.field("refund", format!("from block {} on, if the seller does nothing", report.refund_height))?;
-    Ok(Exit::Ok)
+    match is_buyer {
+        true => {
+            out.field("refund", format!("from block {} on, if the seller does nothing", report.refund_height))
+        }
+        false => {
+            out.field("refund", format!("its buyer could take it from block {} on", report.refund_height))
+        }
+    }
 }
 
 fn open(args: &OpenChannelArgs, context: &Context) -> Outcome<Exit> {
@@ -255,27 +303,21 @@ fn open(args: &OpenChannelArgs, context: &Context) -> Outcome<Exit> {
             if let Err(error) = used {
                 context.out.warn(error.to_string());
             }
-            one(&session, &id, context)
+            let stored = session.node.store().read(|tx| store::channels::buyer(tx, &id))?;
+            let stored = stored.ok_or_else(|| owner::no_channel(&id.to_string()))?;
+            one(&ChannelReport::of_buyer(&stored, session.network)?, context)
         };
         let opened = opened.await;
         session.stop().await;
-        opened
+        opened.map(|()| Exit::Ok)
     })
 }
 
 fn close(args: &CloseChannelArgs, context: &Context) -> Outcome<Exit> {
-    let home = context.open_home()?;
-    let all = home.store.read(store::channels::all_buyer)?;
-    let id = pick(&args.channel, all.iter().map(|channel| (channel.id.to_string(), None, channel.id)))
-        .one("channel", &args.channel)?;
-    context.block_on(async {
-        let session = Session::start(context, home, &args.network).await?;
-        let closed = async {
-            session.node.buyer().close_channel(&id).await?;
-            one(&session, &id, context)
-        };
-        let closed = closed.await;
-        session.stop().await;
-        closed
-    })
+    let flags = (&args.network, context);
+    let closed: ChannelReport = owner::act(Act::CloseChannel, &args.channel, flags, async |session, id| {
+        owner::close_channel(session, id).await
+    })?;
+    one(&closed, context)?;
+    Ok(if closed.is_ending() { Exit::Waiting } else { Exit::Ok })
 }

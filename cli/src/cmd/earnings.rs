@@ -7,17 +7,21 @@ use sensora_protocol::{ChannelId, OrderId, StreamId};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::control::{self, Books, Question};
-use crate::args::EarningsArgs;
+use super::control::{self, Act, Books, Question};
+use super::owner;
+use crate::args::{EarningsArgs, NetworkArgs};
 use crate::context::Context;
 use crate::exit::Exit;
 use crate::failure::Outcome;
 use crate::output::{Table, counted, sat, short_id, shortened, time_ms};
 
 /// One order in `--json`.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct EarningReport {
-    order: OrderId,
+    pub(super) order: OrderId,
+    /// How far it has come: `running`, `ending` (to be ended, when its buyer is here), `stopped` (what is due is not all paid), `complete`, `ended`,
+    /// `ended early`, `left unpaid`; before a payment is answered `admitted`; the states of a key release.
+    state: String,
     buyer: String,
     stream: StreamId,
     first: u64,
@@ -27,7 +31,7 @@ pub(super) struct EarningReport {
     /// Readings that were sold; null while a live stream runs.
     count: Option<u64>,
     paid_sat: Satoshis,
-    /// What may have been delivered and is not paid.
+    /// What may have been delivered and is not paid; of an order that was left unpaid, what never will be.
     open_sat: Satoshis,
     /// How it is paid: `direct`, `channel` or `key-release`.
     mode: String,
@@ -54,6 +58,7 @@ impl EarningReport {
         };
         Self {
             order: earned.order,
+            state: earned.state.to_owned(),
             buyer: peer_id(&earned.buyer),
             stream: earned.stream,
             first: earned.first,
@@ -72,10 +77,55 @@ impl EarningReport {
     }
 }
 
+impl EarningReport {
+    /// Whether it is paid by the vouchers of a channel.
+    pub(super) fn is_on_channel(&self) -> bool {
+        self.channel.is_some()
+    }
+
+    /// Whether nothing more comes of it.
+    pub(super) fn is_over(&self) -> bool {
+        self.receipted.is_some() || self.state == "left unpaid"
+    }
+
+    /// The same order, which has ended before anything was delivered: the books keep nothing of it.
+    pub(super) fn ended_with_nothing(self) -> Self {
+        Self { state: "ended".to_owned(), count: Some(0), why: None, ..self }
+    }
+}
+
 /// All orders of the books, oldest first.
 pub(super) fn reports(books: &Books<'_>) -> Outcome<Vec<EarningReport>> {
     let earned = Earned::stored(books.store, books.network, books.key)?;
     Ok(earned.iter().map(EarningReport::of).collect())
+}
+
+/// Ends an order, as its seller.
+pub(super) fn end(wanted: &str, flags: &NetworkArgs, context: &Context) -> Outcome<Exit> {
+    let ended: EarningReport = owner::act(Act::EndOrder, wanted, (flags, context), async |session, id| {
+        owner::end_order(session, id).await
+    })?;
+    let exit = if ended.is_over() { Exit::Ok } else { Exit::Waiting };
+    let out = &context.out;
+    if out.is_json() {
+        out.document(&ended)?;
+        return Ok(exit);
+    }
+    out.field("order", ended.order)?;
+    out.field("buyer", &ended.buyer)?;
+    out.field("state", &ended.state)?;
+    let count = ended.count.map_or_else(|| "as they come".to_owned(), |count| counted(count, "reading"));
+    out.field("sold", count)?;
+    out.field("paid", sat(ended.paid_sat))?;
+    if !ended.open_sat.is_zero() {
+        out.field("open", sat(ended.open_sat))?;
+    }
+    if let Some(receipted) = &ended.receipted {
+        out.field("receipt", receipted)?;
+    } else if !ended.is_over() {
+        out.note("nothing more is delivered than is paid: it ends when its buyer is here and has paid what is due, at the latest with its channel");
+    }
+    Ok(exit)
 }
 
 /// Lists and adds up.
@@ -98,6 +148,7 @@ pub(super) fn run(args: &EarningsArgs, context: &Context) -> Outcome<Exit> {
         "order",
         "admitted",
         "buyer",
+        "state",
         "#first",
         "#readings",
         "#paid",
@@ -121,6 +172,7 @@ pub(super) fn run(args: &EarningsArgs, context: &Context) -> Outcome<Exit> {
             short_id(&order.order),
             order.admitted.clone(),
             shortened(&order.buyer, 16),
+            order.state.clone(),
             if order.single { "-".to_owned() } else { order.first.to_string() },
             order.count.map_or_else(|| "live".to_owned(), |count| count.to_string()),
             sat(order.paid_sat),

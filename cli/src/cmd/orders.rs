@@ -97,7 +97,7 @@ impl OrderReport {
         };
         Self {
             order: order.order,
-            state: order.state.name().to_owned(),
+            state: state(order).to_owned(),
             refusal: order.state.refusal().map(ToString::to_string),
             why: order.why.clone(),
             seller: order.seller.clone(),
@@ -121,10 +121,20 @@ impl OrderReport {
     }
 }
 
+/// The state's name. What is ordered as a range is `complete` when all of it is here and paid, whichever way that was; a live stream and single readings
+/// have no whole, so they have `ended`.
+fn state(order: &OrderSummary) -> &'static str {
+    let is_range = !order.is_live && !order.is_reads;
+    if is_range && order.state.is_complete() { "complete" } else { order.state.name() }
+}
+
 /// Lists or resumes.
 pub(super) fn run(args: &OrdersArgs, context: &Context) -> Outcome<Exit> {
     if args.resume {
         return resume(args, context);
+    }
+    if let (true, Some(order)) = (args.end, &args.order) {
+        return super::earnings::end(order, &args.network, context);
     }
     let all = control::read(Question::Orders, context, reports)?;
     let Some(wanted) = &args.order else { return list(&all, context) };

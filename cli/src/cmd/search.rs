@@ -8,6 +8,7 @@ use sensora_node::discovery::{Found, Query, Way};
 use sensora_protocol::StreamId;
 use sensora_protocol::ad::{PaymentMode, StreamAd};
 use sensora_protocol::identity::peer_id;
+use sensora_protocol::market::choice::Mode;
 use sensora_protocol::market::price::Price;
 use sensora_protocol::place::Place;
 use sensora_protocol::stream::Schema;
@@ -36,7 +37,7 @@ pub(super) struct StreamReport<'a> {
     /// Thousandths of a satoshi for one second of the stream as it comes; null where it is sold by the reading only.
     pub(super) second_msat: Option<Price>,
     /// How orders can be paid.
-    pub(super) modes: &'a [PaymentMode],
+    pub(super) modes: Vec<Mode>,
     pub(super) licence: &'a str,
     /// Readings each buyer may have free of charge in a day.
     pub(super) sample: u32,
@@ -54,6 +55,16 @@ pub(super) struct StreamReport<'a> {
     pub(super) expires_ms: i64,
 }
 
+/// By the word that `--mode` takes, too; on the wire it is another. What this program does not know it cannot pay by.
+const fn mode(of: PaymentMode) -> Option<Mode> {
+    match of {
+        PaymentMode::Direct => Some(Mode::Direct),
+        PaymentMode::Channel => Some(Mode::Channel),
+        PaymentMode::KeyRelease => Some(Mode::KeyRelease),
+        _ => None,
+    }
+}
+
 impl<'a> StreamReport<'a> {
     /// What a seller's ad says of one of its streams.
     pub(super) fn of(found: &'a Found, stream: &'a StreamAd) -> Self {
@@ -66,7 +77,7 @@ impl<'a> StreamReport<'a> {
             seller_name: &ad.name,
             price_msat: stream.price,
             second_msat: stream.second,
-            modes: &stream.modes,
+            modes: stream.modes.iter().copied().filter_map(mode).collect(),
             licence: &stream.licence,
             sample: stream.sample,
             place: stream.place.as_ref(),

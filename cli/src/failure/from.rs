@@ -2,6 +2,7 @@
 
 use sensora_chain::wallet::WalletError;
 use sensora_node::agent::AgentError;
+use sensora_node::agent::seller::channels::owner::OwnerError;
 use sensora_node::backup::BackupError;
 use sensora_node::buyer::{BuyError, ReadsError};
 use sensora_node::chain_access::ChainError;
@@ -37,6 +38,17 @@ impl From<KeystoreError> for Failure {
             | KeystoreError::WordChecksum
             | KeystoreError::EmptyPassphrase => Exit::Usage,
             _ => Exit::Home,
+        };
+        Self::from_error(exit, &error)
+    }
+}
+
+impl From<OwnerError> for Failure {
+    fn from(error: OwnerError) -> Self {
+        let exit = match &error {
+            OwnerError::UnknownChannel(_) | OwnerError::UnknownOrder(_) => Exit::NotFound,
+            OwnerError::Store(_) => Exit::Home,
+            _ => Exit::Failure,
         };
         Self::from_error(exit, &error)
     }

@@ -70,11 +70,11 @@ fn a_channel_is_opened_used_by_several_orders_and_closed_to_the_satoshi() {
         buyer.run("channels --json").ends_with(0).json()["channels"][0]["state"].as_str().unwrap().to_owned()
     };
     for _ in 0..20 {
-        if state() == "ended" {
+        if state() == "closed" {
             break;
         }
     }
-    assert_eq!(state(), "ended");
+    assert_eq!(state(), "closed");
     // What was paid by vouchers came to the chain with the close, in the books of both.
     let orders = buyer.run("orders --json").ends_with(0).json();
     let close = orders["orders"][0]["txid"].as_str().expect("the close");

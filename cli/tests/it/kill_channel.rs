@@ -78,7 +78,7 @@ impl<'a> Market<'a> {
             self.world.mine(1);
             // Whatever runs a node looks after the channels.
             self.buyer.run("orders --resume --json").ends_with(0);
-            if Self::channel(&self.buyer)["state"] == "ended" {
+            if Self::channel(&self.buyer)["state"] == "closed" {
                 break;
             }
             assert!(round < 40, "the close is never seen: {:#}", Self::channel(&self.buyer));

@@ -10,6 +10,7 @@ mod journey;
 mod json_doc;
 mod kill;
 mod kill_channel;
+mod owner;
 mod reads;
 mod real_node;
 mod release;

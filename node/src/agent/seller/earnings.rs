@@ -29,8 +29,10 @@ pub struct Earned {
     pub count: Option<u64>,
     /// What was paid.
     pub paid: Satoshis,
-    /// What may have been delivered and is not paid.
+    /// What may have been delivered and is not paid: of an order that was left unpaid, what never can be.
     pub open: Satoshis,
+    /// How far it has come, in lower case: `complete` or `ended` is over and paid.
+    pub state: &'static str,
     /// By what it is paid.
     pub by: EarnedBy,
     /// When it was admitted, milliseconds since the Unix epoch.
@@ -113,14 +115,15 @@ impl Earned {
     fn directly(sale: &Sale, network: Network, seller: &PublicKey) -> Result<Self, StoreError> {
         let offer = sale.offer(network).map_err(|error| damaged(&sale.order, &error))?;
         let terms = offer.value();
-        let (paid, receipted_ms, why) = match &sale.state {
+        let (state, paid, receipted_ms, why) = match &sale.state {
             SaleState::Sold { receipt } => {
                 let receipt = receipt.clone().verify_by::<Receipt>(network, seller);
                 let receipt = receipt.map_err(|error| damaged(&sale.order, &error))?;
-                (receipt.value().paid, Some(receipt.value().issued_ms), None)
+                ("complete", receipt.value().paid, Some(receipt.value().issued_ms), None)
             }
             SaleState::Admitted => {
-                (Satoshis::ZERO, None, Some("the network has not answered the payment".to_owned()))
+                let why = "the network has not answered the payment";
+                ("admitted", Satoshis::ZERO, None, Some(why.to_owned()))
             }
         };
         Ok(Self {
@@ -132,6 +135,7 @@ impl Earned {
             count: Some(terms.count),
             paid,
             open: Satoshis::ZERO,
+            state,
             by: EarnedBy::Transaction { txid: sale.txid },
             admitted_ms: sale.admitted_ms,
             receipted_ms,
@@ -153,21 +157,33 @@ impl Earned {
             true => Some(answered),
             false => terms.end.map(|end| end.saturating_sub(terms.first)),
         };
-        let (count, paid, receipted_ms, why) = match &sale.state {
+        let is_to_end = channel.is_some_and(|record| record.earning.is_to_end(&sale.order));
+        let open = sale.open(lane);
+        let running = |why: &str| (range, lane, open, None, Some(why.to_owned()));
+        let (state, (count, paid, open, receipted_ms, why)) = match &sale.state {
             ChannelSaleState::Ended { receipt } => {
                 let receipt = receipt.clone().verify_by::<ChannelReceipt>(network, seller);
                 let receipt = receipt.map_err(|error| damaged(&sale.order, &error))?;
                 let receipt = receipt.value();
-                (Some(receipt.count), receipt.paid, Some(receipt.issued_ms), None)
+                let state = match terms.end {
+                    Some(_) if sale.offer.is_reads() => "ended",
+                    Some(end) if receipt.count < end.saturating_sub(terms.first) => "ended early",
+                    Some(_) => "complete",
+                    None => "ended",
+                };
+                (state, (Some(receipt.count), receipt.paid, Satoshis::ZERO, Some(receipt.issued_ms), None))
             }
             ChannelSaleState::LeftUnpaid { paid, unpaid } => {
                 let why = format!("its channel was closed with up to {unpaid} unpaid");
-                (range, *paid, None, Some(why))
+                ("left unpaid", (range, *paid, *unpaid, None, Some(why)))
             }
-            ChannelSaleState::Running => (range, lane, None, Some("it runs".to_owned())),
+            ChannelSaleState::Running if is_to_end => {
+                ("ending", running("it is to end, and its buyer has not been here since"))
+            }
+            ChannelSaleState::Running => ("running", running("it runs")),
             ChannelSaleState::Stopped { end, due } => {
                 let why = format!("it is stopped, and {due} is due in all");
-                (Some(end.saturating_sub(terms.first)), lane, None, Some(why))
+                ("stopped", (Some(end.saturating_sub(terms.first)), lane, open, None, Some(why)))
             }
         };
         let closed_by = channel.and_then(|record| match record.state {
@@ -183,7 +199,8 @@ impl Earned {
             is_reads: sale.offer.is_reads(),
             count,
             paid,
-            open: sale.open(lane),
+            open,
+            state,
             by: EarnedBy::Channel { channel: sale.channel, voucher, closed_by },
             admitted_ms: sale.admitted_ms,
             receipted_ms,
@@ -234,6 +251,7 @@ impl Earned {
             count: Some(terms.end.saturating_sub(terms.first)),
             paid,
             open,
+            state: sale.state.name(),
             by: EarnedBy::Claim { txid },
             admitted_ms: sale.admitted_ms,
             receipted_ms,
