@@ -25,6 +25,7 @@ mod session;
 mod show;
 mod status;
 mod subscribe;
+mod terms;
 mod verify;
 mod wallet;
 

@@ -17,12 +17,13 @@ use sensora_protocol::OrderId;
 use sensora_protocol::anchor::Standing;
 use sensora_protocol::evidence::Evidence;
 use sensora_protocol::identity::peer_id;
-use sensora_protocol::market::choice::{Choice, Mode};
+use sensora_protocol::market::choice::Mode;
 use sensora_protocol::market::offer::{BuyerLimits, Range};
 use tokio::time::Instant;
 
 use super::find;
 use super::session::{Session, stop_signals};
+use super::terms::Terms;
 use crate::args::{BuyArgs, parse_time};
 use crate::context::Context;
 use crate::exit::Exit;
@@ -110,13 +111,9 @@ async fn buy(args: &BuyArgs, context: &Context, session: &Session) -> Outcome<Ex
         drop(progress);
         return report::quote(&planned, context);
     }
-    let why = planned.choice.as_ref().map(Choice::why);
-    if let Some(why) = &why {
-        context.out.note(format!(
-            "{} for {} by {why}",
-            counted(planned.missing, "reading"),
-            sat(planned.total)
-        ));
+    if let Some(choice) = &planned.choice {
+        let what = format!("{} of {}", counted(planned.missing, "reading"), stream.ad.name);
+        Terms::chosen(what, planned.total, choice).tell(context);
     }
     let bought = match planned.choice.as_ref().map(|choice| choice.mode) {
         Some(Mode::Channel) => {

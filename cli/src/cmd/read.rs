@@ -13,6 +13,7 @@ use tokio::time::MissedTickBehavior;
 use super::find;
 use super::rows::{self, RowStyle, RowWriter};
 use super::session::{Session, stop_signals};
+use super::terms::Terms;
 use crate::args::ReadArgs;
 use crate::context::Context;
 use crate::exit::Exit;
@@ -41,6 +42,7 @@ async fn read(args: &ReadArgs, context: &Context, session: &Session) -> Outcome<
     let stream = find::stream(session, &args.stream).await?;
     let seller = *stream.found.ad.key();
     settle_interrupted(session, &stream.ad.id, context).await?;
+    Terms::while_it_comes(format!("single readings of {}", stream.ad.name), budget, exposure).tell(context);
     {
         let progress = context.out.progress(0, "opening a channel");
         let limits = super::channels::limits(session, None, None)?;
@@ -53,10 +55,9 @@ async fn read(args: &ReadArgs, context: &Context, session: &Session) -> Outcome<
     let mut stops = stop_signals()?;
     if args.every.is_some() {
         context.out.note(format!(
-            "reading {}, order {}: at most {} in all; Ctrl-C ends it with a receipt",
+            "reading {}, order {}; Ctrl-C ends it with a receipt",
             stream.ad.name,
-            short_id(&reads.order()),
-            sat(budget)
+            short_id(&reads.order())
         ));
     }
     let mut sink = Sink::new(args, &context.out, &reads)?;

@@ -16,6 +16,7 @@ use tokio::io::{AsyncBufReadExt as _, BufReader, Lines, Stdin};
 use super::find;
 use super::rows::{self, RowStyle, RowWriter};
 use super::session::{Session, stop_signals};
+use super::terms::Terms;
 use crate::args::{SubscribeArgs, parse_time};
 use crate::context::Context;
 use crate::exit::Exit;
@@ -75,7 +76,15 @@ async fn subscribe(args: &SubscribeArgs, context: &Context, session: &Session) -
     let under_way = buyer
         .orders()?
         .into_iter()
-        .any(|order| order.is_live && order.stream == stream.ad.id && !order.state.is_final());
+        .find(|order| order.is_live && order.stream == stream.ad.id && !order.state.is_final());
+    let what = format!("{} as it comes", stream.ad.name);
+    let (budget, exposure) = match &under_way {
+        // It keeps its own, whatever is asked for now.
+        Some(order) => (order.budget, order.exposure.unwrap_or(exposure)),
+        None => (budget, exposure),
+    };
+    Terms::while_it_comes(what, budget, exposure).tell(context);
+    let under_way = under_way.is_some();
     if !under_way {
         let progress = context.out.progress(0, "opening a channel");
         let limits = super::channels::limits(session, None, None)?;
@@ -88,11 +97,9 @@ async fn subscribe(args: &SubscribeArgs, context: &Context, session: &Session) -
     let status = subscription.status();
     let verb = if under_way { "going on with" } else { "receiving" };
     context.out.note(format!(
-        "{verb} {} as it comes, order {}: at most {} in all, at most {} at risk; Ctrl-C ends it with a receipt",
+        "{verb} {} as it comes, order {}; Ctrl-C ends it with a receipt",
         stream.ad.name,
-        short_id(&order),
-        sat(status.budget),
-        sat(exposure.min(status.budget))
+        short_id(&order)
     ));
     if under_way {
         context.out.note("the order keeps its own terms and budget; end it with Ctrl-C to make another");

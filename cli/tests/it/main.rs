@@ -15,5 +15,6 @@ mod reads;
 mod real_node;
 mod release;
 mod support;
+mod terms;
 mod verify;
 mod wallet;
