@@ -184,7 +184,7 @@ fn understood<T: DeserializeOwned>(mut answer: Value) -> Outcome<T> {
     })
 }
 
-/// Answers questions for as long as it is polled; where the home takes no socket, it waits without answering any.
+/// Answers four at a time for as long as it is polled; where the home takes no socket, it waits without answering any.
 pub(super) async fn serve(session: &Session) -> Infallible {
     let path = socket(session.paths());
     let listener = match bind(&path) {
@@ -195,10 +195,21 @@ pub(super) async fn serve(session: &Session) -> Infallible {
             return std::future::pending().await;
         }
     };
+    // Acts are waited for, and whoever asks for the books meanwhile does not wait for them.
+    tokio::join!(
+        answer_all(session, &listener),
+        answer_all(session, &listener),
+        answer_all(session, &listener),
+        answer_all(session, &listener)
+    )
+    .0
+}
+
+/// Answers one after the other.
+async fn answer_all(session: &Session, listener: &UnixListener) -> Infallible {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                // One after the other: who asks is a person.
                 if let Err(error) = answer(session, stream).await {
                     tracing::debug!(%error, "a question was not answered");
                 }

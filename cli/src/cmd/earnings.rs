@@ -85,12 +85,13 @@ impl EarningReport {
 
     /// Whether nothing more comes of it.
     pub(super) fn is_over(&self) -> bool {
-        self.receipted.is_some() || self.state == "left unpaid"
+        self.receipted.is_some() || ["ended", "left unpaid"].contains(&self.state.as_str())
     }
 
-    /// The same order, which has ended before anything was delivered: the books keep nothing of it.
+    /// The same order, which has ended before anything was delivered: the books keep nothing of it, and what was paid ahead is free again.
     pub(super) fn ended_with_nothing(self) -> Self {
-        Self { state: "ended".to_owned(), count: Some(0), why: None, ..self }
+        let (state, paid_sat, open_sat) = ("ended".to_owned(), Satoshis::ZERO, Satoshis::ZERO);
+        Self { state, count: Some(0), paid_sat, open_sat, why: None, ..self }
     }
 }
 

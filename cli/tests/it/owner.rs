@@ -1,5 +1,9 @@
 //! What a seller's owner ends before its buyers do: an order, a channel; with real processes.
 
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream;
+
 use serde_json::Value;
 
 use crate::support::{Home, Running, World};
@@ -103,6 +107,29 @@ fn a_frozen_seller_ends_an_order_and_closes_its_channel_and_is_paid() {
 }
 
 #[test]
+fn an_order_of_single_readings_is_ended_as_one_of_a_stream() {
+    let world = World::new();
+    let (seller, buyer, agent) = market(&world);
+    let mut reads = buyer.spawn("read machine --latest --every 1s --count 1000 --budget 100 --json");
+    reads.wait_for(|event| event["event"] == "unchanged");
+    let order = sold(&seller);
+    let ended = seller.run(&format!("orders {order} --end --json")).ends_with(0).json();
+    assert_eq!((&ended["single"], &ended["state"]), (&true.into(), &"ended".into()), "{ended:#}");
+    assert_eq!((&ended["count"], &ended["paid_sat"]), (&1.into(), &1.into()), "{ended:#}");
+    reads.kill();
+    // The newest reading is here: of an order that brings nothing nothing is kept, and it has ended all the same.
+    let mut reads = buyer.spawn("read machine --latest --every 1s --count 1000 --budget 100 --json");
+    reads.wait_for(|event| event["event"] == "unchanged");
+    let order = sold(&seller);
+    assert_ne!(Some(&*order), ended["order"].as_str());
+    let nothing = seller.run(&format!("orders {order} --end --json")).ends_with(0).json();
+    assert_eq!((&nothing["state"], &nothing["count"]), (&"ended".into(), &0.into()), "{nothing:#}");
+    assert_eq!((&nothing["paid_sat"], &nothing["receipted"]), (&0.into(), &Value::Null), "{nothing:#}");
+    reads.kill();
+    assert_eq!(agent.interrupt(), 0);
+}
+
+#[test]
 fn an_order_whose_buyer_is_away_ends_when_it_comes_back_also_after_a_restart() {
     let world = World::new();
     let (seller, buyer, agent) = market(&world);
@@ -158,5 +185,32 @@ fn what_cannot_be_ended_says_why() {
         assert!(error["hint"].as_str().unwrap().contains(hint), "{line}: {error:#}");
     }
     seller.run("orders --end --json").ends_with(2);
+    assert_eq!(agent.interrupt(), 0);
+}
+
+#[test]
+fn the_socket_of_an_agent_is_its_owners_and_reads_no_more_than_a_line() {
+    let world = World::new();
+    let (seller, _buyer, agent) = market(&world);
+    let socket = seller.path.join("control.sock");
+    let mode = std::fs::metadata(&socket).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let asked = |line: &[u8]| -> Value {
+        let mut stream = UnixStream::connect(&socket).unwrap();
+        stream.write_all(line).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        serde_json::from_slice(&answer).unwrap()
+    };
+    // The last never ends its line.
+    for line in
+        [&b"nonsense\n"[..], b"\n", b"close-channel\n", b"end-order not-hex\n", b"\xff\xfe\n", &[b'a'; 96]]
+    {
+        let answer = asked(line);
+        assert_eq!(answer.pointer("/error/code"), Some(&"usage".into()), "{line:?}: {answer:#}");
+    }
+    let unknown = asked(b"close-channel abcd\n");
+    assert_eq!(unknown.pointer("/error/code"), Some(&"not_found".into()), "{unknown:#}");
+    assert!(asked(b"earnings\n")["ok"].is_array());
     assert_eq!(agent.interrupt(), 0);
 }

@@ -38,7 +38,7 @@ fn a_batch_is_bought_with_its_key_and_proven_and_the_books_of_both_say_so() {
     let world = World::new();
     let (seller, buyer, agent) = market(&world, 1);
     let modes = buyer.run("show machine --json").ends_with(0).json()["modes"].clone();
-    assert!(modes.as_array().unwrap().iter().any(|mode| mode == "key_release"), "{modes}");
+    assert!(modes.as_array().unwrap().iter().any(|mode| mode == "key-release"), "{modes}");
     let line = "buy machine --seq 0..10000 --mode key-release --wait 60 --out all.csv --evidence all.json --wait-anchor 30 --json";
     let bought = buyer.run(line).ends_with(0).json();
     assert_eq!(bought.pointer("/payment/mode"), Some(&"key-release".into()), "{bought:#}");

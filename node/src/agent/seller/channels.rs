@@ -142,7 +142,7 @@ struct InUse {
 /// What one order has of its channel.
 pub(super) struct Live {
     channel: Arc<InUse>,
-    /// The order, known from its first stored step on: each step names it, and before that step nothing is delivered.
+    /// The order, known from its first step on that is stored or brings a voucher: one that is asked to end hears of it with that step.
     order: OnceLock<OrderId>,
 }
 

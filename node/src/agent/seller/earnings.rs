@@ -166,7 +166,6 @@ impl Earned {
                 let receipt = receipt.map_err(|error| damaged(&sale.order, &error))?;
                 let receipt = receipt.value();
                 let state = match terms.end {
-                    Some(_) if sale.offer.is_reads() => "ended",
                     Some(end) if receipt.count < end.saturating_sub(terms.first) => "ended early",
                     Some(_) => "complete",
                     None => "ended",
@@ -278,4 +277,64 @@ fn claimed(
 
 fn damaged(order: &OrderId, error: &dyn std::error::Error) -> StoreError {
     StoreError::Damaged(format!("the sale {order} does not verify any more: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use sensora_chain::keys::PrivateKey;
+    use sensora_protocol::market::delivery::meter::Meter;
+    use sensora_protocol::market::delivery::supply::Mark;
+    use sensora_protocol::market::delivery::terms::Offered;
+    use sensora_protocol::market::reads::offer::ReadsOffer;
+    use sensora_protocol::stream::schema::{Field, Kind, Schema};
+    use sensora_protocol::{Identity, Signed};
+
+    use super::*;
+
+    const NETWORK: Network = Network::Regtest;
+
+    fn sat(amount: u64) -> Satoshis {
+        Satoshis::from_sat(amount)
+    }
+
+    /// What the books say of an order for which readings worth 17 sat may have gone out, and 10 of it were paid before its channel closed.
+    fn earned(state: ChannelSaleState) -> Earned {
+        let key = |byte| Identity::new(PrivateKey::from_bytes([byte; 32]).unwrap());
+        let (seller, buyer) = (key(3), key(4));
+        let schema = Schema::new(vec![Field::new("value", Kind::Float)]).unwrap();
+        let offer = ReadsOffer {
+            stream: StreamId::derive(NETWORK, seller.public(), "machine", &schema).unwrap(),
+            name: "machine".to_owned(),
+            schema,
+            buyer: *buyer.public(),
+            price: "1".parse().unwrap(),
+            licence: "CC-BY-4.0".to_owned(),
+            nonce: [2; 16],
+            issued_ms: 1_000,
+            expires_ms: 2_000,
+        };
+        let offer = Signed::sign(offer, &seller, NETWORK).unwrap().into_bytes();
+        let sale = ChannelSale {
+            order: OrderId([5; 32]),
+            buyer: *buyer.public(),
+            offer: Offered::Reads(offer.clone()),
+            // The books do not look at it.
+            signed_order: offer,
+            channel: ChannelId([6; 32]),
+            granted: sat(17),
+            mark: Mark { next: 0, meter: Meter::default() },
+            admitted_ms: 1_000,
+            state,
+        };
+        Earned::on_channel(&sale, 12, None, NETWORK, seller.public()).unwrap()
+    }
+
+    #[test]
+    fn what_was_left_unpaid_is_told_as_open_and_with_why() {
+        let left = earned(ChannelSaleState::LeftUnpaid { paid: sat(10), unpaid: sat(7) });
+        assert_eq!((left.state, left.paid, left.open), ("left unpaid", sat(10), sat(7)));
+        assert!(left.why.unwrap().contains("7 sat"));
+        let running = earned(ChannelSaleState::Running);
+        assert_eq!((running.state, running.open, running.count), ("running", sat(17), Some(12)));
+    }
 }
