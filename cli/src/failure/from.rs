@@ -236,7 +236,9 @@ impl From<BuyError> for Failure {
             BuyError::Cheated { .. } | BuyError::Unreadable { .. } => {
                 Self::from_error(Exit::Unverified, &error)
             }
-            BuyError::ChannelNotMined { .. } => Self::from_error(Exit::Waiting, &error),
+            BuyError::ChannelNotMined { .. } | BuyError::MayReturn { .. } => {
+                Self::from_error(Exit::Waiting, &error)
+            }
             BuyError::Budget(_) | BuyError::NoWay(_) | BuyError::AboveChannel { .. } => {
                 Self::from_error(Exit::OverLimit, &error)
             }
