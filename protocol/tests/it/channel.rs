@@ -1,6 +1,7 @@
 //! The life of a channel: both state machines and a chain, whatever comes in between.
 
 pub(crate) mod chain;
+mod invariants;
 pub(crate) mod market;
 
 use proptest::prelude::*;
@@ -187,6 +188,51 @@ fn a_seller_with_an_old_memory_gets_the_highest_voucher_from_an_honest_close() {
     market.look();
     assert_eq!(market.seller.credited, sat(300));
     market.check_end();
+}
+
+/// A channel whose seller has come back with a backup of when 300 of 500 were paid.
+fn restored_seller() -> Market {
+    let mut market = Market::new();
+    let open = market.to_seller.pop().unwrap();
+    market.deliver_to_seller(open);
+    let report = market.to_buyer.pop().unwrap();
+    market.deliver_to_buyer(report);
+    for more in [300, 200] {
+        market.pay(more);
+        market.backups.1 = market.seller.clone();
+        let voucher = market.to_seller.pop().unwrap();
+        market.deliver_to_seller(voucher);
+    }
+    assert_eq!(market.seller.channel.as_ref().unwrap().earning.highest, sat(500));
+    market.restore_seller();
+    assert_eq!(market.seller.channel.as_ref().unwrap().earning.highest, sat(300));
+    market
+}
+
+#[test]
+fn an_old_backup_costs_a_seller_the_vouchers_that_nobody_tells_it_again() {
+    let mut market = restored_seller();
+    market.end();
+    market.check_end();
+    assert_eq!((market.seller.credited, market.buyer.credited), (sat(300), sat(CAPACITY - 300)));
+}
+
+#[test]
+fn a_seller_with_an_old_backup_has_all_back_with_the_stream_that_begins_anew_or_the_next_payment() {
+    for (more, paid) in [(0, 500), (1, 501)] {
+        let mut market = restored_seller();
+        if more == 0 {
+            market.begin_again();
+        } else {
+            market.pay(more);
+        }
+        let voucher = market.to_seller.pop().unwrap();
+        market.deliver_to_seller(voucher);
+        market.check();
+        market.end();
+        market.check_end();
+        assert_eq!(market.seller.credited, sat(paid));
+    }
 }
 
 #[test]

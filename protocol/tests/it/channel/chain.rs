@@ -45,7 +45,7 @@ impl Chain {
             .or_else(|| self.coins.get(outpoint).cloned())
     }
 
-    fn spender(&self, outpoint: &OutPoint) -> Option<&Transaction> {
+    pub(crate) fn spender(&self, outpoint: &OutPoint) -> Option<&Transaction> {
         self.all().find(|tx| tx.inputs.iter().any(|input| &input.previous == outpoint))
     }
 

@@ -23,8 +23,9 @@ use super::chain::{Headers, Model};
 use super::goods::{END, FIRST, Goods, LOCK};
 use crate::world::{NETWORK, beef, sat};
 
-/// Confirmations that the seller waits for; the model reorganises one block less at most.
-pub(crate) const CONFIRMATIONS: u32 = 3;
+/// Confirmations that the seller waits for, and after which a spend is taken for final. The model replaces one block less at most: what is in the sixth
+/// block from the tip stays.
+pub(crate) const CONFIRMATIONS: u32 = 6;
 const RATE: FeeRate = FeeRate::DEFAULT;
 
 /// What the buyer has on disk.
@@ -463,6 +464,7 @@ impl<'a> Pair<'a> {
 
     /// One action, chosen by a byte.
     pub(crate) fn act(&mut self, byte: u8) {
+        crate::world::count_action();
         match byte % 64 {
             0..=11 => drop(self.deliver_to_seller()),
             12..=23 => drop(self.deliver_to_buyer()),
@@ -481,7 +483,7 @@ impl<'a> Pair<'a> {
             47..=51 => self.seller_looks(),
             52..=55 => self.mine(true),
             56 => self.mine(false),
-            57 => self.reorganise(usize::from(byte / 64 % 2) + 1, byte < 128),
+            57 => self.reorganise([1, 2, 4, 5][usize::from(byte / 64)], byte % 128 < 64),
             58 => self.offline = !self.offline,
             59 if byte < 192 => self.damage(u32::from(byte / 64)),
             59 => self.lose(0),
@@ -544,6 +546,37 @@ impl<'a> Pair<'a> {
             // Only to a seller that was away for longer than the margin leaves time for.
             assert!(self.most_unwatched > 20 || self.seller_restored, "{}", self.most_unwatched);
         }
+        self.check_final();
+    }
+
+    /// I6: what a key was shown for, and what either side takes for final, is so deep that no reorganisation of fewer blocks changes it.
+    fn check_final(&self) {
+        let is_deep = |view: &CoinView, height| view.confirmations(height) >= CONFIRMATIONS;
+        if let Some(sale) = &self.seller {
+            let coin = sale.coin().map(|coin| self.chain.view(coin));
+            if let (true, Some(view)) = (sale.state.is_shown(), &coin) {
+                let Standing::Mined(height) = view.coin else { panic!("shown for what is {:?}", view.coin) };
+                assert!(is_deep(view, Some(height)), "{view:?}");
+            }
+            let (is_done, is_lost) = (
+                matches!(sale.state, BatchSaleState::Done { .. }),
+                matches!(sale.state, BatchSaleState::TakenBack { .. }),
+            );
+            let spend = self.final_spend();
+            assert!(!is_done || spend.is_some_and(|txid| self.claims.contains(&txid)), "{:?}", sale.state);
+            assert!(!is_lost || spend.is_some_and(|txid| !self.claims.contains(&txid)), "{:?}", sale.state);
+        }
+        if self.buyer.state == BatchPurchaseState::Refunded {
+            let spend = self.final_spend();
+            assert!(spend.is_some_and(|txid| self.refund_credits.contains_key(&txid)), "it may come back");
+        }
+    }
+
+    /// What has spent the coin, so deep that it stays.
+    fn final_spend(&self) -> Option<Txid> {
+        let spend = self.chain.spender(OutPoint { txid: *self.coins.iter().next()?, vout: 1 })?;
+        let Standing::Mined(height) = self.chain.standing(&spend.txid()) else { return None };
+        (self.chain.tip() + 1 >= height + CONFIRMATIONS).then(|| spend.txid())
     }
 
     /// What the buyer's coin has become: nothing on the chain, still there, the seller's or back.

@@ -101,8 +101,9 @@ pub(crate) struct Pair {
     storing: Option<SellerStep>,
     /// The voucher that the seller's next stored step books.
     pending: Option<OrderVoucher>,
-    /// No voucher is taken any more.
+    /// No voucher is taken any more; with what its seller had then, and what was answered or could be.
     closed: bool,
+    at_close: Option<(Satoshis, Satoshis)>,
     pub(crate) to_seller: VecDeque<Up>,
     pub(crate) to_buyer: VecDeque<ToBuyer>,
     pub(crate) errors: Vec<AskError>,
@@ -182,6 +183,7 @@ impl Pair {
             storing: None,
             pending: None,
             closed: false,
+            at_close: None,
             to_seller: VecDeque::new(),
             to_buyer: VecDeque::new(),
             errors: Vec::new(),
@@ -520,6 +522,7 @@ impl Pair {
 
     /// One action, chosen by a byte.
     pub(crate) fn act(&mut self, byte: u8) {
+        crate::world::count_action();
         let pick = u64::from(byte / 20);
         match byte % 20 {
             0..=3 => drop(self.deliver_to_seller()),
@@ -546,6 +549,10 @@ impl Pair {
     /// The channel is closed. Whoever has no stream ends what is stored.
     pub(crate) fn close(&mut self) {
         self.closed = true;
+        // Where no stream is there, the buyer alone may know of answers, within the grant.
+        let granted = self.seller_disk.sale.as_ref().map_or(Satoshis::ZERO, |sale| sale.granted);
+        let answered = self.serve.as_ref().map_or(granted, |serve| self.due(serve.asked().count()));
+        self.at_close.get_or_insert((self.earning.highest, answered));
         (self.pending, self.setup.endings) = (None, true);
         if self.serve.is_some() {
             self.seller_event(ServeEvent::Closed);
@@ -648,6 +655,12 @@ impl Pair {
             }
         } else if let Some(serve) = &self.serve {
             assert_eq!(serve.asked().count(), 0, "nothing goes out before the sale is stored");
+        }
+        // I6: once its seller closes the channel, no voucher is taken and no reading goes out for one that may still come.
+        if let Some((highest, answered)) = self.at_close {
+            assert_eq!(self.earning.highest, highest, "a voucher was taken after the close");
+            let now = self.serve.as_ref().map_or(Satoshis::ZERO, |serve| self.due(serve.asked().count()));
+            assert!(now <= answered, "answered {now}, {answered} when the channel was closed");
         }
         self.check_once();
         // I4, and that nobody has a voucher for more than there is.
