@@ -91,7 +91,8 @@ fn order(chosen: &Chosen, actions: &[u8]) {
 }
 
 fn orders(chosen: &Chosen, actions: &[u8]) {
-    let Chosen { kind, limits, msat } = *chosen;
+    // So that the channel has room for all of them.
+    let (kind, limits, msat) = (chosen.kind, chosen.limits, chosen.msat % 4_000 + 1);
     let goods =
         |at: u8| (goods(kind / 3u8.pow(at.into()), u64::from(at), msat / u64::from(at + 1) + 1), None, msat);
     let mut many = Many::new(&[goods(0), goods(1), goods(2)], limits, 20);
