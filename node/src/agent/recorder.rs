@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use sensora_chain::Network;
 use sensora_protocol::codec::CodecError;
-use sensora_protocol::market::delivery::{MAX_RUNS, Page};
+use sensora_protocol::market::delivery::page::bytes_of;
+use sensora_protocol::market::delivery::{MAX_RUNS, PROOF_UNIT, Page};
 use sensora_protocol::market::offer::Range;
 use sensora_protocol::statement::StatementError;
 use sensora_protocol::stream::checkpoint::Checkpoint;
@@ -349,6 +350,45 @@ impl Recorder {
         }
         let proof = range_proof(&stream.log, first, at.saturating_sub(first), size).map_err(make_error)?;
         Ok(Page { runs, proof })
+    }
+
+    /// The readings `[first, end)` in pages of no more than a [`PROOF_UNIT`] each, proven in the log at `size`: until there are `most` bytes, and at least one.
+    ///
+    /// # Errors
+    /// [`RecorderError`].
+    pub fn units(
+        &self,
+        id: &StreamId,
+        (first, end): (u64, u64),
+        size: u64,
+        most: usize,
+    ) -> Result<Vec<Page>, RecorderError> {
+        let stream = self.get(id)?;
+        let stream = look(&stream);
+        stream.check_range(first, end, size)?;
+        let close = |runs: Vec<Run>, first: u64, end: u64| {
+            let proof = range_proof(&stream.log, first, end.saturating_sub(first), size);
+            proof.map(|proof| Page { runs, proof }).map_err(make_error)
+        };
+        let (mut pages, mut runs) = (Vec::new(), Vec::new());
+        let (mut begins, mut at, mut bytes, mut total) = (first, first, 0_usize, 0_usize);
+        while at < end && total < most {
+            let stop = end.min((at / CHUNK_LEN).saturating_add(1).saturating_mul(CHUNK_LEN));
+            let run = stream.run(&self.inner.store, at, stop)?;
+            let len = bytes_of(&run);
+            let is_full = runs.len() >= MAX_RUNS || bytes.saturating_add(len) > PROOF_UNIT;
+            if is_full && !runs.is_empty() {
+                pages.push(close(std::mem::take(&mut runs), begins, at)?);
+                (begins, bytes) = (at, 0);
+            }
+            (bytes, total) = (bytes.saturating_add(len), total.saturating_add(len));
+            runs.push(run);
+            at = stop;
+        }
+        if !runs.is_empty() {
+            pages.push(close(runs, begins, at)?);
+        }
+        Ok(pages)
     }
 
     /// Proof of the readings `[first, end)` in the log at `size`, without the readings.

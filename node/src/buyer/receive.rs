@@ -51,9 +51,11 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// How long is waited where the seller says "later" and not when.
 const LATER: Duration = Duration::from_millis(500);
 
-/// Pages that may be verified while others, no more than these, are on their way to the disk. Each is at most a frame of 1 MiB, so that an order holds 8 MiB; more would
-/// not make a disk faster that is slower than this.
-const PAGES_AHEAD: usize = 4;
+/// Bytes of pages that may be verified while others, no more than these, are on their way to the disk: another page is taken below this. A page is at most a
+/// frame of 1 MiB, so that an order holds 8 MiB; more would not make a disk faster that is slower than this.
+const BYTES_AHEAD: usize = 3 * 1024 * 1024;
+/// The same in pages. Most are a proof unit of 16 KiB or less, and the purchase that is stored with each takes some kilobytes.
+const PAGES_AHEAD: usize = 128;
 
 /// What whoever listens is told.
 pub(super) enum Told<'a> {
@@ -315,7 +317,7 @@ impl Buyer {
             }
             let is_running = session.purchase().state == ChannelPurchaseState::Running;
             let is_final = session.purchase().is_final();
-            let takes_more = !is_final && session.stored_ahead() < PAGES_AHEAD;
+            let takes_more = !is_final && session.has_room();
             let next = tokio::select! {
                 stored = session.stored() => Next::Stored(stored),
                 bytes = receiver.next(PATIENCE), if takes_more => match bytes {

@@ -14,4 +14,4 @@ pub mod supply;
 pub mod terms;
 pub mod trail;
 
-pub use page::{DeliveryError, MAX_RUNS, Page, ProvenPage, salts_of};
+pub use page::{DeliveryError, MAX_RUNS, PROOF_UNIT, Page, ProvenPage, salts_of};

@@ -86,3 +86,37 @@ fn single_readings_lead_to_the_checkpoint_wherever_they_are() {
     assert!(recorder.roots(&stream, &[Subtree { level: 3, index: u64::MAX }]).is_err());
     assert!(recorder.checkpoint_at(&stream, size + 1).is_err());
 }
+
+/// Pages that are paid while they come: whole readings in order, none longer than a proof unit unless it is a single run.
+#[test]
+fn units_hold_no_more_than_a_proof_unit_or_one_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let (recorder, stream) = recorder(folder.path());
+    // Noise takes about 8 bytes for each, so a chunk is half a unit; what does not vary takes next to nothing.
+    let noise =
+        |seq: u64| f64::from_bits(0x3ff0_0000_0000_0000 | (seq.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 12));
+    let noisy = |(mut reading, seq): (RawReading, u64)| {
+        reading.values = vec![Value::Float(noise(seq))];
+        reading
+    };
+    let (half, size) = (7 * CHUNK_LEN + 100, 14 * CHUNK_LEN + 200);
+    recorder.append(vec![(stream, readings(0, half).into_iter().zip(0..).map(noisy).collect())]).unwrap();
+    recorder.append(vec![(stream, readings(half, size - half))]).unwrap();
+    let checkpoint = recorder.checkpoint(&stream).unwrap().unwrap();
+    let schema = recorder.summary(&stream).unwrap().schema;
+    let (mut at, mut runs) = (3, Vec::new());
+    while at < size {
+        let pages = recorder.units(&stream, (at, size), size, 40_000).unwrap();
+        assert!(!pages.is_empty(), "at {at}");
+        for page in pages {
+            let bytes: usize = page.runs.iter().map(bytes_of).sum();
+            assert!(page.runs.len() == 1 || bytes <= PROOF_UNIT, "{bytes} bytes in {} runs", page.runs.len());
+            let proven = page.open(&schema, checkpoint.value(), at, size).unwrap();
+            assert_eq!(proven.readings, recorder.readings(&stream, at, proven.end()).unwrap());
+            (at, runs) = (proven.end(), [runs, vec![page.runs.len()]].concat());
+        }
+    }
+    assert_eq!((at, runs.iter().sum::<usize>()), (size, 15));
+    assert!(runs.len() > 4, "noise is not one page: {runs:?}");
+    assert!(runs.last().is_some_and(|last| *last > 2), "what is small goes together: {runs:?}");
+}

@@ -45,6 +45,10 @@ const ALIVE_EVERY: Duration = Duration::from_secs(20);
 /// Values of the open chunk that a page is made of without a thread of its own: a fraction of a millisecond.
 const AT_ONCE: u64 = 256;
 
+/// Bytes of pages that are made in one go, so that no page waits for a thread, and written in one go. Those that are made while others go out make it twice that for an order, and
+/// a chunk more.
+const MADE_AT_ONCE: usize = 256 * 1024;
+
 /// What the seller lets stand open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Credit {
@@ -479,46 +483,54 @@ impl Session {
         }
     }
 
-    /// Sends readings in pages: while one goes out the next is made.
+    /// Sends readings in pages: while some go out the next ones are made.
     async fn send(&mut self, readings: Range<u64>, sender: &mut DeliverySender) -> Result<(), Ended> {
         let Range { start: mut at, end } = readings;
-        let mut made = self.page(at..end).await?;
+        let mut made = self.pages(at..end).await?;
         loop {
-            let (next, page) = match made {
-                Made::Range { next, bytes } => (next, bytes),
-                Made::Live { page, checkpoint } => {
-                    (end_of(&page), frame(&self.pages.frame(&checkpoint, page))?)
-                }
-            };
+            let next = made.next;
             if next <= at {
                 return Err(Refusal::StorageUnavailable.into());
             }
+            let frames = match made.pages {
+                Pages::Range(frames) => frames,
+                Pages::Live { pages, checkpoint } => {
+                    let said = &mut self.pages;
+                    let frames = pages.into_iter().map(|page| frame(&said.frame(&checkpoint, page)));
+                    frames.collect::<Result<_, _>>()?
+                }
+            };
             if next >= end {
-                return Ok(sender.send(page).await?);
+                return Ok(sender.send_all(frames).await?);
             }
-            let (sent, more) = tokio::join!(sender.send(page), self.page(next..end));
+            let (sent, more) = tokio::join!(sender.send_all(frames), self.pages(next..end));
             sent?;
             (at, made) = (next, more?);
         }
     }
 
-    /// As many of these readings as fit in one page.
-    async fn page(&self, readings: Range<u64>) -> Result<Made, Refusal> {
+    /// The first of these readings, in pages of a proof unit each, about [`MADE_AT_ONCE`] of them.
+    async fn pages(&self, readings: Range<u64>) -> Result<Made, Refusal> {
         let (terms, Range { start, end }) = (self.supply.terms(), readings);
         let (stream, fixed) = (terms.stream, terms.checkpoint.as_ref().map(|checkpoint| checkpoint.size));
         let said = self.pages.checkpoint(start).cloned();
         let make = move |seller: &Seller| {
             let recorder = &seller.inner.parts.recorder;
+            let make = |end, size| {
+                let pages = recorder.units(&stream, (start, end), size, MADE_AT_ONCE).map_err(storage)?;
+                Ok::<_, Refusal>((pages.last().map_or(0, end_of), pages))
+            };
             if let Some(size) = fixed {
-                let page = recorder.page(&stream, start, end, size).map_err(storage)?;
-                return Ok(Made::Range { next: end_of(&page), bytes: frame(&ToBuyer::Page(page))? });
+                let (next, pages) = make(end, size)?;
+                let frames = pages.into_iter().map(|page| frame(&ToBuyer::Page(page)));
+                return Ok(Made { next, pages: Pages::Range(frames.collect::<Result<_, _>>()?) });
             }
             let newest = || recorder.checkpoint(&stream).map_err(storage);
             let checkpoint = said.map_or_else(newest, |said| Ok(Some(said)))?;
             let checkpoint = checkpoint.ok_or(Refusal::RangeNotAvailable { size: 0 })?;
             let size = checkpoint.value().size;
-            let page = recorder.page(&stream, start, end.min(size), size).map_err(storage)?;
-            Ok(Made::Live { page, checkpoint })
+            let (next, pages) = make(end.min(size), size)?;
+            Ok(Made { next, pages: Pages::Live { pages, checkpoint } })
         };
         // A handful out of memory is made sooner than another thread is awake.
         let values = end.saturating_sub(start).saturating_mul(terms.schema.fields.len() as u64);
@@ -529,12 +541,18 @@ impl Session {
     }
 }
 
-/// A page to be sent.
-enum Made {
-    /// Of a range: the frame, and where the next page begins.
-    Range { next: u64, bytes: Bytes },
-    /// Of a live stream: what its frame leaves out depends on those before it.
-    Live { page: Page, checkpoint: Signed<Checkpoint> },
+/// Pages to be sent.
+struct Made {
+    /// Where the next ones begin.
+    next: u64,
+    pages: Pages,
+}
+
+enum Pages {
+    /// Of a range: their frames.
+    Range(Vec<Bytes>),
+    /// Of a live stream, all under one checkpoint: what a frame leaves out depends on those before it.
+    Live { pages: Vec<Page>, checkpoint: Signed<Checkpoint> },
 }
 
 /// Waits until the channel has changed.

@@ -14,6 +14,7 @@ use sensora_protocol::SignedBytes;
 use sensora_protocol::market::channel::spending::Reservation;
 use sensora_protocol::market::delivery::ProvenPage;
 use sensora_protocol::market::delivery::frame::{OrderVoucher, ToBuyer, ToSeller};
+use sensora_protocol::market::delivery::page::bytes_of;
 use sensora_protocol::market::delivery::receive::{
     ChannelPurchase, ChannelPurchaseState, Receive, ReceiveAction, ReceiveError, ReceiveEvent,
 };
@@ -23,7 +24,7 @@ use tokio::sync::OwnedMutexGuard;
 use super::super::channels::{Open, ToOrders};
 use super::super::drive::keep;
 use super::super::{BuyError, Buyer};
-use super::{Broken, Course, Listener, Told};
+use super::{BYTES_AHEAD, Broken, Course, Listener, PAGES_AHEAD, Told};
 use crate::net::DeliverySender;
 use crate::stakes::SharedStakes;
 use crate::store::StoreError;
@@ -73,6 +74,8 @@ enum Step {
 struct Kept {
     first: u64,
     page: ProvenPage,
+    /// What its runs take.
+    bytes: usize,
     /// The checkpoint that it came with.
     checkpoint: Option<SignedBytes>,
 }
@@ -194,7 +197,8 @@ impl Session {
                 if let Some(verified) = &mut self.verified {
                     verified.extend(readings);
                 }
-                Step::Keep(Box::new(Kept { first, page, checkpoint }), purchase())
+                let bytes = page.runs.iter().map(bytes_of).sum();
+                Step::Keep(Box::new(Kept { first, page, bytes, checkpoint }), purchase())
             }
             ReceiveAction::Store => Step::Store(purchase()),
             ReceiveAction::Voucher { paid, amount } => Step::Voucher { paid, amount },
@@ -259,7 +263,7 @@ impl Session {
         let stored = Box::pin(async move {
             let stored = store.commit(move |tx| {
                 let _turn = &turn;
-                for Kept { first, page, checkpoint } in pages.iter().map(|kept| &**kept) {
+                for Kept { first, page, checkpoint, .. } in pages.iter().map(|kept| &**kept) {
                     keep(tx, &change.id, &stream, begins, *first, page)?;
                     if let Some(checkpoint) = checkpoint {
                         records::put_checkpoint(tx, &change.id, checkpoint)?;
@@ -279,9 +283,16 @@ impl Session {
         }
     }
 
-    /// Steps that wait for the disk.
-    pub(super) fn stored_ahead(&self) -> usize {
-        self.plan.iter().filter(|step| matches!(step, Step::Keep(..) | Step::Store(_))).count()
+    /// Whether another page may wait for the disk.
+    pub(super) fn has_room(&self) -> bool {
+        let (mut pages, mut bytes) = (0_usize, 0_usize);
+        for step in &self.plan {
+            pages += usize::from(matches!(step, Step::Keep(..) | Step::Store(_)));
+            if let Step::Keep(kept, _) = step {
+                bytes = bytes.saturating_add(kept.bytes);
+            }
+        }
+        pages < PAGES_AHEAD && bytes < BYTES_AHEAD
     }
 
     /// Whether the order has ended, and all that follows from that is done.

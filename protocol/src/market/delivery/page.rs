@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::stream::checkpoint::Checkpoint;
 use crate::stream::chunk::{ChunkError, Run, Salts, open_page_stopping};
-use crate::stream::leaf::Salt;
+use crate::stream::leaf::{SALT_LEN, Salt};
 use crate::stream::log::{Frontier, RangeProof};
 use crate::stream::reading::Reading;
 use crate::stream::schema::Schema;
@@ -15,6 +15,11 @@ use crate::stream::{CHUNK_LEN, seeds};
 
 /// Most runs in one page.
 pub const MAX_RUNS: usize = 64;
+
+/// The proof unit of readings that are paid while they come: most bytes of columns and salts in a page of several runs. A single run, which is a chunk at
+/// most, may be longer, because a chunk is what a seller keeps and what one secret opens. So nothing more than this, or one chunk, has come for nothing when
+/// it shows that it is corrupt.
+pub const PROOF_UNIT: usize = 16 * 1024;
 
 /// Consecutive readings with their proof.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,6 +48,16 @@ pub enum DeliveryError {
     /// No runs, or too many.
     #[error("a page has 1 to {MAX_RUNS} runs, this one has {0}")]
     Runs(usize),
+    /// Longer than a page that is paid while it comes may be.
+    #[error(
+        "the page has {bytes} bytes in {runs} runs: one that is paid while it comes has {PROOF_UNIT} at most, or a single run"
+    )]
+    AboveUnit {
+        /// Bytes of columns and salts.
+        bytes: usize,
+        /// Runs in the page.
+        runs: usize,
+    },
     /// Begins elsewhere.
     #[error("the page begins with reading {found}, expected {expected}: readings are missing or repeated")]
     Begins {
@@ -109,6 +124,16 @@ impl Page {
         Ok((ProvenPage { readings, runs: self.runs.clone(), proof: proof.clone() }, frontiers))
     }
 
+    /// Checks that it is no more than a [`PROOF_UNIT`], as each page is that is paid while it comes. It costs nothing, so it comes before all other checks.
+    pub(super) fn check_unit(&self) -> Result<(), DeliveryError> {
+        let runs = self.runs.len();
+        let bytes = self.runs.iter().map(bytes_of).fold(0, usize::saturating_add);
+        if runs > 1 && bytes > PROOF_UNIT {
+            return Err(DeliveryError::AboveUnit { bytes, runs });
+        }
+        Ok(())
+    }
+
     /// How many readings the page says it has, which begins with `first`.
     pub(super) fn count_from(&self, first: u64) -> Result<u64, DeliveryError> {
         let Some(begins) = self.runs.first().map(|run| run.first).filter(|_| self.runs.len() <= MAX_RUNS)
@@ -136,6 +161,17 @@ impl ProvenPage {
     }
 }
 
+/// Bytes of a run as they count for a [`PROOF_UNIT`]: its columns, and what its salts follow from.
+#[must_use]
+pub fn bytes_of(run: &Run) -> usize {
+    let salts = match &run.salts {
+        Salts::Secret(secret) => secret.as_bytes().len(),
+        Salts::Seeds(seeds) => seeds.len().saturating_mul(SALT_LEN),
+        Salts::Each(salts) => salts.len().saturating_mul(SALT_LEN),
+    };
+    run.columns.len().saturating_add(salts)
+}
+
 /// The salt of each reading of a run; `count` is the number of its readings.
 #[must_use]
 pub fn salts_of(run: &Run, count: usize) -> Vec<Salt> {
@@ -143,5 +179,31 @@ pub fn salts_of(run: &Run, count: usize) -> Vec<Salt> {
         Salts::Secret(secret) => secret.salts(run.first, count),
         Salts::Seeds(seeds) => seeds::grow(run.first % CHUNK_LEN, count, seeds).unwrap_or_default(),
         Salts::Each(salts) => salts.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn page(runs: &[(usize, usize)]) -> Page {
+        let run = |&(columns, salts): &(usize, usize)| Run {
+            first: 0,
+            columns: vec![0; columns],
+            salts: Salts::Seeds(vec![[0; SALT_LEN]; salts]),
+        };
+        Page { runs: runs.iter().map(run).collect(), proof: RangeProof { hashes: Vec::new() } }
+    }
+
+    #[test]
+    fn several_runs_are_no_more_than_a_proof_unit_and_one_is_as_long_as_it_is() {
+        let unit = |runs: &[(usize, usize)]| page(runs).check_unit();
+        assert_eq!(unit(&[(20 * PROOF_UNIT, 0)]), Ok(()), "a chunk is not cut");
+        assert_eq!(unit(&[(PROOF_UNIT - 1, 0), (1, 0)]), Ok(()));
+        let above = |bytes, runs| Err(DeliveryError::AboveUnit { bytes, runs });
+        assert_eq!(unit(&[(PROOF_UNIT, 0), (1, 0)]), above(PROOF_UNIT + 1, 2));
+        // Salts are sent as well.
+        assert_eq!(unit(&[(PROOF_UNIT - SALT_LEN, 0), (0, 1)]), Ok(()));
+        assert_eq!(unit(&[(PROOF_UNIT - SALT_LEN, 1), (0, 1)]), above(PROOF_UNIT + SALT_LEN, 2));
     }
 }

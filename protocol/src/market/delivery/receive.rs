@@ -297,6 +297,7 @@ impl Receive {
             _ if !self.begun => Err(unexpected),
             ToBuyer::Page(page) => {
                 let Some(checkpoint) = self.terms.checkpoint.clone() else { return Err(unexpected) };
+                page.check_unit()?;
                 let range = (self.purchase.next, self.last_wanted(checkpoint.size));
                 let (proven, _) = page.open_with(&page.proof, &self.terms.schema, &checkpoint, range, &[])?;
                 self.page(proven, None, reservation, stakes, now_ms)
@@ -305,6 +306,7 @@ impl Receive {
                 if self.terms.checkpoint.is_some() {
                     return Err(unexpected);
                 }
+                page.check_unit()?;
                 let signed = match checkpoint {
                     Some(bytes) => bytes.verify_by::<Checkpoint>(network, &self.purchase.seller)?,
                     None => self.checkpoint.clone().ok_or(unexpected)?,

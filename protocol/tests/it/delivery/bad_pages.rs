@@ -5,7 +5,7 @@ use sensora_protocol::market::channel::offer::{ChannelOffer, ChannelOfferError};
 use sensora_protocol::market::delivery::frame::{MAX_TO_BUYER_LEN, ToBuyer};
 use sensora_protocol::market::delivery::receive::{ChannelPurchase, ReceiveError};
 use sensora_protocol::market::delivery::terms::Offered;
-use sensora_protocol::market::delivery::{DeliveryError, MAX_RUNS, Page};
+use sensora_protocol::market::delivery::{DeliveryError, MAX_RUNS, PROOF_UNIT, Page};
 use sensora_protocol::market::live::{LiveOffer, LiveQuestion};
 use sensora_protocol::market::message::LiveFrom;
 use sensora_protocol::market::offer::{Offer, OfferError};
@@ -63,6 +63,14 @@ fn a_page_that_is_out_of_order_too_big_or_wrongly_proven_is_refused_and_not_paid
         ("proven under an older checkpoint", of(0, None, 50), proof),
         ("of another stream", Box::new(move |at| cellar.page(at, at + 3, READINGS)), proof),
         ("no readings at all", changed(|page| page.runs.clear()), runs),
+        (
+            "more than a proof unit",
+            changed(|page| {
+                page.runs.push(page.runs[0].clone());
+                page.runs[1].columns = vec![0; PROOF_UNIT];
+            }),
+            |error| matches!(error, DeliveryError::AboveUnit { bytes, runs: 2 } if *bytes > PROOF_UNIT),
+        ),
         ("too many runs", changed(|page| page.runs = vec![page.runs[0].clone(); MAX_RUNS + 1]), runs),
         ("the same run twice", changed(|page| page.runs.push(page.runs[0].clone())), not_proven),
         ("numbered anew", changed(|page| page.runs[0].first = u64::MAX), |error| {
