@@ -56,7 +56,7 @@ pub use self::{
     delivery::{DeliveryError, DeliveryReceiver, DeliverySender, DeliveryStream, StreamKind},
     error::{DialError, FindError, NetError, ProvideError, PublishError, RequestError},
     event::{NetEvent, NetEvents, Responder, Verdict},
-    handle::Net,
+    handle::{Arrivals, Net},
     offence::{Offence, Severity},
     runner::NetRunner,
     status::{NetStatus, PeerStatus},

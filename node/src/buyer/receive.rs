@@ -224,7 +224,7 @@ impl Buyer {
                 }
             };
             pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
-            if rest(wait, &mut course, listener).await == Some(Command::Leave) {
+            if self.rest(peer, wait, &mut course, listener).await == Some(Command::Leave) {
                 return Err(BuyError::Left { order });
             }
         }
@@ -389,6 +389,26 @@ impl Buyer {
         ended
     }
 
+    /// Waits until the seller connects, but no longer than `wait`, and takes note of what is wanted meanwhile. [`Command::Leave`] where nobody listens any more.
+    ///
+    /// The pauses grow all the same: a seller that connects and breaks off is asked once for each of its connections.
+    async fn rest(
+        &self,
+        seller: PeerId,
+        wait: Duration,
+        course: &mut Course,
+        listener: &mut impl Listener,
+    ) -> Option<Command> {
+        let mut arrivals = self.inner.net.arrivals();
+        let rested = async {
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = arrivals.of(seller) => {}
+            }
+        };
+        while_opening(rested, course, listener).await.err()
+    }
+
     /// Waits for a time of day, where there is one to wait for.
     async fn until(&self, until_ms: Option<i64>) {
         let Some(until_ms) = until_ms else { return std::future::pending().await };
@@ -416,11 +436,6 @@ impl Course {
             Command::Leave => None,
         }
     }
-}
-
-/// Waits, and takes note of what is wanted meanwhile. [`Command::Leave`] where nobody listens any more.
-async fn rest(wait: Duration, course: &mut Course, listener: &mut impl Listener) -> Option<Command> {
-    while_opening(tokio::time::sleep(wait), course, listener).await.err()
 }
 
 /// Waits for `work`, and takes note of what is wanted meanwhile. An error where nobody listens any more.

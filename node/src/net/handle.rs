@@ -9,7 +9,7 @@ use std::{
 
 use bytes::Bytes;
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc, oneshot},
     time::{Instant, sleep, timeout_at},
 };
 
@@ -25,6 +25,26 @@ use super::{
     },
     quota::{Opens, Pace, Quotas},
 };
+
+/// Connections as they come to be, whichever side opened them: who waits for a peer that is gone need not wait longer.
+#[must_use = "it tells of nothing before it was made"]
+pub struct Arrivals {
+    peers: broadcast::Receiver<PeerId>,
+}
+
+impl Arrivals {
+    /// Waits until this peer is connected anew; for ever where the runner has ended. Who is too slow to look at all connections is told at once, because the
+    /// peer may have been among them. Safe to cancel.
+    pub async fn of(&mut self, peer: PeerId) {
+        loop {
+            match self.peers.recv().await {
+                Ok(other) if other != peer => {}
+                Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => return,
+                Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
+            }
+        }
+    }
+}
 
 /// A cheap clone that sends commands to the [`NetRunner`](super::NetRunner). Every method ends by its deadline; all are safe to
 /// cancel. When the runner has ended they fail with `Stopped` or give nothing.
@@ -48,6 +68,7 @@ struct Inner {
     opens: Opens,
     pace: Pace,
     counters: Arc<Counters>,
+    arrivals: broadcast::Sender<PeerId>,
 }
 
 /// Peers for which a semaphore is kept; those nobody holds are dropped when there are more.
@@ -82,6 +103,7 @@ impl Net {
         network: String,
         commands: mpsc::Sender<Command>,
         counters: Arc<Counters>,
+        arrivals: broadcast::Sender<PeerId>,
     ) -> Self {
         Self {
             inner: Arc::new(Inner {
@@ -99,6 +121,7 @@ impl Net {
                 opens: Opens::outbound(),
                 pace: Pace::publishing(),
                 counters,
+                arrivals,
             }),
         }
     }
@@ -132,6 +155,12 @@ impl Net {
     /// The peers of our network that are connected and identified.
     pub async fn connected_peers(&self) -> Vec<PeerId> {
         self.ask(|reply| Command::ConnectedPeers { reply }).await.unwrap_or_default()
+    }
+
+    /// Who connects from now on.
+    #[must_use]
+    pub fn arrivals(&self) -> Arrivals {
+        Arrivals { peers: self.inner.arrivals.subscribe() }
     }
 
     /// The peers worth remembering for the next start, with the addresses at which they were last reached, best

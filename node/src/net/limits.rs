@@ -90,6 +90,9 @@ pub const MIN_DELIVERY_RATE: u64 = 1024;
 /// Events that wait for the application. Half a second of the fastest gossip a node should ever see.
 pub const EVENT_QUEUE: usize = 512;
 
+/// Connections that whoever waits for a peer may be behind; who is further behind is told to look at once.
+pub const ARRIVAL_QUEUE: usize = 64;
+
 /// Commands that wait for the runner. Commands are small and the runner takes them first.
 pub const COMMAND_QUEUE: usize = 256;
 

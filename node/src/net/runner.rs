@@ -16,7 +16,7 @@ use libp2p::{
     swarm::{ConnectionId, SwarmEvent},
 };
 use tokio::{
-    sync::{Semaphore, mpsc, oneshot},
+    sync::{Semaphore, broadcast, mpsc, oneshot},
     time::{Instant, MissedTickBehavior, interval, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -31,7 +31,10 @@ use super::{
     dial::{Attempt, Bootstrap, Waiter},
     event::{Answer, Ruling},
     gossip::Topics,
-    limits::{COMMAND_QUEUE, EVENT_QUEUE, MAX_INBOUND_REQUESTS, MAX_PENDING_VERDICTS, MAX_QUEUED_DELIVERIES},
+    limits::{
+        ARRIVAL_QUEUE, COMMAND_QUEUE, EVENT_QUEUE, MAX_INBOUND_REQUESTS, MAX_PENDING_VERDICTS,
+        MAX_QUEUED_DELIVERIES,
+    },
     offence::{Consequence, Offenders},
     peers::Book,
     quota::Quotas,
@@ -102,6 +105,7 @@ pub struct NetRunner {
     pub(super) refusal_frame: fn(Protocol, Refusal) -> Bytes,
     pub(super) topics: Topics,
     pub(super) counters: Arc<Counters>,
+    pub(super) arrivals: broadcast::Sender<PeerId>,
 
     commands: mpsc::Receiver<Command>,
     pub(super) events: mpsc::Sender<NetEvent>,
@@ -186,10 +190,12 @@ impl Net {
 
         let (commands_to, commands) = mpsc::channel(COMMAND_QUEUE);
         let (events, events_from) = mpsc::channel(EVENT_QUEUE);
+        let (arrivals, _) = broadcast::channel(ARRIVAL_QUEUE);
         let (answers_to, answers) = mpsc::channel(MAX_INBOUND_REQUESTS);
         let (rulings_to, rulings) = mpsc::channel(MAX_PENDING_VERDICTS);
         let agent = config.agent();
-        let net = Self::from_parts(local, config.network.clone(), commands_to, counters.clone());
+        let net =
+            Self::from_parts(local, config.network.clone(), commands_to, counters.clone(), arrivals.clone());
         let runner = NetRunner {
             swarm,
             local,
@@ -200,6 +206,7 @@ impl Net {
             refusal_frame: config.refusal_frame,
             topics,
             counters,
+            arrivals,
             commands,
             events,
             answers,

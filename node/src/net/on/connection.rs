@@ -76,6 +76,8 @@ impl NetRunner {
         let remote = address::split_peer_id(endpoint.get_remote_address().clone()).0;
         let connection = Connection { id, remote, outbound: endpoint.is_dialer(), since: Instant::now() };
         self.live.entry(peer).or_insert_with(|| Live::new(connection.since)).connections.push(connection);
+        // An error only says that nobody waits for a peer.
+        let _ = self.arrivals.send(peer);
         for bootstrap in &mut self.bootstraps {
             if bootstrap.dialing == Some(id) {
                 bootstrap.dialing = None;

@@ -160,6 +160,27 @@ async fn a_restarted_bootstrap_node_is_met_again() {
 }
 
 #[tokio::test]
+async fn who_waits_for_a_peer_is_woken_by_its_connection_whoever_opens_it() {
+    let (waiting, stranger, awaited) = (Node::client().await, Node::client().await, Node::client().await);
+    let mut arrivals = waiting.net.arrivals();
+    let mut all = waiting.net.arrivals();
+    stranger.dial(&waiting).await;
+    within(all.of(stranger.id())).await;
+    let early = tokio::select! {
+        biased;
+        () = arrivals.of(awaited.id()) => true,
+        () = std::future::ready(()) => false,
+    };
+    assert!(!early, "not by somebody else's");
+    awaited.dial(&waiting).await;
+    within(arrivals.of(awaited.id())).await;
+    // Our own connections as well.
+    let other = Node::client().await;
+    waiting.dial(&other).await;
+    within(arrivals.of(other.id())).await;
+}
+
+#[tokio::test]
 async fn known_peers_survive_a_restart() {
     let mut friend = Node::new().await;
     let mut node = Node::new().await;
