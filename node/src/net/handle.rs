@@ -158,7 +158,6 @@ impl Net {
     }
 
     /// Who connects from now on.
-    #[must_use]
     pub fn arrivals(&self) -> Arrivals {
         Arrivals { peers: self.inner.arrivals.subscribe() }
     }
