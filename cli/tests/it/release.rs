@@ -21,7 +21,7 @@ fn market(world: &World, confirmations: u32) -> (Home<'_>, Home<'_>, Running) {
     let recording = world.recording("machine.csv", ROWS);
     let (seller, buyer) = (world.home("seller"), world.funded("buyer"));
     let config = seller.path.join("config.toml");
-    let (key, value) = ("#confirmations = 6", format!("confirmations = {confirmations}"));
+    let (key, value) = ("#confirmations = 7", format!("confirmations = {confirmations}"));
     let text = std::fs::read_to_string(&config).unwrap();
     assert!(text.contains(key));
     std::fs::write(&config, text.replace(key, &value)).unwrap();

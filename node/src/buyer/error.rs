@@ -64,7 +64,7 @@ pub enum BuyError {
     },
     /// The coins of an order for the same readings are back, but not for good.
     #[error(
-        "the coins of order {order} are back, but what took them is not 6 blocks deep yet, and its payment might still be taken: paying for the same readings anew might be paying twice. Wait for those blocks, or pay with `--mode direct` once the wallet can spend what came back: such a payment excludes the other"
+        "the coins of order {order} are back, but what took them is not 7 blocks deep yet, and its payment might still be taken: paying for the same readings anew might be paying twice. Wait for those blocks, or pay with `--mode direct` once the wallet can spend what came back: such a payment excludes the other"
     )]
     MayReturn {
         /// The order that was taken back.

@@ -424,7 +424,7 @@ impl OrderSummary {
 }
 
 fn not_deep(purchase: &Purchase) -> &'static str {
-    if purchase.may_return() { ", for good once that is 6 blocks deep" } else { "" }
+    if purchase.may_return() { ", for good once that is 7 blocks deep" } else { "" }
 }
 
 /// Why a batch is not complete.

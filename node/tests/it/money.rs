@@ -146,7 +146,7 @@ async fn a_refused_payment_that_is_mined_after_all_takes_the_place_of_the_one_af
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn coins_that_are_back_are_back_for_good_six_blocks_later() {
+async fn coins_that_are_back_are_back_for_good_seven_blocks_later() {
     let (bootstrap, buyer, double) = stage().await;
     let request = double.meet(&buyer, seq(0, 50)).await;
     double.intercepts(|request| match request {
@@ -156,10 +156,10 @@ async fn coins_that_are_back_are_back_for_good_six_blocks_later() {
     buyer.buyer().buy(&request, |_| {}).await.unwrap_err();
     let order = buyer.buyer().orders().unwrap()[0].order;
     let why = || buyer.buyer().orders().unwrap()[0].why.clone().unwrap();
-    assert!(why().contains("6 blocks deep"), "{}", why());
+    assert!(why().contains("7 blocks deep"), "{}", why());
     assert!(buyer.buyer().resume(|_| {}).await.unwrap().is_empty(), "nothing is to be done");
     let reclaim = format!("reclaim {}", buyer.buyer().purchase(&order).unwrap().payment.unwrap().txid);
-    for _ in 0..5 {
+    for _ in 0..6 {
         bootstrap.chain().mine().await.unwrap();
     }
     until("the reclaim to be known as mined", || async {
@@ -172,7 +172,7 @@ async fn coins_that_are_back_are_back_for_good_six_blocks_later() {
     })
     .await;
     buyer.buyer().look_at_taken_back().await;
-    assert!(buyer.buyer().purchase(&order).unwrap().may_return(), "5 blocks are not 6");
+    assert!(buyer.buyer().purchase(&order).unwrap().may_return(), "6 blocks are not 7");
     bootstrap.chain().mine().await.unwrap();
     until("the reclaim to be deep", || async {
         drop(buyer.chain().refresh().await);
@@ -180,7 +180,7 @@ async fn coins_that_are_back_are_back_for_good_six_blocks_later() {
         buyer.buyer().purchase(&order).unwrap().is_final().then_some(())
     })
     .await;
-    assert!(!why().contains("6 blocks deep"), "{}", why());
+    assert!(!why().contains("7 blocks deep"), "{}", why());
     assert!(buyer.store().read(orders::open_purchases).unwrap().is_empty());
     close(bootstrap, buyer).await;
 }

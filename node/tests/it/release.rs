@@ -200,7 +200,7 @@ async fn a_batch_is_bought_with_its_key_and_the_books_of_both_are_right_to_the_s
     let Released::Bought(again) = again else { panic!() };
     assert_eq!((again.kept, again.paid, again.orders.len()), (COUNT, Satoshis::ZERO, 0));
 
-    world.mine(6).await;
+    world.mine(7).await;
     until("both to be done", || async {
         world.agent.agent().unwrap().seller().look_at_releases().await;
         world.buyer.buyer().look_at_releases().await;
@@ -227,7 +227,7 @@ async fn a_buyer_that_does_not_wait_has_its_readings_in_the_background() {
     assert!(matches!(again, Released::Waiting { order: same, .. } if same == order), "{again:?}");
     let direct = world.buyer.buyer().buy(&request, |_| {}).await.unwrap_err();
     assert!(matches!(direct, BuyError::KeyAwaited { order: same } if same == order), "{direct}");
-    world.mine(6).await;
+    world.mine(7).await;
     reaches(&world.buyer, &order, "complete").await;
     let bought = world.buyer.buyer().buy(&request, |_| {}).await.unwrap();
     assert_eq!((bought.kept, bought.orders.len()), (COUNT, 0));
@@ -285,7 +285,7 @@ async fn a_buyer_that_is_gone_once_its_coin_is_out_has_paid() {
     let order = world.locked(&request).await;
     world.buyer.shutdown().await;
     let agent = [&world.agent];
-    mine(&world.bootstrap, &agent, 6).await;
+    mine(&world.bootstrap, &agent, 7).await;
     until("the claim to be settled", || async {
         world.agent.agent().unwrap().seller().look_at_releases().await;
         let done = matches!(sale(&world.agent, &order).state, BatchSaleState::Done { .. });

@@ -301,9 +301,9 @@ fn a_claim_that_hides_the_key_is_said_and_the_key_is_taken_from_whoever_finds_it
     input.unlocking = halves.build();
     let claim = Transaction::new(vec![input], vec![]);
     let tip = pair.chain.tip() + 10;
-    for (height, settled) in [(None, false), (Some(tip - 4), false), (Some(tip - 5), true)] {
+    for (height, settled) in [(None, false), (Some(tip - 5), false), (Some(tip - 6), true)] {
         let spend = Some(Spend { transaction: claim.clone(), height });
-        let view = CoinView { tip, coin: Standing::Mined(tip - 5), spend };
+        let view = CoinView { tip, coin: Standing::Mined(tip - 6), spend };
         pair.buyer_event(BuyEvent::View(Box::new(view)));
         let found = matches!(pair.purchase().state, BatchPurchaseState::Unreadable { .. });
         assert_eq!(found, settled, "{height:?} {:?}", pair.purchase().state);
@@ -358,7 +358,7 @@ fn a_coin_that_was_learned_while_parts_are_missing_comes_back_at_the_refund_heig
     let [BuyAction::Refund(refund)] = &actions[..] else { panic!("{actions:?}") };
     assert_eq!(state, "refunding");
     let spend = Spend { transaction: Transaction::from_bytes(refund).unwrap(), height: Some(height + 1) };
-    let (actions, state) = see(height + 6, Some(spend));
+    let (actions, state) = see(height + 7, Some(spend));
     assert!(matches!(actions[..], [BuyAction::Credit { .. }]), "{actions:?}");
     assert_eq!(state, "refunded");
 }

@@ -86,7 +86,7 @@ impl ReleasePolicy {
 }
 
 impl Default for ReleasePolicy {
-    /// Offered; the key is shown when the coin is six deep, and the buyer may take it back after a day.
+    /// Offered; the key is shown when the coin is seven deep, and the buyer may take it back after a day.
     fn default() -> Self {
         Self { offered: true, ..Self::none() }
     }

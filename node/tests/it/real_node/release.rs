@@ -51,7 +51,7 @@ impl Stage {
 async fn a_real_node_takes_the_coin_the_claim_that_shows_the_key_and_the_refund_at_its_height() {
     let Some(stage) = Stage::new(Layout::Each, false, 2000).await else { return };
     let order = stage.locked(0).await;
-    stage.mine(6).await;
+    stage.mine(7).await;
     until("the key", || async {
         stage.look_at_releases().await;
         (stage.release_state(&order) == "complete").then_some(())

@@ -318,7 +318,7 @@ async fn a_seller_of_garbage_is_convicted_by_its_own_signature() {
         let bought = scene.buy(NOW).await.unwrap().unwrap();
         assert!(matches!(bought, Released::Waiting { .. }), "{bought:?}");
         let order = scene.order();
-        scene.mine(6).await;
+        scene.mine(7).await;
         scene.crook.claim().await;
         reaches(&scene.buyer, &order, "cheated").await;
         let proof = scene.buyer.buyer().misbehaviour(&order).unwrap().unwrap();
@@ -457,7 +457,7 @@ async fn a_coin_that_was_taken_back_and_is_mined_all_the_same_opens_its_batch() 
     scene.bootstrap.chain().broadcast(&coin.beef).await.unwrap();
     scene.crook.known.lock().unwrap().coin = Some(coin);
     scene.bootstrap.chain().refresh().await.unwrap();
-    scene.mine(6).await;
+    scene.mine(7).await;
     scene.crook.claim().await;
     reaches(&scene.buyer, &order, "complete").await;
     scene.stop().await;
@@ -472,7 +472,7 @@ async fn a_seller_that_only_says_that_it_is_there_does_not_stop_the_chain_task()
     scene.buyer.store().write(|tx| sensora_node::store::release::remove_parts(tx, &order, 1)).unwrap();
     scene.crook.babbles.store(true, Ordering::Relaxed);
     let before = scene.crook.begun.load(Ordering::Relaxed);
-    scene.mine(6).await;
+    scene.mine(7).await;
     scene.crook.claim().await;
     let begun_again = async {
         while scene.crook.begun.load(Ordering::Relaxed) < before + 2 {
@@ -523,7 +523,7 @@ async fn a_coin_that_was_sent_and_not_answered_is_brought_again_by_itself() {
     assert_eq!(state(&scene.buyer, &order), "locking");
     *scene.crook.until.lock().unwrap() = Until::Claim;
     reaches(&scene.buyer, &order, "waiting").await;
-    scene.mine(6).await;
+    scene.mine(7).await;
     scene.crook.claim().await;
     reaches(&scene.buyer, &order, "complete").await;
     assert_eq!(lines(&scene.buyer, &format!("order {order}")).len(), 1, "paid once");

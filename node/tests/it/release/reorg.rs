@@ -40,7 +40,7 @@ async fn a_coin_that_a_reorganisation_takes_away_goes_out_again_and_shows_no_key
         })
         .await;
         assert!(!sale(&world.agent, &order).state.is_shown());
-        world.mine(6).await;
+        world.mine(7).await;
         reaches(&world.buyer, &order, "complete").await;
         world.mine(7).await;
         until("the claim to be settled", || async {
@@ -59,7 +59,7 @@ async fn a_claim_that_a_reorganisation_takes_away_goes_out_again_and_is_credited
         let world = market(3000).await;
         let request = world.request(seq(0, COUNT)).await;
         let order = world.locked(&request).await;
-        world.mine(6).await;
+        world.mine(7).await;
         reaches(&world.buyer, &order, "complete").await;
         world.mine(2).await;
         until("the claim to be credited", || async {

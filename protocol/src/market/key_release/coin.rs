@@ -16,8 +16,9 @@ use crate::market::order::Order;
 use crate::market::payment;
 use crate::statement::bytes_or_hex;
 
-/// Confirmations after which a spend of the coin is taken for final. A reorganisation of 6 blocks changes no conclusion (I6).
-pub const SETTLED: u32 = 6;
+/// Confirmations after which a spend of the coin is taken for final: its own block and six on top of it, so that a reorganisation of up to 6 blocks
+/// changes no conclusion (I6).
+pub const SETTLED: u32 = 7;
 
 /// The coin of an order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,7 +1,7 @@
 //! The seller's side of a batch, as a state machine.
 //!
 //! ```text
-//!             admit               lock                    the coin is firm                 6 confirmations
+//!             admit               lock                    the coin is firm                 7 confirmations
 //!  (offered) ───────▶ Delivering ──────▶ Locked ─────────────────────────▶ Claimed ──────────────────────▶ Done
 //!                         ▲               │  │                              │   ▲
 //!                         └───────────────┘  │ the refund height is near    │   └ a reorganisation took coin or claim:
@@ -43,7 +43,7 @@ use crate::market::receipt::Receipt;
 use crate::market::refusal::Refusal;
 use crate::statement::{Signed, SignedBytes, StatementError, bytes_or_hex};
 
-/// Confirmations of the coin before the key is shown, where the seller says nothing else: as deep as a reorganisation that changes
+/// Confirmations of the coin before the key is shown, where the seller says nothing else: deeper than a reorganisation that changes
 /// nothing (I6). With fewer, a buyer that has miners could take the coin away under a claim that has shown the key.
 pub const DEFAULT_CONFIRMATIONS: u32 = SETTLED;
 

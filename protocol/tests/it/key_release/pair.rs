@@ -23,9 +23,9 @@ use super::chain::{Headers, Model};
 use super::goods::{END, FIRST, Goods, LOCK};
 use crate::world::{NETWORK, beef, sat};
 
-/// Confirmations that the seller waits for, and after which a spend is taken for final. The model replaces one block less at most: what is in the sixth
+/// Confirmations that the seller waits for, and after which a spend is taken for final. The model replaces one block less at most: what is in the seventh
 /// block from the tip stays.
-pub(crate) const CONFIRMATIONS: u32 = 6;
+pub(crate) const CONFIRMATIONS: u32 = 7;
 const RATE: FeeRate = FeeRate::DEFAULT;
 
 /// What the buyer has on disk.
@@ -483,7 +483,7 @@ impl<'a> Pair<'a> {
             47..=51 => self.seller_looks(),
             52..=55 => self.mine(true),
             56 => self.mine(false),
-            57 => self.reorganise([1, 2, 4, 5][usize::from(byte / 64)], byte % 128 < 64),
+            57 => self.reorganise([1, 2, 4, 6][usize::from(byte / 64)], byte % 128 < 64),
             58 => self.offline = !self.offline,
             59 if byte < 192 => self.damage(u32::from(byte / 64)),
             59 => self.lose(0),

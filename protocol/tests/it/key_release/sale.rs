@@ -251,9 +251,9 @@ fn a_claim_is_followed_until_it_is_settled() {
     let [SellAction::Credit { transaction, .. }] = &actions[..] else { panic!("{actions:?}") };
     assert_eq!(transaction, &mutated);
     assert_eq!(see(&mut sale, now + 2, mined, spend(&mutated, Some(now + 2))), [], "credited once");
-    assert_eq!(see(&mut sale, now + 6, mined, spend(&mutated, Some(now + 2))), []);
-    assert!(matches!(sale.state, BatchSaleState::Claimed { .. }));
     assert_eq!(see(&mut sale, now + 7, mined, spend(&mutated, Some(now + 2))), []);
+    assert!(matches!(sale.state, BatchSaleState::Claimed { .. }));
+    assert_eq!(see(&mut sale, now + 8, mined, spend(&mutated, Some(now + 2))), []);
     assert!(matches!(&sale.state, BatchSaleState::Done { claim, .. } if claim == &mutated.to_bytes()));
     let again = sale.begin(0, &goods.terms);
     assert!(again.contains(&SellAction::SendParts(0..3)), "for thirty days");
