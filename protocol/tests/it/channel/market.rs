@@ -342,8 +342,8 @@ impl Market {
             }
             Err(BookError::Earning(EarningError::NotHigher { .. }) | BookError::NotOpen) => {}
             // One side counts with orders as if they ran that the other has a receipt for.
-            Err(BookError::Earning(EarningError::NotCovered { .. })) if self.restored || !stale.is_zero() => {
-            }
+            Err(BookError::Earning(EarningError::NotCovered { .. }))
+                if self.restored || self.seller_restored || !stale.is_zero() => {}
             Err(error) => panic!("an honest voucher is not taken: {error}"),
         }
     }

@@ -101,9 +101,9 @@ pub(crate) struct Pair {
     storing: Option<SellerStep>,
     /// The voucher that the seller's next stored step books.
     pending: Option<OrderVoucher>,
-    /// No voucher is taken any more; with what its seller had then, and what was answered or could be.
+    /// No voucher is taken any more; with what its seller had then.
     closed: bool,
-    at_close: Option<(Satoshis, Satoshis)>,
+    at_close: Option<Satoshis>,
     pub(crate) to_seller: VecDeque<Up>,
     pub(crate) to_buyer: VecDeque<ToBuyer>,
     pub(crate) errors: Vec<AskError>,
@@ -549,12 +549,9 @@ impl Pair {
     /// The channel is closed. Whoever has no stream ends what is stored.
     pub(crate) fn close(&mut self) {
         self.closed = true;
-        // Where no stream is there, the buyer alone may know of answers, within the grant.
-        let granted = self.seller_disk.sale.as_ref().map_or(Satoshis::ZERO, |sale| sale.granted);
-        let answered = self.serve.as_ref().map_or(granted, |serve| self.due(serve.asked().count()));
         // What was given to the disk before is written all the same.
         let written = self.storing.as_ref().and_then(|step| step.voucher).map(|voucher| voucher.amount);
-        self.at_close.get_or_insert((self.earning.highest.max(written.unwrap_or_default()), answered));
+        self.at_close.get_or_insert(self.earning.highest.max(written.unwrap_or_default()));
         (self.pending, self.setup.endings) = (None, true);
         if self.serve.is_some() {
             self.seller_event(ServeEvent::Closed);
@@ -658,11 +655,9 @@ impl Pair {
         } else if let Some(serve) = &self.serve {
             assert_eq!(serve.asked().count(), 0, "nothing goes out before the sale is stored");
         }
-        // I6: once its seller closes the channel, no voucher is taken and no reading goes out for one that may still come.
-        if let Some((highest, answered)) = self.at_close {
+        // I6: once its seller closes the channel, no voucher is taken any more.
+        if let Some(highest) = self.at_close {
             assert!(self.earning.highest <= highest, "a voucher was taken after the close");
-            let now = self.serve.as_ref().map_or(Satoshis::ZERO, |serve| self.due(serve.asked().count()));
-            assert!(now <= answered, "answered {now}, {answered} when the channel was closed");
         }
         self.check_once();
         // I4, and that nobody has a voucher for more than there is.
