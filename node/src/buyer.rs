@@ -169,7 +169,7 @@ impl Buyer {
                 return Err(BuyError::Request { seller: named(), source: Box::new(source) });
             }
             tracing::debug!(%source, attempt, "no answer, asking again");
-            tokio::time::sleep(pause).await;
+            net.rest(peer, pause).await;
             pause = pause.saturating_mul(2);
         }
         Err(BuyError::Unexpected { asked: request.name(), got: "nothing" })

@@ -213,6 +213,15 @@ fn a_subscription_whose_seller_is_killed_goes_on_by_itself_and_misses_nothing() 
     let mut market = Market::new(&world);
     let line = subscribe(&market);
     let buying = market.buyer.spawn(&line);
+    // A command whose seller is gone before there is an order finds nobody, and says so.
+    for round in 0.. {
+        let earnings = market.seller.run("earnings --json").ends_with(0).json();
+        if earnings["orders"].as_array().is_some_and(|orders| !orders.is_empty()) {
+            break;
+        }
+        assert!(round < 600, "there is no order: {earnings:#}");
+        sleep(Duration::from_millis(50));
+    }
     for pause in [400, 700, 500] {
         sleep(Duration::from_millis(pause));
         market.kill_agent();

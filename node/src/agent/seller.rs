@@ -162,7 +162,9 @@ impl Seller {
         let terms = self.inner.terms.read().unwrap_or_else(PoisonError::into_inner);
         let now_ms = self.inner.parts.clock.now_ms();
         let on_offer = |ad: &Signed<Ad>| ad.value().check_on_offer(ad.key(), now_ms).is_ok();
-        if !terms.ad.as_ref().is_some_and(on_offer) {
+        // It has just started and offers nothing yet: whoever asks now is not sent away for good.
+        let ad = terms.ad.as_ref().ok_or(Refusal::Busy { retry_ms: 500 })?;
+        if !on_offer(ad) {
             return Err(Refusal::NotSelling);
         }
         terms.streams.get(id).cloned().ok_or(Refusal::UnknownStream { stream: *id })

@@ -399,14 +399,7 @@ impl Buyer {
         course: &mut Course,
         listener: &mut impl Listener,
     ) -> Option<Command> {
-        let mut arrivals = self.inner.net.arrivals();
-        let rested = async {
-            tokio::select! {
-                () = tokio::time::sleep(wait) => {}
-                () = arrivals.of(seller) => {}
-            }
-        };
-        while_opening(rested, course, listener).await.err()
+        while_opening(self.inner.net.rest(seller, wait), course, listener).await.err()
     }
 
     /// Waits for a time of day, where there is one to wait for.

@@ -162,6 +162,15 @@ impl Net {
         Arrivals { peers: self.inner.arrivals.subscribe() }
     }
 
+    /// Waits for `pause`, or until this peer connects anew: what has failed before may work at once then. Safe to cancel.
+    pub async fn rest(&self, peer: PeerId, pause: Duration) {
+        let mut arrivals = self.arrivals();
+        tokio::select! {
+            () = sleep(pause) => {}
+            () = arrivals.of(peer) => {}
+        }
+    }
+
     /// The peers worth remembering for the next start, with the addresses at which they were last reached, best
     /// first. Give them back as [`NetConfig::known_peers`](super::NetConfig::known_peers).
     pub async fn known_peers(&self) -> Vec<(PeerId, Vec<Multiaddr>)> {

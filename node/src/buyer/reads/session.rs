@@ -229,7 +229,7 @@ impl Session {
                 return Err(error);
             }
             tracing::debug!(%order, %error, "a stream of single readings ended, opening another");
-            tokio::time::sleep(pause).await;
+            self.buyer.inner.net.rest(peer, pause).await;
             pause = pause.saturating_mul(2);
         }
     }

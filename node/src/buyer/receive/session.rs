@@ -192,6 +192,8 @@ impl Session {
             ReceiveAction::Keep { page, checkpoint } => {
                 let mut page = *page;
                 let first = page.readings.first().map_or(0, |reading| reading.seq);
+                let (order, count) = (self.stands.id, page.readings.len());
+                tracing::debug!(%order, first, count, "readings are verified");
                 // The runs are what is kept; the opened readings take many times their room.
                 let readings = std::mem::take(&mut page.readings);
                 if let Some(verified) = &mut self.verified {

@@ -197,7 +197,10 @@ impl Buyer {
                         return Err(BuyError::Stream { order: *id, source: Box::new(source) });
                     }
                     tracing::debug!(order = %id, error = %source, "a stream ended, opening another");
-                    tokio::time::sleep(pause).await;
+                    match peer_id_from_public_key(&purchase.seller.to_bytes()) {
+                        Some(peer) => self.inner.net.rest(peer, pause).await,
+                        None => tokio::time::sleep(pause).await,
+                    }
                     pause = pause.saturating_mul(2);
                 }
                 Broken::Later(reason, retry_ms) => {

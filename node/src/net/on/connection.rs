@@ -74,6 +74,7 @@ impl NetRunner {
     fn on_established(&mut self, peer: PeerId, id: ConnectionId, endpoint: &ConnectedPoint) {
         inc(&self.counters.connections_opened);
         let remote = address::split_peer_id(endpoint.get_remote_address().clone()).0;
+        tracing::debug!(%peer, address = %remote, "a peer is connected");
         let connection = Connection { id, remote, outbound: endpoint.is_dialer(), since: Instant::now() };
         self.live.entry(peer).or_insert_with(|| Live::new(connection.since)).connections.push(connection);
         // An error only says that nobody waits for a peer.
