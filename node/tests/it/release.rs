@@ -172,9 +172,9 @@ async fn a_batch_is_bought_with_its_key_and_the_books_of_both_are_right_to_the_s
     })
     .await;
     assert!(purchase(&world.buyer, &order).key.is_none(), "no key before the coin is firm");
-    world.mine(5).await;
+    world.mine(6).await;
     world.agent.agent().unwrap().seller().look_at_releases().await;
-    assert!(!sale(&world.agent, &order).state.is_shown(), "five confirmations are not six");
+    assert!(!sale(&world.agent, &order).state.is_shown(), "six confirmations are not seven");
     world.mine(1).await;
     let Released::Bought(bought) = buying.await.unwrap().unwrap() else { panic!() };
     assert_eq!((bought.count, bought.kept, bought.orders.len()), (COUNT, 0, 1));

@@ -8,6 +8,7 @@ use sensora_chain::contract::payment::{pay_to_hash, sign_input};
 use sensora_chain::sources::service::Report;
 use sensora_chain::wallet::{Coin, CoinState, Status};
 use sensora_chain::{Address, Network, OutPoint, Satoshis, Transaction, TxIn, TxOut, Txid};
+use sensora_node::buyer::BuyError;
 use sensora_node::store::anchors::AnchorRecord;
 use sensora_node::supervisor::Node;
 use sensora_node::wallet::SweepPolicy;
@@ -263,9 +264,18 @@ impl Walk {
             self.seen.rivals += 1;
             self.seen.outdone.insert(victim, rival);
         }
-        // What a person does: gives the command again until it is done.
+        // What a person does: gives the command again until it is done. Where the coin of a payment went to a stranger, nothing excludes that payment but
+        // blocks on what took it.
         until("the purchase", || async {
-            buyer.buyer().buy(&request, |_| {}).await.map_err(|error| eprintln!("buy: {error}")).ok()
+            match buyer.buyer().buy(&request, |_| {}).await {
+                Ok(bought) => return Some(bought),
+                Err(error @ BuyError::MayReturn { .. }) => {
+                    eprintln!("buy: {error}");
+                    self.stage.mine(1).await;
+                }
+                Err(error) => eprintln!("buy: {error}"),
+            }
+            None
         })
         .await;
         self.next += COUNT;

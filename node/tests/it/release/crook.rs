@@ -405,9 +405,9 @@ async fn a_seller_that_goes_silent_before_the_coin_is_out_costs_nothing() {
             assert_eq!(state(&scene.buyer, &order), "taken back");
             let seller = *scene.double.identity.public();
             let used = || scene.buyer.buyer().budgets(&seller).unwrap().1.day.as_u64();
-            scene.mine(5).await;
+            scene.mine(6).await;
             scene.buyer.buyer().look_at_releases().await;
-            assert_eq!(used(), PRICE, "five blocks are not six");
+            assert_eq!(used(), PRICE, "six blocks are not seven");
         } else {
             given_up.unwrap();
             assert_eq!(state(&scene.buyer, &order), "dropped");
