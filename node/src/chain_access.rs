@@ -166,6 +166,12 @@ impl ChainAccess {
         self.as_services().map(ServicesSource::disagreements).unwrap_or_default()
     }
 
+    /// Whether somebody's chain was followed to its end since the start. Before, the tip is what was stored, and may be days old.
+    #[must_use]
+    pub fn is_followed(&self) -> bool {
+        self.inner.headers.is_followed()
+    }
+
     /// Asks every configured service for its tip and its fee rate, and compares the tips with our headers.
     pub async fn check_services(&self) -> Vec<ServiceCheck> {
         match self.as_services() {

@@ -18,8 +18,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use sensora_chain::Network;
 use sensora_chain::keys::PublicKey;
+use sensora_chain::{Network, Satoshis};
 use sensora_protocol::ad::{Ad, PaymentMode, StreamAd};
 use sensora_protocol::market::channel::message::{ChannelReport, OpenChannel};
 use sensora_protocol::market::delivery::supply::ChannelSaleState;
@@ -50,6 +50,8 @@ use supply::{Credit, Supplies};
 
 /// How often the payments of such orders go out again, and old orders are looked for.
 const SETTLE_EVERY: Duration = Duration::from_secs(5);
+/// How long whoever asks for an offer waits for the node to learn where the chain ends, after its start.
+const FIRST_LOOK: Duration = Duration::from_secs(3);
 /// How often headers are asked for because a payment rests on a block that is not known: whoever says so may be lying.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long an order is kept: as long as it is answered for, and a day for what lay between its admission and its payment.
@@ -84,6 +86,8 @@ struct Inner {
     /// Orders whose payment the network has not answered.
     admitted: Admitted,
     looked: Mutex<Option<Stopwatch>>,
+    /// Held by who looks where the chain ends, the first time after the start.
+    first_look: tokio::sync::Mutex<()>,
     /// Orders that were paid since the start.
     sold: AtomicU64,
     /// Deliveries that are paid through channels.
@@ -135,8 +139,20 @@ impl Seller {
         let (sold, supplies) = (AtomicU64::new(0), Supplies::new(parts.credit));
         let (releases, signatures, room) =
             (Releases::default(), reads::Signatures::default(), Arc::<Room>::default());
-        let inner =
-            Inner { parts, terms, orders, admitted, looked, sold, supplies, releases, signatures, room };
+        let first_look = tokio::sync::Mutex::default();
+        let inner = Inner {
+            parts,
+            terms,
+            orders,
+            admitted,
+            looked,
+            first_look,
+            sold,
+            supplies,
+            releases,
+            signatures,
+            room,
+        };
         Self { inner: Arc::new(inner) }
     }
 
@@ -200,6 +216,7 @@ impl Seller {
             Request::CloseChannel(request) => {
                 self.inner.parts.channels.close_channel(peer, request).await.map(Answer::Channel)
             }
+            Request::QuoteChannel { value, blocks } => self.quote_channel(peer, value, blocks).await,
             request => {
                 let peer = *peer;
                 self.blocking(move |seller| seller.look_up(&peer, request)).await
@@ -228,6 +245,36 @@ impl Seller {
         }
     }
 
+    async fn quote_channel(&self, peer: &PublicKey, value: Satoshis, blocks: u32) -> Result<Answer, Refusal> {
+        self.knows_tip().await?;
+        let peer = *peer;
+        self.blocking(move |seller| {
+            let offer = seller.inner.parts.channels.quote(&peer, value, blocks)?;
+            Ok(Answer::ChannelOffer(offer.into_bytes()))
+        })
+        .await
+    }
+
+    /// Refund heights are counted from the tip, and one that was stored before the start may be days old: an offer that lapses too soon, or
+    /// has done so already, helps nobody.
+    async fn knows_tip(&self) -> Result<(), Refusal> {
+        let chain = &self.inner.parts.chain;
+        if chain.is_followed() {
+            return Ok(());
+        }
+        let look = async {
+            let _first = self.inner.first_look.lock().await;
+            if !chain.is_followed()
+                && let Err(error) = chain.refresh().await
+            {
+                tracing::debug!(%error, "nobody says where the chain ends");
+            }
+        };
+        // Whoever waits has others to ask.
+        let _in_time = tokio::time::timeout(FIRST_LOOK, look).await;
+        if chain.is_followed() { Ok(()) } else { Err(Refusal::Busy { retry_ms: 1_000 }) }
+    }
+
     async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Self) -> Result<T, Refusal> + Send + 'static,
@@ -247,19 +294,16 @@ impl Seller {
             Request::Quote { stream, range, mode } => self.quote(peer, stream, range, mode),
             Request::QuoteLive { stream, from, by } => self.quote_live(peer, stream, from, by),
             Request::QuoteReads { stream } => self.quote_reads(peer, stream),
-            Request::QuoteChannel { value, blocks } => {
-                let offer = self.inner.parts.channels.quote(peer, value, blocks)?;
-                Ok(Answer::ChannelOffer(offer.into_bytes()))
-            }
             Request::AskChannel(request) => {
                 self.inner.parts.channels.ask(peer, &request).map(Answer::Channel)
             }
             Request::Fetch { order, first } => self.fetch(peer, order, first),
             Request::Receipt { order } => self.receipt(peer, order),
             Request::Proof { stream, first, count, size } => self.proof(stream, first, count, size),
-            Request::Purchase(_) | Request::OpenChannel(_) | Request::CloseChannel(_) => {
-                Err(Refusal::Malformed { reason: "it is no question".into() })
-            }
+            Request::Purchase(_)
+            | Request::QuoteChannel { .. }
+            | Request::OpenChannel(_)
+            | Request::CloseChannel(_) => Err(Refusal::Malformed { reason: "it is no question".into() }),
         }
     }
 

@@ -1,6 +1,7 @@
 //! The node's own header chain: what every proof is checked against, shared by all and written by the sync alone.
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use sensora_chain::BlockHash;
@@ -140,6 +141,7 @@ pub(super) struct Headers {
     published: RwLock<Arc<HeaderChain>>,
     tip: watch::Sender<Tip>,
     progress: Progress,
+    followed: AtomicBool,
     /// Held by whoever changes the chain, so that the store sees the changes in their order.
     writer: Mutex<Writer>,
     clock: Clock,
@@ -186,6 +188,7 @@ impl Headers {
             published: RwLock::new(Arc::new(writer.chain.snapshot())),
             tip: watch::Sender::new(tip),
             progress: Progress::new(tip.height),
+            followed: AtomicBool::new(false),
             writer: Mutex::new(writer),
             clock,
         })
@@ -214,6 +217,15 @@ impl Headers {
 
     pub(super) fn ask(&self, walk: &mut Walk) -> Request {
         walk.ask(self.snapshot().chain())
+    }
+
+    /// Somebody was followed to the end of its chain.
+    pub(super) fn set_followed(&self) {
+        self.followed.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_followed(&self) -> bool {
+        self.followed.load(Ordering::Acquire)
     }
 
     fn now_secs(&self) -> i64 {

@@ -229,11 +229,12 @@ impl ChainService {
     /// Tip and headers out of our own header chain.
     fn headers(&self, request: &Request) -> Result<Answer, Refusal> {
         request.check()?;
-        let own = self.inner.followed.as_ref().ok_or(Refusal::NotServed)?.headers();
+        let followed = self.inner.followed.as_ref().ok_or(Refusal::NotServed)?;
+        let own = followed.headers();
         let chain = own.chain();
         let tip = own.tip();
-        // Who has not begun to follow has nothing to tell.
-        if tip.height <= chain.base_height() && chain.base_height() > 0 {
+        // Who has not begun to follow has nothing to tell: that a chain ends where it begins would be taken for news of it.
+        if tip.height <= chain.base_height() && !followed.is_followed() {
             return Err(Refusal::NotServed);
         }
         match request {

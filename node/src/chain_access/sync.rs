@@ -18,6 +18,7 @@ where
 {
     let tip = check::tip(&ask(Request::Tip).await?)?;
     if headers.knows(&tip) {
+        headers.set_followed();
         return Ok(());
     }
     // Until this ends, the claim is what the progress is shown against.
@@ -39,6 +40,7 @@ where
             tracing::info!(depth, fork = reorg.fork_height, height = tip.height, "the chain was reorganised");
         }
         if !taken.more {
+            headers.set_followed();
             return Ok(());
         }
     }

@@ -1,22 +1,25 @@
 //! Channels: orders that are paid while they come, two transactions for all of them, and every satoshi accounted for.
 
+use std::time::Duration;
+
 use sensora_chain::sources::dev::TxStatus;
 use sensora_chain::{Network, Satoshis};
 use sensora_node::buyer::{BuyError, Progress, SubscribeRequest};
+use sensora_node::net::{PeerId, peer_id_from_public_key};
 use sensora_node::store::channels as records;
-use sensora_node::supervisor::Node;
+use sensora_node::supervisor::{ChainRole, Node};
 use sensora_protocol::ChannelId;
 use sensora_protocol::anchor::Standing;
 use sensora_protocol::market::channel::buyer::BuyerChannelState;
 use sensora_protocol::market::channel::offer::{ChannelLimits, ChannelOffer, ChannelOfferError};
-use sensora_protocol::market::message::LiveFrom;
+use sensora_protocol::market::message::{Answer, LiveFrom, Request, Response};
 use sensora_protocol::market::offer::{BuyerLimits, OfferError, Range};
 use sensora_protocol::market::price::Metered;
 use sensora_protocol::market::refusal::Refusal;
 
 use crate::chain_access::http::{Fake, Mood};
 use crate::disk::Disk;
-use crate::world::{PATIENCE, Place, World, agent, fund, options, sim, until};
+use crate::world::{PATIENCE, Place, World, address, agent, fund, identity, options, sim, until};
 
 const VALUE: u64 = 20_000;
 /// Blocks until the refund height.
@@ -24,6 +27,10 @@ const BLOCKS: u32 = 80;
 
 fn sat(amount: u64) -> Satoshis {
     Satoshis::from_sat(amount)
+}
+
+fn peer_id(seed: u8) -> PeerId {
+    peer_id_from_public_key(&identity(seed).public().to_bytes()).unwrap()
 }
 
 fn limits() -> ChannelLimits {
@@ -40,8 +47,6 @@ fn total(node: &Node) -> u64 {
 
 async fn open(world: &World, value: u64) -> ChannelId {
     world.stream().await;
-    // An offer made before the seller has its headers would be over before it begins.
-    mine(world, 0).await;
     let seller = *world.agent.identity().public();
     world.buyer.buyer().open_channel(&seller, sat(value), BLOCKS, limits()).await.unwrap()
 }
@@ -353,6 +358,52 @@ async fn a_buyer_whose_headers_are_behind_opens_a_channel_for_as_long_as_it_may(
     let offer = record.offer.clone().verify::<ChannelOffer>(Network::Regtest).unwrap();
     assert_eq!(offer.value().refund_height.get(), tip.height + BLOCKS);
     world.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_seller_that_knows_no_tip_yet_offers_no_channel_that_is_over_before_it_begins() {
+    // Two that only know one another: neither has a chain, and neither takes that of the other for one.
+    let mut config = options(2, &Place::Memory);
+    let (home, later) = (config.listen.clone(), address());
+    config.bootstrap = vec![later.clone().with_p2p(peer_id(1)).unwrap()];
+    config.agent = Some(agent(vec![sim(1)]));
+    let seller = Node::start(config).await.unwrap();
+    let mut config = options(3, &Place::Memory);
+    config.bootstrap = vec![home[0].clone().with_p2p(peer_id(2)).unwrap()];
+    let buyer = Node::start(config).await.unwrap();
+    let question = Request::QuoteChannel { value: sat(VALUE), blocks: BLOCKS };
+    let ask = async || buyer.buyer().ask(seller.identity().public(), &question).await;
+    let refused = ask().await.unwrap();
+    assert!(matches!(refused, Response::Refused(Refusal::Busy { .. })), "{refused:?}");
+
+    // The chain comes, and is long.
+    let mut config = options(1, &Place::Memory);
+    config.listen = vec![later];
+    config.chain = ChainRole::DevChain { path: None, block_interval: Duration::from_secs(3600) };
+    let chain = Node::start(config).await.unwrap();
+    for _ in 0..2 * BLOCKS {
+        chain.chain().mine().await.unwrap();
+    }
+    let tip = chain.chain().headers().tip().height;
+    until("an offer that counts from the tip", || async {
+        drop(seller.chain().refresh().await);
+        match ask().await.unwrap() {
+            Response::Ok(Answer::ChannelOffer(offer)) => {
+                let by = seller.identity().public();
+                let offer = offer.verify_by::<ChannelOffer>(Network::Regtest, by).unwrap();
+                // While it still catches up it counts from where it is.
+                (offer.value().refund_height.get() == tip + BLOCKS).then_some(())
+            }
+            other => {
+                assert!(matches!(other, Response::Refused(Refusal::Busy { .. })), "{other:?}");
+                None
+            }
+        }
+    })
+    .await;
+    for node in [&buyer, &seller, &chain] {
+        node.shutdown().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
