@@ -332,10 +332,12 @@ impl WalletHandle {
         self.read(Wallet::conflicted)
     }
 
-    /// Whether a transaction of ours does not stand, and what spends its coins instead is at least `depth` blocks below `tip_height`.
+    /// Whether a transaction of ours can never be taken any more: what spends its coins instead is at least `depth` blocks deep in our best chain.
+    /// One that the wallet does not know any more is: it forgets none before.
     #[must_use]
-    pub fn is_outdone(&self, txid: &Txid, depth: u32, tip_height: u32) -> bool {
-        self.read(|wallet| wallet.is_outdone(txid, depth, tip_height))
+    pub fn is_outdone(&self, txid: &Txid, depth: u32) -> bool {
+        let headers = self.inner.chain.headers();
+        self.read(|wallet| wallet.status(txid).is_none() || wallet.is_outdone(txid, depth, &headers))
     }
 
     /// Where one of the wallet's transactions stands.

@@ -4,8 +4,9 @@ use std::collections::{BTreeSet, VecDeque};
 
 use super::history::Status;
 use super::ledger::Record;
-use super::{Wallet, WalletError, selection};
+use super::{Wallet, WalletError, is_stale, selection};
 use crate::fee::FeeRate;
+use crate::header::HeaderView;
 use crate::{OutPoint, Satoshis, Txid};
 
 /// Blocks after which a transaction that the network has should have been mined: an hour on average. Whoever pays the rate that miners ask for
@@ -103,10 +104,15 @@ impl Wallet {
     }
 
     /// Whether a transaction of ours does not stand, and what spends one of its coins instead is at least `depth` blocks deep: a reorganisation of
-    /// fewer does not bring it back.
-    pub fn is_outdone(&self, txid: &Txid, depth: u32, tip_height: u32) -> bool {
-        let deep = |height: u32| {
-            tip_height.checked_sub(height).is_some_and(|above| above.saturating_add(1) >= depth)
+    /// fewer does not bring it back. A block counts only while it is one of these headers: the wallet may not know yet that they were replaced.
+    pub fn is_outdone(&self, txid: &Txid, depth: u32, headers: &impl HeaderView) -> bool {
+        let is_deep = |rival: &Txid, record: &Record| {
+            let Status::Mined { height } = record.status else { return false };
+            let above = headers.tip_height().checked_sub(height);
+            // The proof of what is buried far deeper is not kept.
+            let root = self.ledger.index.proofs.get(&(height, *rival));
+            above.is_some_and(|above| above.saturating_add(1) >= depth)
+                && root.is_none_or(|root| !is_stale(height, root, headers))
         };
         // What builds on one that is outdone is outdone with it.
         let (mut queue, mut seen) = (vec![*txid], BTreeSet::from([*txid]));
@@ -116,10 +122,7 @@ impl Wallet {
             };
             // Its body is forgotten only once what outdid it is buried.
             let outdone = record.tx.is_none()
-                || self
-                    .ledger
-                    .rivals(&txid)
-                    .any(|(_, rival)| matches!(rival.status, Status::Mined { height } if deep(height)));
+                || self.ledger.rivals(&txid).any(|(rival, record)| is_deep(rival, record));
             if outdone {
                 return true;
             }

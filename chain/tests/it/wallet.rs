@@ -306,22 +306,34 @@ fn of_a_payment_that_was_taken_back_and_one_that_excludes_it_only_one_is_ever_ta
     let spent = wallet.build(&root(), PaymentSpec { spends: vec![change], ..spec(1_000) }, NOW);
     assert_eq!(spent, Err(WalletError::NotSpendable(change)));
 
+    let deeper = |blocks: &mut Blocks, more: u8| {
+        for block in 0..more {
+            blocks.mine(Txid([0xb0 + block; 32]));
+        }
+    };
     // The second and all that it rests on may be mined …
     let mut paid = wallet.clone();
-    let height = {
+    {
+        let mut blocks = blocks.clone();
         let path = blocks.mine(reclaim.txid);
         let height = path.block_height();
         paid.mark_mined(&reclaim.txid, path, &blocks).unwrap();
-        height
-    };
-    assert!(!paid.is_outdone(&first.txid, 6, height + 4) && paid.is_outdone(&first.txid, 6, height + 5));
+        deeper(&mut blocks, 4);
+        assert!(!paid.is_outdone(&first.txid, 6, &blocks));
+        deeper(&mut blocks, 1);
+        assert!(paid.is_outdone(&first.txid, 6, &blocks));
+        // A reorganisation that the wallet has not been told of has replaced all of them, with one more.
+        blocks.0[height as usize] = first.txid;
+        deeper(&mut blocks, 1);
+        assert!(!paid.is_outdone(&first.txid, 6, &blocks), "what took its place is in no block any more");
+    }
     // … or the first, and then none of them.
     let path = blocks.mine(first.txid);
-    let height = path.block_height();
     wallet.mark_mined(&first.txid, path, &blocks).unwrap();
+    deeper(&mut blocks, 5);
     for dead in [&reclaim, &on, &second] {
         assert!(wallet.status(&dead.txid).is_some_and(Status::is_dead), "{:?}", wallet.status(&dead.txid));
-        assert!(wallet.is_outdone(&dead.txid, 6, height + 5), "what builds on the dead is dead");
+        assert!(wallet.is_outdone(&dead.txid, 6, &blocks), "what builds on the dead is dead");
     }
     wallet.audit().unwrap();
 }

@@ -477,8 +477,12 @@ impl Seller {
     }
 
     /// Until cancelled: brings payments to the network that it has not answered, from before a restart too, and forgets orders
-    /// that have been answered for long enough.
+    /// that have been answered for long enough. Streams give way where there are too many.
     pub async fn run(self, cancel: CancellationToken) {
+        tokio::join!(self.run_orders(&cancel), self.inner.room.run(&cancel));
+    }
+
+    async fn run_orders(&self, cancel: &CancellationToken) {
         loop {
             if cancel.run_until_cancelled(self.settle_admitted()).await.is_none() {
                 return;

@@ -35,6 +35,14 @@ impl Buyer {
         let mut waits = 0;
         let mut bad_deliveries = 0;
         while let Some(action) = purchase.resume() {
+            let action = match action {
+                PurchaseAction::Send(request) if matches!(*request, Request::Purchase(_)) => {
+                    self.prove_payment(&mut purchase)?;
+                    let Some(action) = purchase.resume() else { break };
+                    action
+                }
+                action => action,
+            };
             let request = match action {
                 PurchaseAction::Send(request) => request,
                 PurchaseAction::TakeBack(txid) => {

@@ -191,6 +191,7 @@ impl Buyer {
                 self.go_on_with(&open, &mut |_| {}).await?;
                 continue;
             }
+            self.none_may_return(stream, first, u64::MAX)?;
             let terms = offer.value();
             let kept = self.inner.store.read(|tx| bought::last_before(tx, stream, first))?;
             let gap = kept.filter(|end| *end < first).map(|end| (end, first));

@@ -4,59 +4,110 @@
 //! turn a block round. Such an order is kept in view until what outdid its payment is [`SETTLED`] blocks deep (I6). The same readings are ordered anew
 //! meanwhile only with a payment that excludes the old one, so that nobody is charged twice.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use sensora_chain::header::HeaderView as _;
-use sensora_chain::wallet::Wallet;
+use sensora_chain::wallet::{Status, Wallet};
 use sensora_chain::{OutPoint, Txid};
-use sensora_protocol::StreamId;
 use sensora_protocol::market::key_release::coin::SETTLED;
 use sensora_protocol::market::purchase::{Purchase, PurchaseEvent};
+use sensora_protocol::{OrderId, StreamId};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::{BuyError, Buyer, BuyerParts};
+use super::{BuyError, Buyer};
+use crate::pace::Pace;
 use crate::store::orders;
 
 /// How often the orders are looked at when no new block is announced.
-const LOOK_EVERY: Duration = Duration::from_secs(30);
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// Most sellers that are asked at a time: one that keeps us waiting holds up no other.
+const MAX_ASKED: usize = 8;
+
+/// The sellers that are asked for what they were paid for, and when they were asked last.
+#[derive(Default)]
+struct Asking {
+    tasks: JoinSet<(OrderId, Result<(), BuyError>)>,
+    orders: BTreeSet<OrderId>,
+    pace: Pace<OrderId>,
+}
+
+impl Asking {
+    fn begin(&mut self, buyer: &Buyer, orders: &[OrderId]) {
+        self.pace.keep(|order| orders.contains(order));
+        for order in orders {
+            if self.orders.len() >= MAX_ASKED {
+                return;
+            }
+            if self.pace.is_due(order) && self.orders.insert(*order) {
+                self.pace.tries(order);
+                let (buyer, order) = (buyer.clone(), *order);
+                self.tasks.spawn(async move { (order, buyer.drive(&order, &mut |_| {}).await.map(|_| ())) });
+            }
+        }
+    }
+
+    /// Comes back when one has ended; never where none is asked.
+    async fn next(&mut self) {
+        match self.tasks.join_next().await {
+            Some(Ok((order, asked))) => {
+                self.orders.remove(&order);
+                if let Err(error) = asked {
+                    tracing::warn!(%order, %error, "a payment that had been taken back is not settled; its seller is asked again later");
+                }
+            }
+            Some(Err(error)) => tracing::error!(%error, "asking a seller has ended early"),
+            None => {
+                self.orders.clear();
+                std::future::pending().await
+            }
+        }
+    }
+}
 
 impl Buyer {
     /// Until cancelled: looks with each block whether coins that were taken back are back for good. Where the payment was mined after all, its seller
-    /// is asked for what it was paid for.
+    /// is asked for what it was paid for, until the order is over.
     pub async fn run_taken_back(self, cancel: CancellationToken) {
-        let mut tips = self.inner.chain.tip_watch();
+        let (mut tips, mut asking) = (self.inner.chain.tip_watch(), Asking::default());
         loop {
-            if cancel.run_until_cancelled(self.look_at_taken_back()).await.is_none() {
-                return;
-            }
+            asking.begin(&self, &self.look_at_taken_back());
             tokio::select! {
                 () = cancel.cancelled() => return,
                 changed = tips.changed() => if changed.is_err() { return },
+                () = asking.next() => {}
                 () = tokio::time::sleep(LOOK_EVERY) => {}
             }
         }
     }
 
-    /// Looks at all orders whose coins were taken back once, and does what follows.
-    pub async fn look_at_taken_back(&self) {
+    /// Looks at all orders whose coins were taken back once, stores what follows, and says whose sellers are to be asked. Those that somebody works on
+    /// are looked at by whoever does.
+    pub fn look_at_taken_back(&self) -> Vec<OrderId> {
         let open = match self.inner.store.read(orders::open_purchases) {
             Ok(open) => open,
             Err(error) => {
                 tracing::error!(%error, "the orders cannot be read");
-                return;
+                return Vec::new();
             }
         };
-        for purchase in open.into_iter().filter(Purchase::may_return) {
+        let mut to_ask = Vec::new();
+        for purchase in open.into_iter().filter(|purchase| purchase.may_return() || purchase.is_asked_for()) {
             let order = purchase.id;
-            let asked = match self.look_back_at(purchase).await {
-                Ok(purchase) if purchase.state.is_final() => continue,
-                Ok(_) => self.drive(&order, &mut |_| {}).await.map(|_| ()),
-                Err(error) => Err(error),
-            };
-            if let Err(error) = asked {
-                tracing::warn!(%order, %error, "a payment that had been taken back is not settled");
+            let Some(_turn) = self.turns.try_take(&order) else { continue };
+            let looked = self.purchase(&order).and_then(|mut purchase| {
+                self.look_back(&mut purchase)?;
+                Ok(purchase)
+            });
+            match looked {
+                Ok(purchase) if purchase.is_asked_for() => to_ask.push(order),
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::warn!(%order, %error, "what has become of a payment that was taken back is not stored");
+                }
             }
         }
+        to_ask
     }
 
     /// As [`Buyer::look_back`], with what is stored when it is this task's turn.
@@ -67,21 +118,48 @@ impl Buyer {
         Ok(purchase)
     }
 
-    /// Whether the coins of an order that were taken back are back for good, or lost to its payment after all. Whoever calls has the order's turn.
+    /// Whether the coins of an order that were taken back are back for good, or lost to its payment after all, or back once more. Whoever calls has
+    /// the order's turn.
     pub(super) fn look_back(&self, purchase: &mut Purchase) -> Result<(), BuyError> {
-        let BuyerParts { wallet, chain, .. } = &*self.inner;
+        let wallet = &self.inner.wallet;
         let (order, payment) = (purchase.id, purchase.payment.as_ref().map(|payment| payment.txid));
-        let Some(txid) = payment.filter(|_| purchase.may_return()) else { return Ok(()) };
-        let event = match wallet.status(&txid) {
+        let Some(txid) = payment else { return Ok(()) };
+        let status = wallet.status(&txid);
+        if purchase.may_be_back() && status.as_ref().is_some_and(Status::is_dead) {
+            tracing::warn!(%order, %txid, "what takes the coins of a payment back has outdone it once more");
+            self.follow(purchase, PurchaseEvent::TakenBack)?;
+        }
+        if !purchase.may_return() {
+            return Ok(());
+        }
+        let event = match status {
             Some(status) if status.is_settled() => {
                 tracing::warn!(%order, %txid, "the network has a payment whose coins had been taken back");
                 PurchaseEvent::NotTakenBack
             }
-            Some(_) if !wallet.is_outdone(&txid, SETTLED, chain.headers().tip_height()) => return Ok(()),
-            // The wallet forgets a payment only after what outdid it is buried.
-            Some(_) | None => PurchaseEvent::Outdone,
+            _ if wallet.is_outdone(&txid, SETTLED) => PurchaseEvent::Outdone,
+            _ => return Ok(()),
         };
         self.follow(purchase, event)
+    }
+
+    /// Gives a purchase its payment with the Merkle path, where it is in a block and the seller has not answered: proven so, it is taken whatever the seller
+    /// had said to it.
+    pub(super) fn prove_payment(&self, purchase: &mut Purchase) -> Result<(), BuyError> {
+        let wallet = &self.inner.wallet;
+        let Some(payment) = &purchase.payment else { return Ok(()) };
+        if !matches!(wallet.status(&payment.txid), Some(Status::Mined { .. })) {
+            return Ok(());
+        }
+        // What is buried is archived, with all that a seller needs of it: what was stored goes out.
+        match wallet.beef_for(&payment.txid) {
+            Ok(beef) if beef != payment.beef => self.follow(purchase, PurchaseEvent::Mined(beef)),
+            Ok(_) => Ok(()),
+            Err(error) => {
+                tracing::debug!(order = %purchase.id, %error, "a payment is not proven to its seller");
+                Ok(())
+            }
+        }
     }
 
     /// Orders for readings of `[first, end)` whose coins are back, and may still be lost to the payment.
@@ -108,12 +186,11 @@ impl Buyer {
     /// # Errors
     /// [`BuyError::MayReturn`].
     pub(super) fn none_may_return(&self, stream: &StreamId, first: u64, end: u64) -> Result<(), BuyError> {
-        let (wallet, tip) = (&self.inner.wallet, self.inner.chain.headers().tip_height());
-        let returns = |txid: &Txid| !wallet.is_outdone(txid, SETTLED, tip);
+        let wallet = &self.inner.wallet;
         let held = self.may_return(stream, first, end)?;
         let mut held =
             held.iter().filter_map(|purchase| Some((purchase.id, purchase.payment.as_ref()?.txid)));
-        match held.find(|(_, txid)| returns(txid)) {
+        match held.find(|(_, txid)| !wallet.is_outdone(txid, SETTLED)) {
             Some((order, _)) => Err(BuyError::MayReturn { order }),
             None => Ok(()),
         }
@@ -130,11 +207,13 @@ impl Buyer {
         first: u64,
         end: u64,
     ) -> Result<Vec<OutPoint>, BuyError> {
-        let tip = self.inner.chain.headers().tip_height();
+        let headers = self.inner.chain.headers();
+        let is_outdone =
+            |txid: &Txid| wallet.status(txid).is_none() || wallet.is_outdone(txid, SETTLED, &headers);
         let mut coins = Vec::new();
         for purchase in self.may_return(stream, first, end)? {
             let Some(payment) = &purchase.payment else { continue };
-            if !wallet.is_outdone(&payment.txid, SETTLED, tip) {
+            if !is_outdone(&payment.txid) {
                 let coin = wallet.excluding(&payment.txid);
                 coins.push(coin.ok_or(BuyError::MayReturn { order: purchase.id })?);
             }

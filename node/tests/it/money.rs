@@ -121,6 +121,8 @@ async fn a_refused_payment_that_is_mined_after_all_takes_the_place_of_the_one_af
     let second = buyer.buyer().purchase(&bought.orders[0]).unwrap();
     assert_eq!((bought.paid.as_u64(), used(&buyer)), (100, 100));
 
+    // The seller has forgotten the order, and its offer is long over.
+    double.clock.advance(Duration::from_secs(24 * 3600));
     let now = Clock::system().now_ms();
     chain.mine(now).unwrap();
     chain.reorg(1, now, OnReorg::Forget).unwrap();
@@ -130,7 +132,7 @@ async fn a_refused_payment_that_is_mined_after_all_takes_the_place_of_the_one_af
     bootstrap.chain().mine().await.unwrap();
     until("the first payment to be known as paid", || async {
         drop(buyer.chain().refresh().await);
-        buyer.buyer().look_at_taken_back().await;
+        buyer.buyer().look_at_taken_back();
         matches!(state(&buyer, 0), PurchaseState::Complete { .. }).then_some(())
     })
     .await;
@@ -171,12 +173,12 @@ async fn coins_that_are_back_are_back_for_good_seven_blocks_later() {
             .then_some(())
     })
     .await;
-    buyer.buyer().look_at_taken_back().await;
+    buyer.buyer().look_at_taken_back();
     assert!(buyer.buyer().purchase(&order).unwrap().may_return(), "6 blocks are not 7");
     bootstrap.chain().mine().await.unwrap();
     until("the reclaim to be deep", || async {
         drop(buyer.chain().refresh().await);
-        buyer.buyer().look_at_taken_back().await;
+        buyer.buyer().look_at_taken_back();
         buyer.buyer().purchase(&order).unwrap().is_final().then_some(())
     })
     .await;

@@ -12,11 +12,18 @@
 //!                 │ NotTakenBack         │ NotTakenBack (the seller has the money all the same)
 //!                 ▼                      ▼
 //!              Withheld ── a later Receipt ──▶ Delivering
+//!                 │
+//!                 └─ TakenBack ──▶ TakenBack     what the network has changed once more, and the coins are back
 //!
 //!  Paying ── GiveUp ──▶ GivingUp ── TakenBack ──▶ GivenUp         a seller that stays silent binds no coins for ever
 //!                          │                       │
 //!                          └──── NotTakenBack ─────┴──▶ Paying    the seller has the money: ask on
+//!                                                   ▲           │
+//!                                                   └─ TakenBack ┘
 //! ```
+//!
+//! From `NotTakenBack` on the order is [revived](Purchase::revived): nobody may be waiting for it any more, so the driver asks its seller until it is over.
+//! A payment that is in a block goes to the seller with its Merkle path ([`PurchaseEvent::Mined`]): so proven, it is taken although its offer is over.
 //!
 //! That the network has what takes the coins back is no block: until that is [`SETTLED`] blocks deep a reorganisation may bring the payment back
 //! (I6), and the order is kept in view.
@@ -112,6 +119,9 @@ pub struct Purchase {
     /// Whether the payment can never be taken any more: what spends its coins instead is [`SETTLED`] blocks deep.
     #[serde(default)]
     pub outdone: bool,
+    /// Whether the network had the payment when its coins were to be taken back, or after they were.
+    #[serde(default)]
+    pub revived: bool,
     /// How far it has come.
     pub state: PurchaseState,
 }
@@ -131,6 +141,8 @@ pub enum PurchaseEvent {
     NotTakenBack,
     /// What spends the coins of the payment instead is [`SETTLED`] blocks deep.
     Outdone,
+    /// The payment is in a block: this is it, with its Merkle path, as Atomic BEEF.
+    Mined(Vec<u8>),
 }
 
 /// What the driver is to do, after storing the purchase.
@@ -210,6 +222,7 @@ impl Purchase {
             payment: None,
             agreed_ms: now_ms,
             outdone: false,
+            revived: false,
             state: PurchaseState::Agreed,
         })
     }
@@ -293,10 +306,18 @@ impl Purchase {
             (PurchaseEvent::NotTakenBack, PurchaseState::GivingUp | PurchaseState::GivenUp)
                 if !self.outdone =>
             {
-                self.state = PurchaseState::Paying;
+                (self.state, self.revived) = (PurchaseState::Paying, true);
                 Ok(self.taken().into_iter().chain(self.resume()).collect())
             }
-            (PurchaseEvent::TakenBack, PurchaseState::Refused { refusal }) => {
+            // The network has changed its mind once more.
+            (PurchaseEvent::TakenBack, PurchaseState::Paying) if self.revived => {
+                self.state = PurchaseState::GivenUp;
+                Ok(Vec::new())
+            }
+            (
+                PurchaseEvent::TakenBack,
+                PurchaseState::Refused { refusal } | PurchaseState::Withheld { refusal },
+            ) => {
                 self.state = PurchaseState::TakenBack { refusal };
                 Ok(Vec::new())
             }
@@ -304,12 +325,18 @@ impl Purchase {
                 PurchaseEvent::NotTakenBack,
                 PurchaseState::Refused { refusal } | PurchaseState::TakenBack { refusal },
             ) if !self.outdone => {
-                self.state = PurchaseState::Withheld { refusal };
+                (self.state, self.revived) = (PurchaseState::Withheld { refusal }, true);
                 Ok(self.taken().into_iter().collect())
             }
             (PurchaseEvent::Outdone, PurchaseState::TakenBack { .. } | PurchaseState::GivenUp) => {
                 self.outdone = true;
                 Ok(Vec::new())
+            }
+            (PurchaseEvent::Mined(beef), PurchaseState::Paying | PurchaseState::Withheld { .. }) => {
+                if let Some(payment) = self.payment.as_mut() {
+                    payment.beef = beef;
+                }
+                Ok(self.resume().into_iter().collect())
             }
             (PurchaseEvent::Response(response), state) => self.response(*response, &state, network),
             (
@@ -317,7 +344,8 @@ impl Purchase {
                 | PurchaseEvent::GiveUp
                 | PurchaseEvent::TakenBack
                 | PurchaseEvent::NotTakenBack
-                | PurchaseEvent::Outdone,
+                | PurchaseEvent::Outdone
+                | PurchaseEvent::Mined(_),
                 _,
             ) => Ok(Vec::new()),
         }
@@ -328,6 +356,20 @@ impl Purchase {
     #[must_use]
     pub const fn may_return(&self) -> bool {
         matches!(self.state, PurchaseState::TakenBack { .. } | PurchaseState::GivenUp) && !self.outdone
+    }
+
+    /// Whether the seller is asked for what it was paid for although nobody may be waiting for it.
+    #[must_use]
+    pub fn is_asked_for(&self) -> bool {
+        let is_withheld = matches!(self.state, PurchaseState::Withheld { .. });
+        is_withheld || (self.revived && !self.state.is_final())
+    }
+
+    /// Whether the network was seen to have a payment that was to be taken back, and may turn out not to have it.
+    #[must_use]
+    pub const fn may_be_back(&self) -> bool {
+        matches!(self.state, PurchaseState::Withheld { .. })
+            || (self.revived && matches!(self.state, PurchaseState::Paying))
     }
 
     /// Whether nothing can change any more.

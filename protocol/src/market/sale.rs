@@ -25,7 +25,7 @@ use crate::identity::Identity;
 use crate::market::offer::Offer;
 use crate::market::order::Order;
 use crate::market::payment;
-use crate::market::receipt::Receipt;
+use crate::market::receipt::{HOLD_MS, Receipt};
 use crate::market::refusal::Refusal;
 use crate::statement::{Signed, SignedBytes, StatementError, bytes_or_hex};
 
@@ -148,6 +148,8 @@ impl Sale {
     /// Admits a first purchase request: the offer is ours, for this peer and still holds; the order is of it; the payment pays
     /// the order's key enough and verifies down to block headers. Answers the sale to store and then broadcast.
     ///
+    /// A payment that is proven to be in a block is taken for [`HOLD_MS`] after the end of its offer.
+    ///
     /// # Errors
     /// A [`Refusal`]; nothing is to be stored then.
     pub fn admit<H: HeaderView>(request: PurchaseRequest, at: &Admission<'_, H>) -> Result<Self, Refusal> {
@@ -162,12 +164,18 @@ impl Sale {
         if &terms.buyer != at.peer {
             return Err(Refusal::ForeignOffer { reason: "it was made to another buyer".into() });
         }
-        if terms.expires_ms <= at.now_ms {
-            return Err(Refusal::OfferExpired { expires_ms: terms.expires_ms });
+        let is_over = terms.expires_ms <= at.now_ms;
+        let expired = || Refusal::OfferExpired { expires_ms: terms.expires_ms };
+        if terms.expires_ms.saturating_add(HOLD_MS) <= at.now_ms {
+            return Err(expired());
         }
         let invalid = |reason: String| Refusal::PaymentInvalid { reason };
         let beef = Beef::parse(&request.payment, &BeefLimits::PAYMENT).map_err(|e| invalid(e.to_string()))?;
         let txid = beef.subject().ok_or_else(|| invalid("it holds no transaction".into()))?;
+        // What is in a block is paid, whatever was said of it: whoever refused it, and has forgotten the order, gives what was bought all the same.
+        if is_over && beef.bump_of(&txid).is_none() {
+            return Err(expired());
+        }
         let payment =
             beef.transaction(&txid).ok_or_else(|| invalid("it has no subject transaction".into()))?;
         let script = payment::script_for_seller(order, at.seller.key());
@@ -255,6 +263,28 @@ impl Sale {
     /// Only when the stored record was altered.
     pub fn offer(&self, network: Network) -> Result<Signed<Offer>, StatementError> {
         self.request.offer.clone().verify::<Offer>(network)
+    }
+
+    /// Takes the Merkle path of its payment from a later request, where the network has not answered yet. Says whether the sale has changed.
+    pub fn prove<H: HeaderView>(&mut self, payment: Vec<u8>, headers: &H) -> bool {
+        if self.is_sold() || self.request.payment == payment {
+            return false;
+        }
+        let mut proven = self.clone();
+        proven.request.payment = payment;
+        let is_proven = proven.is_mined(headers);
+        if is_proven {
+            *self = proven;
+        }
+        is_proven
+    }
+
+    /// Whether the payment is proven to be in a block of these headers, so that the network need not be asked.
+    #[must_use]
+    pub fn is_mined<H: HeaderView>(&self, headers: &H) -> bool {
+        Beef::parse(&self.request.payment, &BeefLimits::PAYMENT).is_ok_and(|beef| {
+            beef.bump_of(&self.txid).is_some() && spv::verify(&beef, &self.txid, headers).is_ok()
+        })
     }
 
     /// Whether the readings are owed.

@@ -10,14 +10,14 @@ use sensora_protocol::market::offer::{BuyerLimits, MAX_LIFETIME_MS, Offer, Offer
 use sensora_protocol::market::order::Order;
 use sensora_protocol::market::payment::{self, script_for_buyer, script_for_seller};
 use sensora_protocol::market::price::Price;
-use sensora_protocol::market::receipt::Receipt;
+use sensora_protocol::market::receipt::{HOLD_MS, Receipt};
 use sensora_protocol::market::refusal::Refusal;
 use sensora_protocol::market::sale::{Admission, PurchaseRequest, Sale, SaleAction, SaleEvent, SaleState};
 use sensora_protocol::statement::{SignedBytes, digest};
 use sensora_protocol::stream::checkpoint::Checkpoint;
 use sensora_protocol::{Signed, StreamId};
 
-use crate::world::{NETWORK, NOW_MS, Stream, World, beef, identity, no_headers, sat};
+use crate::world::{Coin, NETWORK, NOW_MS, Stream, World, beef, identity, no_headers, sat};
 
 const RICH: BuyerLimits =
     BuyerLimits { max_price: Satoshis::from_sat(1_000_000), exposure: Satoshis::from_sat(1_000_000) };
@@ -301,6 +301,42 @@ fn a_payment_that_is_none_is_refused() {
     let mut orphan = Beef::new();
     orphan.add(whole, None).unwrap();
     assert!(Beef::to_atomic(&orphan, &good.txid).is_ok_and(|bytes| !invalid(bytes).is_empty()));
+}
+
+/// A seller that has refused a payment, and forgotten the order, is asked again when the payment is in a block after all: long after its offer.
+#[test]
+fn a_payment_in_a_block_is_taken_although_its_offer_is_over() {
+    let mut world = World::new(100);
+    let offer = world.sign(world.offer(10, 20));
+    let order = world.order(&offer, 4);
+    let coin = world.coin(100_000);
+    let paid = world.pay(&coin, order.value(), 30);
+    let transaction = Beef::parse(&paid.beef, &Default::default()).unwrap();
+    let transaction = transaction.transaction(&paid.txid).unwrap().clone();
+    let path = world.chain.mine(&[&transaction]).remove(0);
+    let mined = beef(&Coin { transaction: transaction.clone(), path }, &transaction);
+    let request = |payment: &[u8]| PurchaseRequest {
+        offer: offer.bytes().clone(),
+        order: order.bytes().clone(),
+        payment: payment.to_vec(),
+    };
+    let expires_ms = offer.value().expires_ms;
+    let admit = |payment: &[u8], now_ms| {
+        Sale::admit(request(payment), &Admission { now_ms, ..world.admission() }).map(|sale| sale.paid)
+    };
+    let expired = Err(Refusal::OfferExpired { expires_ms });
+    assert_eq!(admit(&paid.beef, expires_ms), expired);
+    assert_eq!(admit(&mined, expires_ms), Ok(sat(30)));
+    assert_eq!(admit(&mined, expires_ms + HOLD_MS - 1), Ok(sat(30)));
+    assert_eq!(admit(&mined, expires_ms + HOLD_MS), expired, "nobody answers for it any more");
+
+    // One that waits for the network's answer has it.
+    let mut sale = Sale::admit(request(&paid.beef), &world.admission()).unwrap();
+    let (headers, none) = (&world.chain.headers, no_headers());
+    assert!(!sale.is_mined(headers) && !sale.prove(mined.clone(), &none), "a block that is not known");
+    assert!(!sale.prove(world.pay(&coin, order.value(), 31).beef, headers), "another payment");
+    assert!(sale.prove(mined.clone(), headers) && sale.is_mined(headers));
+    assert!(!sale.prove(mined, headers), "it is known");
 }
 
 /// A missing header below the tip never comes: "try again in a moment" would hold the buyer's coin for ever.

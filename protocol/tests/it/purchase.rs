@@ -107,6 +107,7 @@ impl Bought {
             ("taken back", PurchaseEvent::TakenBack),
             ("not taken back", PurchaseEvent::NotTakenBack),
             ("outdone", PurchaseEvent::Outdone),
+            ("mined", PurchaseEvent::Mined(vec![7])),
         ]
     }
 }
@@ -134,6 +135,7 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("agreed", "taken back", "-"),
     ("agreed", "not taken back", "-"),
     ("agreed", "outdone", "-"),
+    ("agreed", "mined", "-"),
     ("agreed", "busy", "agreed: wait 60000"),
     ("agreed", "behind", "agreed: wait 500"),
     ("paying", "paid", "-"),
@@ -147,6 +149,7 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("paying", "taken back", "-"),
     ("paying", "not taken back", "-"),
     ("paying", "outdone", "-"),
+    ("paying", "mined", "paying: purchase"),
     ("delivering", "paid", "-"),
     ("delivering", "paid again", "-"),
     ("delivering", "page", "delivering: keep to 1024, fetch 1024"),
@@ -159,6 +162,7 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("delivering", "taken back", "-"),
     ("delivering", "not taken back", "-"),
     ("delivering", "outdone", "-"),
+    ("delivering", "mined", "-"),
     ("complete", "paid", "-"),
     ("complete", "paid again", "-"),
     ("complete", "busy", "complete: wait 60000"),
@@ -167,6 +171,7 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("complete", "taken back", "-"),
     ("complete", "not taken back", "-"),
     ("complete", "outdone", "-"),
+    ("complete", "mined", "-"),
     ("refused", "paid", "-"),
     ("refused", "paid again", "-"),
     ("refused", "busy", "refused: wait 60000"),
@@ -175,6 +180,7 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("refused", "taken back", "taken back: "),
     ("refused", "not taken back", "withheld: payment taken"),
     ("refused", "outdone", "-"),
+    ("refused", "mined", "-"),
     ("taken back", "paid", "-"),
     ("taken back", "paid again", "-"),
     ("taken back", "busy", "taken back: wait 60000"),
@@ -183,6 +189,7 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("taken back", "taken back", "-"),
     ("taken back", "not taken back", "withheld: payment taken"),
     ("taken back", "outdone", "taken back: "),
+    ("taken back", "mined", "-"),
     ("withheld", "paid", "-"),
     ("withheld", "paid again", "-"),
     ("withheld", "receipt", "delivering: payment taken, fetch 1000"),
@@ -191,9 +198,10 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("withheld", "behind", "withheld: wait 500"),
     ("withheld", "no", "-"),
     ("withheld", "give up", "-"),
-    ("withheld", "taken back", "-"),
+    ("withheld", "taken back", "taken back: "),
     ("withheld", "not taken back", "-"),
     ("withheld", "outdone", "-"),
+    ("withheld", "mined", "withheld: purchase"),
     ("giving up", "paid", "-"),
     ("giving up", "paid again", "-"),
     ("giving up", "busy", "giving up: wait 60000"),
@@ -202,6 +210,7 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("giving up", "taken back", "given up: "),
     ("giving up", "not taken back", "paying: payment taken, purchase"),
     ("giving up", "outdone", "-"),
+    ("giving up", "mined", "-"),
     ("given up", "paid", "-"),
     ("given up", "paid again", "-"),
     ("given up", "busy", "given up: wait 60000"),
@@ -210,6 +219,7 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("given up", "taken back", "-"),
     ("given up", "not taken back", "paying: payment taken, purchase"),
     ("given up", "outdone", "given up: "),
+    ("given up", "mined", "-"),
 ];
 
 #[test]
@@ -257,6 +267,31 @@ fn coins_that_are_back_for_good_are_never_lost_again() {
         let deep = purchase.clone();
         assert_eq!(purchase.handle(PurchaseEvent::NotTakenBack, NETWORK), Ok(Vec::new()));
         assert_eq!(purchase, deep);
+    }
+}
+
+#[test]
+fn a_payment_goes_back_and_forth_as_often_as_the_network_changes_its_mind() {
+    let bought = bought();
+    let refusal = Refusal::OfferExpired { expires_ms: 1 };
+    for (back, lost) in [
+        (PurchaseState::TakenBack { refusal: refusal.clone() }, PurchaseState::Withheld { refusal }),
+        (PurchaseState::GivenUp, PurchaseState::Paying),
+    ] {
+        let mut purchase = bought.at(back.clone());
+        for _ in 0..3 {
+            assert!(purchase.may_return() && !purchase.is_asked_for() && !purchase.may_be_back());
+            purchase.handle(PurchaseEvent::NotTakenBack, NETWORK).unwrap();
+            assert_eq!(purchase.state, lost);
+            assert!(purchase.is_asked_for() && purchase.may_be_back() && !purchase.is_final());
+            purchase.handle(PurchaseEvent::TakenBack, NETWORK).unwrap();
+            assert_eq!(purchase.state, back);
+        }
+        // Once the seller is asked with the path, it is not asked without it again.
+        purchase.handle(PurchaseEvent::NotTakenBack, NETWORK).unwrap();
+        purchase.handle(PurchaseEvent::Mined(vec![7]), NETWORK).unwrap();
+        let Some(PurchaseAction::Send(request)) = purchase.resume() else { panic!() };
+        assert!(matches!(*request, Request::Purchase(request) if request.payment == [7]));
     }
 }
 

@@ -79,7 +79,10 @@ impl Seller {
     fn admit(&self, peer: &PublicKey, id: &OrderId, request: PurchaseRequest) -> Result<Sale, Refusal> {
         let SellerParts { chain, store, identity, network, clock, home, .. } = &self.inner.parts;
         let stored = store.read(|tx| orders::sale(tx, id)).map_err(|error| storage(error.into()))?;
-        if let Some(sale) = stored {
+        if let Some(mut sale) = stored {
+            if sale.prove(request.payment, &chain.headers()) {
+                store.write(|tx| orders::put_sale(tx, &sale)).map_err(|error| storage(error.into()))?;
+            }
             return Ok(sale);
         }
         if is_full(home.as_deref()) {
@@ -112,7 +115,13 @@ impl Seller {
             return Settled { answer: Ok(receipt), holds_for_all: false };
         }
         let (order, mut holds_for_all) = (sale.order, false);
-        let event = match self.inner.parts.chain.broadcast(&sale.request.payment).await {
+        let chain = &self.inner.parts.chain;
+        // Whoever would refuse what is in a block has nothing to say about it.
+        let taken = match sale.is_mined(&chain.headers()) {
+            true => Ok(()),
+            false => chain.broadcast(&sale.request.payment).await,
+        };
+        let event = match taken {
             Ok(()) => SaleEvent::Accepted,
             Err(BroadcastError::Rejected { double_spent, reason, .. }) => {
                 SaleEvent::Rejected { double_spent, reason }
@@ -141,6 +150,7 @@ impl Seller {
             NotBooked::Refused(refusal) => refusal,
             NotBooked::Conflict(other) => {
                 tracing::warn!(%order, %other, "a payment is not booked as long as another one stands that spends the same");
+                self.inner.admitted.waits(&order);
                 Refusal::ChainUnavailable
             }
         });

@@ -198,14 +198,13 @@ impl Seller {
         stream: (&mut DeliverySender, &mut DeliveryReceiver),
         (place, cancel): (Place, &CancellationToken),
     ) -> Result<(), Ended> {
-        let (supplies, place) = (&self.inner.supplies, Arc::new(place));
-        let running = supplies.running.begin(id, cancel.child_token(), Some(place.clone()));
+        let supplies = &self.inner.supplies;
+        let running = supplies.running.begin(id, cancel.child_token(), Some(Arc::new(place)));
         let mine = running.clone();
         let guard = running.served.lock().await;
         let outcome = match running.cancel.is_cancelled() {
             true => Err(Ended::Gone),
             false if begin.offer.is_reads() => {
-                place.make_room();
                 let served = self.serve_reads(buyer, id, begin, stream, &running).await;
                 if served.is_err() {
                     self.note_stored(&buyer, id).await;
@@ -214,7 +213,6 @@ impl Seller {
             }
             false => match self.blocking(move |seller| seller.session(buyer, id, &begin, mine)).await {
                 Ok(mut session) => {
-                    place.make_room();
                     let served = session.serve(stream, &running).await;
                     if served.is_err() {
                         self.note_stored(&buyer, id).await;

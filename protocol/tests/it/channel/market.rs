@@ -234,6 +234,14 @@ impl Market {
         self.follow_seller(actions);
     }
 
+    /// The seller's owner wants something; that it cannot be done is said to nobody else.
+    fn owner_asks(&mut self, wish: SellerChannelEvent) {
+        let Some(channel) = self.seller.channel.as_mut() else { return };
+        let mut actions = channel.handle(wish, &self.world.seller, NETWORK).unwrap();
+        actions.retain(|action| !matches!(action, SellerChannelAction::Refuse(_)));
+        self.follow_seller(actions);
+    }
+
     pub(crate) fn report(&self, orders: &[OrderId]) -> ChannelReport {
         let channel = self.seller.channel.as_ref().unwrap();
         let paid = |order| self.seller.receipts.get(order).copied().unwrap_or(channel.earning.paid_by(order));
@@ -502,6 +510,9 @@ impl Market {
                 self.seller_event(SellerChannelEvent::Spent { transaction: Box::new(tx), height });
             }
             self.seller_event(SellerChannelEvent::Tip(tip));
+            // What its owner wants ended is not open for longer than its last orders may take.
+            let ends = self.seller.channel.as_ref().is_some_and(|channel| channel.has_ended(tip));
+            assert!(!ends, "open at {tip}, and was to end");
         }
     }
 
@@ -566,6 +577,8 @@ impl Market {
             15 if pick == 5 => self.begin_again(),
             15 if pick == 3 => self.buyer_event(BuyerChannelEvent::CloseAsked),
             16 if pick == 3 => self.seller_event(SellerChannelEvent::CloseAsked(None)),
+            16 if pick == 4 => self.owner_asks(SellerChannelEvent::EndAsked(self.chain.tip())),
+            16 if pick == 5 => self.owner_asks(SellerChannelEvent::EndOrder(self.order)),
             16 if pick > 6 => self.end_order(pick as u64 - 7),
             17 if pick == 3 => self.buyer_event(BuyerChannelEvent::GiveUp),
             18 => self.backups = (self.buyer.clone(), self.seller.clone()),

@@ -165,7 +165,6 @@ impl Seller {
             beginning.await
         };
         let (sale, terms) = begun?;
-        place.make_room();
         self.carry_out_release(id, sale.begin(next, &terms), None).await?;
         loop {
             tokio::select! {
