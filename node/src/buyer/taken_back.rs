@@ -59,7 +59,7 @@ impl Asking {
             Some(Err(error)) => tracing::error!(%error, "asking a seller has ended early"),
             None => {
                 self.orders.clear();
-                std::future::pending().await
+                std::future::pending::<()>().await;
             }
         }
     }
