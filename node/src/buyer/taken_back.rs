@@ -151,7 +151,6 @@ impl Buyer {
         if !matches!(wallet.status(&payment.txid), Some(Status::Mined { .. })) {
             return Ok(());
         }
-        // What is buried is archived, with all that a seller needs of it: what was stored goes out.
         match wallet.beef_for(&payment.txid) {
             Ok(beef) if beef != payment.beef => self.follow(purchase, PurchaseEvent::Mined(beef)),
             Ok(_) => Ok(()),
