@@ -4,7 +4,7 @@
 //! turn a block round. Such an order is kept in view until what outdid its payment is [`SETTLED`] blocks deep (I6). The same readings are ordered anew
 //! meanwhile only with a payment that excludes the old one, so that nobody is charged twice.
 
-use std::collections::BTreeSet;
+use std::collections::HashMap;
 use std::time::Duration;
 
 use sensora_chain::wallet::{Status, Wallet};
@@ -12,7 +12,7 @@ use sensora_chain::{OutPoint, Txid};
 use sensora_protocol::market::key_release::coin::SETTLED;
 use sensora_protocol::market::purchase::{Purchase, PurchaseEvent};
 use sensora_protocol::{OrderId, StreamId};
-use tokio::task::JoinSet;
+use tokio::task::{self, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::{BuyError, Buyer};
@@ -27,8 +27,8 @@ const MAX_ASKED: usize = 8;
 /// The sellers that are asked for what they were paid for, and when they were asked last.
 #[derive(Default)]
 struct Asking {
-    tasks: JoinSet<(OrderId, Result<(), BuyError>)>,
-    orders: BTreeSet<OrderId>,
+    tasks: JoinSet<Result<(), BuyError>>,
+    orders: HashMap<task::Id, OrderId>,
     pace: Pace<OrderId>,
 }
 
@@ -39,28 +39,27 @@ impl Asking {
             if self.orders.len() >= MAX_ASKED {
                 return;
             }
-            if self.pace.is_due(order) && self.orders.insert(*order) {
+            let is_asked = self.orders.values().any(|asked| asked == order);
+            if !is_asked && self.pace.is_due(order) {
                 self.pace.tries(order);
                 let (buyer, order) = (buyer.clone(), *order);
-                self.tasks.spawn(async move { (order, buyer.drive(&order, &mut |_| {}).await.map(|_| ())) });
+                let asking = self.tasks.spawn(async move { buyer.drive(&order, &mut |_| {}).await.map(|_| ()) });
+                self.orders.insert(asking.id(), order);
             }
         }
     }
 
     /// Comes back when one has ended; never where none is asked.
     async fn next(&mut self) {
-        match self.tasks.join_next().await {
-            Some(Ok((order, asked))) => {
-                self.orders.remove(&order);
-                if let Err(error) = asked {
-                    tracing::warn!(%order, %error, "a payment that had been taken back is not settled; its seller is asked again later");
-                }
+        let Some(ended) = self.tasks.join_next_with_id().await else { return std::future::pending().await };
+        let task = ended.as_ref().map_or_else(task::JoinError::id, |(task, _)| *task);
+        let Some(order) = self.orders.remove(&task) else { return };
+        match ended {
+            Ok((_, Ok(()))) => {}
+            Ok((_, Err(error))) => {
+                tracing::warn!(%order, %error, "a payment that had been taken back is not settled; its seller is asked again later");
             }
-            Some(Err(error)) => tracing::error!(%error, "asking a seller has ended early"),
-            None => {
-                self.orders.clear();
-                std::future::pending::<()>().await;
-            }
+            Err(error) => tracing::error!(%order, %error, "asking a seller has ended early"),
         }
     }
 }
@@ -71,7 +70,8 @@ impl Buyer {
     pub async fn run_taken_back(self, cancel: CancellationToken) {
         let (mut tips, mut asking) = (self.inner.chain.tip_watch(), Asking::default());
         loop {
-            asking.begin(&self, &self.look_at_taken_back());
+            let to_ask = self.blocking(|buyer| Ok(buyer.look_at_taken_back())).await;
+            asking.begin(&self, &to_ask.unwrap_or_default());
             tokio::select! {
                 () = cancel.cancelled() => return,
                 changed = tips.changed() => if changed.is_err() { return },
