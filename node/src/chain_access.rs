@@ -172,6 +172,25 @@ impl ChainAccess {
         self.inner.headers.is_followed()
     }
 
+    /// Whether heights can be counted from our tip: somebody's chain was followed to its end since the start, and on the main network the newest
+    /// block is not hours old.
+    #[must_use]
+    pub fn knows_end(&self) -> bool {
+        self.is_followed() && !self.inner.headers.is_stale()
+    }
+
+    /// Comes back when [`ChainAccess::knows_end`].
+    pub async fn end_known(&self) {
+        let (mut followed, mut tips) = (self.inner.headers.followed(), self.tip_watch());
+        while !self.knows_end() {
+            tokio::select! {
+                // We hold what sends on both.
+                _ = followed.changed() => {}
+                _ = tips.changed() => {}
+            }
+        }
+    }
+
     /// Asks every configured service for its tip and its fee rate, and compares the tips with our headers.
     pub async fn check_services(&self) -> Vec<ServiceCheck> {
         match self.as_services() {

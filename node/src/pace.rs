@@ -29,6 +29,11 @@ impl<K: Ord + Copy> Pace<K> {
         self.tried.get(key).is_none_or(|(last, wait)| last.elapsed() >= *wait)
     }
 
+    /// How long ago it was tried last; the longest time there is where it never was.
+    pub(crate) fn since(&self, key: &K) -> Duration {
+        self.tried.get(key).map_or(Duration::MAX, |(last, _)| last.elapsed())
+    }
+
     /// It is tried now.
     pub(crate) fn tries(&mut self, key: &K) {
         let wait = self.tried.get(key).map_or(FIRST_AGAIN, |(_, wait)| wait.saturating_mul(2));
@@ -55,10 +60,11 @@ mod tests {
         let mut pace = Pace::default();
         let key = 1;
         assert!(pace.is_due(&key), "at once after a start");
+        assert_eq!(pace.since(&key), Duration::MAX);
         let mut waits = Vec::new();
         for _ in 0..12 {
             pace.tries(&key);
-            assert!(!pace.is_due(&key));
+            assert!(!pace.is_due(&key) && pace.since(&key) < Duration::MAX);
             waits.push(pace.tried[&key].1);
         }
         assert_eq!(waits[..3], [FIRST_AGAIN, FIRST_AGAIN * 2, FIRST_AGAIN * 4]);

@@ -333,11 +333,36 @@ impl WalletHandle {
     }
 
     /// Whether a transaction of ours can never be taken any more: what spends its coins instead is at least `depth` blocks deep in our best chain.
-    /// One that the wallet does not know any more is: it forgets none before.
-    #[must_use]
-    pub fn is_outdone(&self, txid: &Txid, depth: u32) -> bool {
-        let headers = self.inner.chain.headers();
-        self.read(|wallet| wallet.status(txid).is_none() || wallet.is_outdone(txid, depth, &headers))
+    /// One that the wallet has let go is, unless it was settled then; it lets none go before.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn is_outdone(&self, txid: &Txid, depth: u32) -> Result<bool, StoreError> {
+        self.read(|wallet| self.is_outdone_in(wallet, txid, depth))
+    }
+
+    /// As [`WalletHandle::is_outdone`], as a change of the wallet sees it.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn is_outdone_in(&self, wallet: &Wallet, txid: &Txid, depth: u32) -> Result<bool, StoreError> {
+        if wallet.status(txid).is_some() {
+            return Ok(wallet.is_outdone(txid, depth, &self.inner.chain.headers()));
+        }
+        let archived = self.inner.store.read(|tx| store::wallet::archived_line(tx, txid))?;
+        Ok(archived.is_none_or(|line| !line.status.is_settled()))
+    }
+
+    /// Where one of the wallet's transactions stands, or stood when the wallet let it go.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn last_status(&self, txid: &Txid) -> Result<Option<Status>, StoreError> {
+        let Some(status) = self.status(txid) else {
+            let archived = self.inner.store.read(|tx| store::wallet::archived_line(tx, txid))?;
+            return Ok(archived.map(|line| line.status));
+        };
+        Ok(Some(status))
     }
 
     /// Where one of the wallet's transactions stands.

@@ -50,8 +50,8 @@ use supply::{Credit, Supplies};
 
 /// How often the payments of such orders go out again, and old orders are looked for.
 const SETTLE_EVERY: Duration = Duration::from_secs(5);
-/// How long whoever asks for an offer waits for the node to learn where the chain ends, after its start.
-const FIRST_LOOK: Duration = Duration::from_secs(3);
+/// How long a buyer waits for the node to learn where the chain ends, after its start.
+const FIRST_LOOK: Duration = Duration::from_secs(1);
 /// How often headers are asked for because a payment rests on a block that is not known: whoever says so may be lying.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long an order is kept: as long as it is answered for, and a day for what lay between its admission and its payment.
@@ -86,8 +86,8 @@ struct Inner {
     /// Orders whose payment the network has not answered.
     admitted: Admitted,
     looked: Mutex<Option<Stopwatch>>,
-    /// Held by who looks where the chain ends, the first time after the start.
-    first_look: tokio::sync::Mutex<()>,
+    /// Held by who looks where the chain ends, as long as that is not known.
+    first_look: Arc<tokio::sync::Mutex<()>>,
     /// Orders that were paid since the start.
     sold: AtomicU64,
     /// Deliveries that are paid through channels.
@@ -139,7 +139,7 @@ impl Seller {
         let (sold, supplies) = (AtomicU64::new(0), Supplies::new(parts.credit));
         let (releases, signatures, room) =
             (Releases::default(), reads::Signatures::default(), Arc::<Room>::default());
-        let first_look = tokio::sync::Mutex::default();
+        let first_look = Arc::default();
         let inner = Inner {
             parts,
             terms,
@@ -246,7 +246,8 @@ impl Seller {
     }
 
     async fn quote_channel(&self, peer: &PublicKey, value: Satoshis, blocks: u32) -> Result<Answer, Refusal> {
-        self.knows_tip().await?;
+        self.inner.parts.channels.is_offered(value, blocks)?;
+        self.learn_end().await?;
         let peer = *peer;
         self.blocking(move |seller| {
             let offer = seller.inner.parts.channels.quote(&peer, value, blocks)?;
@@ -255,24 +256,30 @@ impl Seller {
         .await
     }
 
-    /// Refund heights are counted from the tip, and one that was stored before the start may be days old: an offer that lapses too soon, or
-    /// has done so already, helps nobody.
-    async fn knows_tip(&self) -> Result<(), Refusal> {
+    /// Learns where the chain ends, where that is not known. Refund heights are counted from the tip, and one that was stored before the start may be
+    /// days old: an offer may be over before it is made, and what a channel pays with may be the buyer's again.
+    ///
+    /// # Errors
+    /// [`Refusal::Busy`] where nobody says so in time; who looks goes on.
+    async fn learn_end(&self) -> Result<(), Refusal> {
         let chain = &self.inner.parts.chain;
-        if chain.is_followed() {
+        if chain.knows_end() {
             return Ok(());
         }
-        let look = async {
-            let _first = self.inner.first_look.lock().await;
-            if !chain.is_followed()
-                && let Err(error) = chain.refresh().await
-            {
-                tracing::debug!(%error, "nobody says where the chain ends");
-            }
-        };
+        if let Ok(looking) = self.inner.first_look.clone().try_lock_owned()
+            && self.may_look()
+        {
+            let chain = chain.clone();
+            tokio::spawn(async move {
+                let _looking = looking;
+                if let Err(error) = chain.refresh().await {
+                    tracing::debug!(%error, "nobody says where the chain ends");
+                }
+            });
+        }
         // Whoever waits has others to ask.
-        let _in_time = tokio::time::timeout(FIRST_LOOK, look).await;
-        if chain.is_followed() { Ok(()) } else { Err(Refusal::Busy { retry_ms: 1_000 }) }
+        let known = tokio::time::timeout(FIRST_LOOK, chain.end_known()).await;
+        known.map_err(|_| Refusal::Busy { retry_ms: 1_000 })
     }
 
     async fn blocking<T: Send + 'static>(

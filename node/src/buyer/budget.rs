@@ -52,9 +52,11 @@ pub(super) fn settle(
             budget::settle(tx, &purchase.id, Satoshis::ZERO, now_ms)
         }
         // The seller has the money, whatever still comes for it.
-        PurchaseState::Delivering { .. }
-        | PurchaseState::Complete { .. }
-        | PurchaseState::Withheld { .. } => budget::settle(tx, &purchase.id, total, now_ms),
+        PurchaseState::Delivering { .. } | PurchaseState::Complete { .. } => {
+            budget::settle(tx, &purchase.id, total, now_ms)
+        }
+        // As far as is known: the network may change its mind.
+        PurchaseState::Withheld { .. } => budget::withhold(tx, &purchase.id, total, now_ms),
         PurchaseState::Agreed
         | PurchaseState::Paying
         | PurchaseState::Refused { .. }

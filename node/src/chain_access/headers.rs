@@ -1,11 +1,10 @@
 //! The node's own header chain: what every proof is checked against, shared by all and written by the sync alone.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use sensora_chain::BlockHash;
 use sensora_chain::header::{Header, HeaderChain, HeaderError, HeaderView, Tip};
+use sensora_chain::{BlockHash, Network};
 use sensora_protocol::chain_access::Request;
 use sensora_protocol::chain_access::message::Tip as ClaimedTip;
 use sensora_protocol::chain_access::sync::{self, Fault, Taken, Walk};
@@ -14,6 +13,11 @@ use tokio::sync::watch;
 use super::error::HeaderStoreError;
 use super::progress::{Catching, Progress, SyncProgress};
 use crate::clock::Clock;
+
+/// How far below our tip the end of a chain may be that confirms ours: its owner is a few blocks behind.
+const NEAR: u32 = 6;
+/// How old the newest header of the main network is at the most, in seconds: six hours are 36 blocks' time.
+pub(super) const STALE_AFTER_SECS: i64 = 6 * 3600;
 
 /// Where block headers survive a restart. Calls block, and come from a thread that may.
 pub trait HeaderStore: Send + Sync + 'static {
@@ -141,7 +145,7 @@ pub(super) struct Headers {
     published: RwLock<Arc<HeaderChain>>,
     tip: watch::Sender<Tip>,
     progress: Progress,
-    followed: AtomicBool,
+    followed: watch::Sender<bool>,
     /// Held by whoever changes the chain, so that the store sees the changes in their order.
     writer: Mutex<Writer>,
     clock: Clock,
@@ -188,7 +192,7 @@ impl Headers {
             published: RwLock::new(Arc::new(writer.chain.snapshot())),
             tip: watch::Sender::new(tip),
             progress: Progress::new(tip.height),
-            followed: AtomicBool::new(false),
+            followed: watch::Sender::new(false),
             writer: Mutex::new(writer),
             clock,
         })
@@ -219,13 +223,30 @@ impl Headers {
         walk.ask(self.snapshot().chain())
     }
 
-    /// Somebody was followed to the end of its chain.
-    pub(super) fn set_followed(&self) {
-        self.followed.store(true, Ordering::Release);
+    /// Somebody who claims that the chain ends at `claimed` was followed to there. Where that is no block of ours, or far below our tip, it says nothing
+    /// about where the chain ends.
+    pub(super) fn followed_to(&self, claimed: &ClaimedTip) {
+        let headers = self.snapshot();
+        let known = headers.height_of(&claimed.hash);
+        if known.is_some_and(|height| headers.tip_height().saturating_sub(height) <= NEAR) {
+            self.followed.send_if_modified(|followed| !std::mem::replace(followed, true));
+        }
     }
 
     pub(super) fn is_followed(&self) -> bool {
-        self.followed.load(Ordering::Acquire)
+        *self.followed.borrow()
+    }
+
+    pub(super) fn followed(&self) -> watch::Receiver<bool> {
+        self.followed.subscribe()
+    }
+
+    /// Whether the newest header is older than the main network is ever without one. Other networks rest for days.
+    pub(super) fn is_stale(&self) -> bool {
+        let headers = self.snapshot();
+        let chain = headers.chain();
+        let newest = headers.header_at(headers.tip_height()).map_or(0, |header| i64::from(header.time()));
+        chain.network() == Network::Main && self.now_secs().saturating_sub(newest) > STALE_AFTER_SECS
     }
 
     fn now_secs(&self) -> i64 {

@@ -231,11 +231,10 @@ impl ChainService {
         request.check()?;
         let followed = self.inner.followed.as_ref().ok_or(Refusal::NotServed)?;
         let own = followed.headers();
-        let chain = own.chain();
         let tip = own.tip();
-        // Who has not begun to follow has nothing to tell: that a chain ends where it begins would be taken for news of it.
-        if tip.height <= chain.base_height() && !followed.is_followed() {
-            return Err(Refusal::NotServed);
+        // Who has not followed anybody since its start has nothing to tell: what ended there days ago would be taken for news of where the chain ends.
+        if !followed.is_followed() {
+            return Err(Refusal::Unavailable);
         }
         match request {
             Request::Tip => Ok(Answer::Tip(Tip { height: tip.height, hash: tip.hash })),

@@ -18,7 +18,7 @@ where
 {
     let tip = check::tip(&ask(Request::Tip).await?)?;
     if headers.knows(&tip) {
-        headers.set_followed();
+        headers.followed_to(&tip);
         return Ok(());
     }
     // Until this ends, the claim is what the progress is shown against.
@@ -40,7 +40,7 @@ where
             tracing::info!(depth, fork = reorg.fork_height, height = tip.height, "the chain was reorganised");
         }
         if !taken.more {
-            headers.set_followed();
+            headers.followed_to(&tip);
             return Ok(());
         }
     }
@@ -51,12 +51,13 @@ mod tests {
     use std::sync::Mutex;
     use std::time::Instant;
 
-    use sensora_chain::Network;
     use sensora_chain::header::{Header, HeaderChain, HeaderView};
+    use sensora_chain::{BlockHash, Network};
     use sensora_protocol::chain_access::message::Tip;
     use sensora_protocol::chain_access::sync::Fault;
 
     use super::*;
+    use crate::chain_access::headers::STALE_AFTER_SECS;
     use crate::chain_access::progress::SyncProgress;
     use crate::chain_access::{HeaderStore, MemoryHeaderStore};
     use crate::clock::Clock;
@@ -145,6 +146,29 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn who_is_behind_says_nothing_about_where_the_chain_ends() {
+        let theirs = mined(100);
+        let headers = open(Box::new(MemoryHeaderStore::default()), Network::Regtest, 0);
+        // Its headers do not lead to the tip that it claims.
+        let invented = Tip { height: 101, hash: BlockHash([7; 32]) };
+        let short = follow(&headers, async |request| match request {
+            Request::Tip => Ok(Answer::Tip(invented)),
+            request => serve(&theirs, 100, request).await,
+        });
+        short.await.unwrap();
+        assert_eq!(headers.snapshot().tip_height(), 100);
+        assert!(!headers.is_followed());
+        for height in [0, 93] {
+            let tip = Tip { height, hash: theirs.at(height).unwrap().hash() };
+            follow(&headers, async |_| Ok(Answer::Tip(tip))).await.unwrap();
+            assert!(!headers.is_followed(), "a tip {} below ours", 100 - height);
+        }
+        let tip = Tip { height: 94, hash: theirs.at(94).unwrap().hash() };
+        follow(&headers, async |_| Ok(Answer::Tip(tip))).await.unwrap();
+        assert!(headers.is_followed());
+    }
+
+    #[tokio::test]
     async fn the_main_network_is_followed_from_its_checkpoint_by_a_clock_that_is_right() {
         const REAL: &[u8] = include_bytes!("../../../chain/tests/data/main-887501.bin");
         let real = Header::parse_run(REAL).unwrap();
@@ -168,6 +192,8 @@ mod tests {
 
         let right = open(store(), Network::Main, last);
         follow(&right, async |request| serve(&theirs, 888_000, request).await).await.unwrap();
+        assert!(right.is_followed() && !right.is_stale());
+        assert!(open(store(), Network::Main, last + STALE_AFTER_SECS + 1).is_stale());
         let hash = "000000000000000004026d10802cf1132fc67cc7a0c340eb4686869edaf48f38";
         assert_eq!(right.snapshot().tip().hash.to_string(), hash);
         assert_eq!(open(store(), Network::Main, last).snapshot().tip(), right.snapshot().tip());

@@ -25,6 +25,8 @@ const QUARTER_MS: i64 = 15 * 60 * 1000;
 const SUMS: Records = Records { name: "budget_sums" };
 /// What each order that runs has committed, under its id.
 const RUNNING: Records = Records { name: "budget_running" };
+/// What each order has cost whose coins may still come back, as it is counted, under its id.
+const WITHHELD: Records = Records { name: "budget_withheld" };
 /// What orders have lost, under seller and order.
 const LOST: Records = Records { name: "budget_lost" };
 
@@ -35,7 +37,7 @@ struct Sum {
 }
 
 pub(super) fn create(tx: &WriteTransaction) -> Result<(), StoreError> {
-    [SUMS, RUNNING, LOST].iter().try_for_each(|table| table.create(tx))
+    [SUMS, RUNNING, WITHHELD, LOST].iter().try_for_each(|table| table.create(tx))
 }
 
 fn quarter_of(at_ms: i64) -> u64 {
@@ -158,12 +160,42 @@ pub fn settle(
     amount: Satoshis,
     now_ms: i64,
 ) -> Result<(), StoreError> {
+    if let Some(withheld) = WITHHELD.get_in::<Commitment>(tx, order.as_bytes())? {
+        // It counts from when it was paid.
+        recount(tx, &withheld, withheld.at_ms, amount)?;
+        return WITHHELD.remove(tx, order.as_bytes());
+    }
     let Some(running) = RUNNING.get_in::<Commitment>(tx, order.as_bytes())? else { return Ok(()) };
-    change(tx, running.at_ms, &running.seller, |sum| sum.saturating_sub(running.amount))?;
-    // A clock that was set back makes nothing older than it was.
-    let at_ms = running.at_ms.max(now_ms);
-    change(tx, at_ms, &running.seller, |sum| sum.checked_add(amount).unwrap_or(Satoshis::MAX))?;
+    recount(tx, &running, running.at_ms.max(now_ms), amount)?;
     RUNNING.remove(tx, order.as_bytes())
+}
+
+/// As [`settle`], of an order that has cost `amount` and may still give it back: it is settled once more then.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn withhold(
+    tx: &WriteTransaction,
+    order: &OrderId,
+    amount: Satoshis,
+    now_ms: i64,
+) -> Result<(), StoreError> {
+    let Some(running) = RUNNING.get_in::<Commitment>(tx, order.as_bytes())? else { return Ok(()) };
+    let at_ms = running.at_ms.max(now_ms);
+    recount(tx, &running, at_ms, amount)?;
+    RUNNING.remove(tx, order.as_bytes())?;
+    WITHHELD.put(tx, order.as_bytes(), &Commitment { at_ms, amount, ..running })
+}
+
+/// Counts `amount` at `at_ms` in place of what was counted. A clock that was set back makes nothing older than it was: `at_ms` is no earlier.
+fn recount(
+    tx: &WriteTransaction,
+    counted: &Commitment,
+    at_ms: i64,
+    amount: Satoshis,
+) -> Result<(), StoreError> {
+    change(tx, counted.at_ms, &counted.seller, |sum| sum.saturating_sub(counted.amount))?;
+    change(tx, at_ms, &counted.seller, |sum| sum.checked_add(amount).unwrap_or(Satoshis::MAX))
 }
 
 /// Notes what an order has lost: it was paid ahead, and nothing will come for it.
@@ -251,6 +283,31 @@ mod tests {
         try_to(&store, 2, 1, start, 60).unwrap();
         store.write(|tx| settle(tx, &OrderId([2; 32]), Satoshis::ZERO, start)).unwrap();
         try_to(&store, 3, 1, start, 60).unwrap();
+    }
+
+    #[test]
+    fn what_the_network_changes_its_mind_about_is_counted_once_or_not_at_all() {
+        let (store, start) = (store(), 1_700_000_000_000);
+        let (order, price) = (OrderId([1; 32]), Satoshis::from_sat(60));
+        let paid = Commitment { seller: seller(1), at_ms: start, amount: price };
+        let day = |now_ms| store.read(|tx| used(tx, &seller(1), now_ms)).unwrap().day;
+        try_to(&store, 1, 1, start, 60).unwrap();
+        for turn in 0..3 {
+            let at_ms = start + turn * QUARTER_MS;
+            for _ in 0..2 {
+                store.write(|tx| withhold(tx, &order, price, at_ms)).unwrap();
+                assert_eq!(day(at_ms), price, "the seller has it");
+            }
+            for _ in 0..2 {
+                store.write(|tx| settle(tx, &order, Satoshis::ZERO, at_ms)).unwrap();
+                assert_eq!(day(at_ms), Satoshis::ZERO, "it is back");
+            }
+            store.write(|tx| commit_again(tx, &order, &Commitment { at_ms, ..paid })).unwrap();
+        }
+        store.write(|tx| withhold(tx, &order, price, start)).unwrap();
+        store.write(|tx| settle(tx, &order, price, start + DAY_MS / 2)).unwrap();
+        assert_eq!(day(start + DAY_MS / 2), price, "it is delivered");
+        assert_eq!(day(start + DAY_MS + 4 * QUARTER_MS), Satoshis::ZERO, "and counts from when it was paid");
     }
 
     #[test]

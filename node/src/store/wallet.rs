@@ -94,6 +94,14 @@ pub fn archived(tx: &ReadTransaction) -> Result<Vec<HistoryEntry>, StoreError> {
     ARCHIVE.all(tx)
 }
 
+/// The line of a transaction that the wallet has let go.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn archived_line(tx: &ReadTransaction, txid: &Txid) -> Result<Option<HistoryEntry>, StoreError> {
+    ARCHIVE.get(tx, &txid.0)
+}
+
 /// Whether the wallet has had this transaction and let it go, as this change sees it.
 ///
 /// # Errors

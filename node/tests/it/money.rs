@@ -6,12 +6,12 @@ use std::time::Duration;
 use sensora_chain::beef::{Beef, BeefLimits};
 use sensora_chain::merkle_path::MerklePath;
 use sensora_chain::sources::dev::{OnReorg, TxStatus};
-use sensora_chain::wallet::{Status, WalletError};
+use sensora_chain::wallet::{HistoryEntry, Status, WalletError};
 use sensora_chain::{Satoshis, Script, TxOut, Txid};
 use sensora_node::agent::source::RawReading;
 use sensora_node::buyer::{BuyError, BuyRequest, OrderState};
 use sensora_node::clock::Clock;
-use sensora_node::store::orders;
+use sensora_node::store::{orders, wallet};
 use sensora_node::supervisor::{ChainRole, Node};
 use sensora_node::wallet::WalletHandleError;
 use sensora_protocol::ad::PaymentMode;
@@ -24,6 +24,7 @@ use sensora_protocol::market::refusal::Refusal;
 use sensora_protocol::market::sale::PurchaseRequest;
 
 use crate::double::Double;
+use crate::expiry::subscription;
 use crate::world::{
     Place, World, address, agent, bootstrap_mining, fund, limits, options, sim, try_options, until,
 };
@@ -117,6 +118,8 @@ async fn a_refused_payment_that_is_mined_after_all_takes_the_place_of_the_one_af
     // A channel's money excludes nothing.
     let by_channel = buyer.buyer().buy_through_channel(&request, |_| {}).await.unwrap_err();
     assert!(matches!(by_channel, BuyError::MayReturn { order } if order == first), "{by_channel}");
+    let live = buyer.buyer().subscribe(&subscription(&request, 0, 100, 100)).await.map(drop).unwrap_err();
+    assert!(matches!(live, BuyError::MayReturn { order } if order == first), "{live}");
     let bought = buyer.buyer().buy(&request, |_| {}).await.unwrap();
     let second = buyer.buyer().purchase(&bought.orders[0]).unwrap();
     assert_eq!((bought.paid.as_u64(), used(&buyer)), (100, 100));
@@ -132,7 +135,7 @@ async fn a_refused_payment_that_is_mined_after_all_takes_the_place_of_the_one_af
     bootstrap.chain().mine().await.unwrap();
     until("the first payment to be known as paid", || async {
         drop(buyer.chain().refresh().await);
-        buyer.buyer().look_at_taken_back();
+        drop(buyer.buyer().look_at_taken_back());
         matches!(state(&buyer, 0), PurchaseState::Complete { .. }).then_some(())
     })
     .await;
@@ -144,6 +147,29 @@ async fn a_refused_payment_that_is_mined_after_all_takes_the_place_of_the_one_af
     };
     assert_eq!(total(&buyer), 1_000_000 - 100 - fees, "charged once");
     assert_eq!(double.wallet.audit().unwrap().total.as_u64(), 100, "and credited once");
+    close(bootstrap, buyer).await;
+}
+
+/// The wallet keeps a thousand finished lines: what it has let go was settled, or never will be.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_payment_that_the_wallet_has_let_go_as_settled_is_not_outdone() {
+    let (bootstrap, buyer, _double) = stage().await;
+    let (mined, dead, unknown) = (Txid([7; 32]), Txid([8; 32]), Txid([9; 32]));
+    let line = |txid, status| HistoryEntry {
+        txid,
+        label: "buy".into(),
+        delta_sat: -1,
+        fee: None,
+        time_ms: 0,
+        status,
+    };
+    let lines = [line(mined, Status::Mined { height: 1 }), line(dead, Status::Conflicted { by: mined })];
+    buyer.store().write(|tx| wallet::archive(tx, &lines)).unwrap();
+    let wallet = buyer.wallet();
+    let outdone = [mined, dead, unknown].map(|txid| wallet.is_outdone(&txid, 7).unwrap());
+    assert_eq!(outdone, [false, true, true]);
+    let last = [mined, dead, unknown].map(|txid| wallet.last_status(&txid).unwrap());
+    assert_eq!(last, [Some(lines[0].status.clone()), Some(lines[1].status.clone()), None]);
     close(bootstrap, buyer).await;
 }
 
@@ -173,12 +199,12 @@ async fn coins_that_are_back_are_back_for_good_seven_blocks_later() {
             .then_some(())
     })
     .await;
-    buyer.buyer().look_at_taken_back();
+    drop(buyer.buyer().look_at_taken_back());
     assert!(buyer.buyer().purchase(&order).unwrap().may_return(), "6 blocks are not 7");
     bootstrap.chain().mine().await.unwrap();
     until("the reclaim to be deep", || async {
         drop(buyer.chain().refresh().await);
-        buyer.buyer().look_at_taken_back();
+        drop(buyer.buyer().look_at_taken_back());
         buyer.buyer().purchase(&order).unwrap().is_final().then_some(())
     })
     .await;

@@ -23,7 +23,7 @@
 //! ```
 //!
 //! From `NotTakenBack` on the order is [revived](Purchase::revived): nobody may be waiting for it any more, so the driver asks its seller until it is over.
-//! A payment that is in a block goes to the seller with its Merkle path ([`PurchaseEvent::Mined`]): so proven, it is taken although its offer is over.
+//! A payment that is in a block goes to the seller with its Merkle path ([`PurchaseEvent::Proven`]): so proven, it is taken although its offer is over.
 //!
 //! That the network has what takes the coins back is no block: until that is [`SETTLED`] blocks deep a reorganisation may bring the payment back
 //! (I6), and the order is kept in view.
@@ -45,7 +45,7 @@ use crate::market::key_release::coin::SETTLED;
 use crate::market::message::{Answer, Request, Response};
 use crate::market::offer::Offer;
 use crate::market::order::Order;
-use crate::market::receipt::Receipt;
+use crate::market::receipt::{HOLD_MS, Receipt};
 use crate::market::refusal::Refusal;
 use crate::market::sale::PurchaseRequest;
 use crate::statement::{Signed, SignedBytes, StatementError, bytes_or_hex};
@@ -141,8 +141,9 @@ pub enum PurchaseEvent {
     NotTakenBack,
     /// What spends the coins of the payment instead is [`SETTLED`] blocks deep.
     Outdone,
-    /// The payment is in a block: this is it, with its Merkle path, as Atomic BEEF.
-    Mined(Vec<u8>),
+    /// The same payment as it is proven now, as Atomic BEEF: with its Merkle path where it is in a block, with its ancestors where it was in one that was
+    /// replaced.
+    Proven(Vec<u8>),
 }
 
 /// What the driver is to do, after storing the purchase.
@@ -332,7 +333,7 @@ impl Purchase {
                 self.outdone = true;
                 Ok(Vec::new())
             }
-            (PurchaseEvent::Mined(beef), PurchaseState::Paying | PurchaseState::Withheld { .. }) => {
+            (PurchaseEvent::Proven(beef), PurchaseState::Paying | PurchaseState::Withheld { .. }) => {
                 if let Some(payment) = self.payment.as_mut() {
                     payment.beef = beef;
                 }
@@ -345,7 +346,7 @@ impl Purchase {
                 | PurchaseEvent::TakenBack
                 | PurchaseEvent::NotTakenBack
                 | PurchaseEvent::Outdone
-                | PurchaseEvent::Mined(_),
+                | PurchaseEvent::Proven(_),
                 _,
             ) => Ok(Vec::new()),
         }
@@ -363,6 +364,15 @@ impl Purchase {
     pub fn is_asked_for(&self) -> bool {
         let is_withheld = matches!(self.state, PurchaseState::Withheld { .. });
         is_withheld || (self.revived && !self.state.is_final())
+    }
+
+    /// Whether the seller takes the payment no more, however well it is proven: its offer has been over for [`HOLD_MS`]. The record stays, as evidence.
+    ///
+    /// # Errors
+    /// Only when the stored record was altered.
+    pub fn is_lapsed(&self, network: Network, now_ms: i64) -> Result<bool, StatementError> {
+        let unanswered = matches!(self.state, PurchaseState::Paying | PurchaseState::Withheld { .. });
+        Ok(unanswered && self.terms(network)?.value().expires_ms.saturating_add(HOLD_MS) <= now_ms)
     }
 
     /// Whether the network was seen to have a payment that was to be taken back, and may turn out not to have it.

@@ -1,9 +1,11 @@
 //! Why a seller does not do what it was asked: one typed answer for each reason, the same on both sides.
 
+use sensora_chain::spv::SpvError;
 use sensora_chain::{Satoshis, Txid};
 use serde::{Deserialize, Serialize};
 
 use crate::id::{ChannelId, OrderId, StreamId};
+use crate::market::key_release::coin::SETTLED;
 
 /// Longest text of a refusal that is kept, in characters: a line or two on a terminal.
 pub const MAX_TEXT: usize = 256;
@@ -99,9 +101,9 @@ pub enum Refusal {
         /// What SPV says.
         reason: String,
     },
-    /// The payment rests on a block that the seller has not seen yet.
+    /// The payment rests on a block that the seller has not seen yet, or that is not the one it has there near the end of its headers.
     #[error(
-        "the payment rests on block {height}, the seller's headers end at {tip}: send it again in a moment"
+        "the payment rests on a block at height {height} that the seller does not have, its headers end at {tip}: send it again in a moment"
     )]
     HeadersBehind {
         /// Height of the block.
@@ -254,6 +256,21 @@ impl Refusal {
             Self::VoucherInvalid { reason } => Self::VoucherInvalid { reason: tame(reason) },
             Self::PaymentRejected { txid, reason } => Self::PaymentRejected { txid, reason: tame(reason) },
             other => other,
+        }
+    }
+
+    /// What is said to a payment that does not verify by headers that end at `tip`. Where it rests on a block that is too new, or on one near the
+    /// end that is not ours, either side may be the one that has not seen the last reorganisation.
+    pub(crate) fn unverified(error: &SpvError, tip: u32) -> Self {
+        match error {
+            // Below our tip a header is missing for good: it is older than our checkpoint.
+            SpvError::NoHeader { height, tip, .. } if height > tip => {
+                Self::HeadersBehind { height: *height, tip: *tip }
+            }
+            SpvError::WrongRoot { height, .. } if tip.saturating_sub(*height) < SETTLED => {
+                Self::HeadersBehind { height: *height, tip }
+            }
+            error => Self::PaymentInvalid { reason: error.to_string() },
         }
     }
 

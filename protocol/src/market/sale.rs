@@ -16,7 +16,7 @@
 use sensora_chain::beef::{Beef, BeefLimits};
 use sensora_chain::header::HeaderView;
 use sensora_chain::keys::PublicKey;
-use sensora_chain::spv::{self, SpvError};
+use sensora_chain::spv;
 use sensora_chain::{Network, Satoshis, Transaction, Txid};
 use serde::{Deserialize, Serialize};
 
@@ -144,6 +144,23 @@ pub fn order_of(
     Ok(order)
 }
 
+/// What a payment that verifies stands on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ProofKind {
+    /// A Merkle path of its own: it is in a block.
+    Path,
+    /// Its ancestors, down to proven ones.
+    Ancestors,
+}
+
+/// How this payment of an order is proven by these headers; `None` where it does not verify or is not `txid`.
+fn proof_of<H: HeaderView>(payment: &[u8], txid: &Txid, headers: &H) -> Option<ProofKind> {
+    let beef = Beef::parse(payment, &BeefLimits::PAYMENT).ok()?;
+    let is_it = beef.subject().as_ref() == Some(txid) && spv::verify(&beef, txid, headers).is_ok();
+    let kind = if beef.bump_of(txid).is_some() { ProofKind::Path } else { ProofKind::Ancestors };
+    is_it.then_some(kind)
+}
+
 impl Sale {
     /// Admits a first purchase request: the offer is ours, for this peer and still holds; the order is of it; the payment pays
     /// the order's key enough and verifies down to block headers. Answers the sale to store and then broadcast.
@@ -183,11 +200,8 @@ impl Sale {
         if paid < terms.total {
             return Err(Refusal::PaymentTooSmall { txid, paid, price: terms.total });
         }
-        spv::verify(&beef, &txid, at.headers).map_err(|error| match error {
-            // Below our tip a header is missing for good: it is older than our checkpoint.
-            SpvError::NoHeader { height, tip, .. } if height > tip => Refusal::HeadersBehind { height, tip },
-            error => invalid(error.to_string()),
-        })?;
+        spv::verify(&beef, &txid, at.headers)
+            .map_err(|error| Refusal::unverified(&error, at.headers.tip_height()))?;
         let order = signed_order.id(at.network);
         let (buyer, admitted_ms) = (*at.peer, at.now_ms);
         Ok(Self { request, order, buyer, txid, vout, paid, admitted_ms, state: SaleState::Admitted })
@@ -265,26 +279,39 @@ impl Sale {
         self.request.offer.clone().verify::<Offer>(network)
     }
 
-    /// Takes the Merkle path of its payment from a later request, where the network has not answered yet. Says whether the sale has changed.
+    /// Takes the same payment as it comes with a later request, where the network has not answered yet: with its Merkle path, or with its ancestors
+    /// where the block of its path was replaced. Says whether the sale has changed.
     pub fn prove<H: HeaderView>(&mut self, payment: Vec<u8>, headers: &H) -> bool {
         if self.is_sold() || self.request.payment == payment {
             return false;
         }
-        let mut proven = self.clone();
-        proven.request.payment = payment;
-        let is_proven = proven.is_mined(headers);
-        if is_proven {
-            *self = proven;
+        let proof = proof_of(&payment, &self.txid, headers);
+        let is_better = match proof {
+            Some(ProofKind::Path) => true,
+            Some(ProofKind::Ancestors) => self.proof(headers).is_none(),
+            None => false,
+        };
+        if is_better {
+            self.request.payment = payment;
         }
-        is_proven
+        is_better
     }
 
     /// Whether the payment is proven to be in a block of these headers, so that the network need not be asked.
     #[must_use]
     pub fn is_mined<H: HeaderView>(&self, headers: &H) -> bool {
-        Beef::parse(&self.request.payment, &BeefLimits::PAYMENT).is_ok_and(|beef| {
-            beef.bump_of(&self.txid).is_some() && spv::verify(&beef, &self.txid, headers).is_ok()
-        })
+        self.proof(headers) == Some(ProofKind::Path)
+    }
+
+    /// Whether the payment does not verify by these headers, as the block that proved it or an ancestor of it was replaced. What the network says to it is no
+    /// word on the transaction then.
+    #[must_use]
+    pub fn is_unproven<H: HeaderView>(&self, headers: &H) -> bool {
+        self.proof(headers).is_none()
+    }
+
+    fn proof<H: HeaderView>(&self, headers: &H) -> Option<ProofKind> {
+        proof_of(&self.request.payment, &self.txid, headers)
     }
 
     /// Whether the readings are owed.

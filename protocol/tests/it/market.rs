@@ -2,10 +2,11 @@
 
 use sensora_chain::beef::Beef;
 use sensora_chain::contract::payment::pay_to_hash;
-use sensora_chain::header::HeaderChain;
+use sensora_chain::header::{HeaderChain, HeaderView};
 use sensora_chain::{Satoshis, Transaction, TxOut};
 use sensora_protocol::ad::StreamAd;
 use sensora_protocol::codec;
+use sensora_protocol::market::key_release::coin::SETTLED;
 use sensora_protocol::market::offer::{BuyerLimits, MAX_LIFETIME_MS, Offer, OfferError, Range};
 use sensora_protocol::market::order::Order;
 use sensora_protocol::market::payment::{self, script_for_buyer, script_for_seller};
@@ -17,7 +18,7 @@ use sensora_protocol::statement::{SignedBytes, digest};
 use sensora_protocol::stream::checkpoint::Checkpoint;
 use sensora_protocol::{Signed, StreamId};
 
-use crate::world::{Coin, NETWORK, NOW_MS, Stream, World, beef, identity, no_headers, sat};
+use crate::world::{Chain, Coin, NETWORK, NOW_MS, Stream, World, beef, identity, no_headers, sat};
 
 const RICH: BuyerLimits =
     BuyerLimits { max_price: Satoshis::from_sat(1_000_000), exposure: Satoshis::from_sat(1_000_000) };
@@ -334,9 +335,56 @@ fn a_payment_in_a_block_is_taken_although_its_offer_is_over() {
     let mut sale = Sale::admit(request(&paid.beef), &world.admission()).unwrap();
     let (headers, none) = (&world.chain.headers, no_headers());
     assert!(!sale.is_mined(headers) && !sale.prove(mined.clone(), &none), "a block that is not known");
-    assert!(!sale.prove(world.pay(&coin, order.value(), 31).beef, headers), "another payment");
+    let coin = world.coin(100_000);
+    let other = Beef::parse(&world.pay(&coin, order.value(), 31).beef, &Default::default()).unwrap();
+    let other = other.transaction(&other.subject().unwrap()).unwrap().clone();
+    let path = world.chain.mine(&[&other]).remove(0);
+    let other = beef(&Coin { transaction: other.clone(), path }, &other);
+    let headers = &world.chain.headers;
+    assert!(!sale.prove(other, headers), "another payment, in a block as well");
     assert!(sale.prove(mined.clone(), headers) && sale.is_mined(headers));
-    assert!(!sale.prove(mined, headers), "it is known");
+    assert!(!sale.prove(mined.clone(), headers), "it is known");
+    assert!(!sale.prove(paid.beef.clone(), headers), "it is proven better");
+    assert!(!sale.is_unproven(headers) && sale.is_unproven(&none));
+}
+
+/// A payment was proven by a block that was replaced: it is no less paid, and which of the two sides has not seen the newer block yet nobody knows.
+#[test]
+fn a_payment_whose_block_was_replaced_is_not_refused_for_good() {
+    let mut world = World::new(100);
+    let offer = world.sign(world.offer(10, 20));
+    let order = world.order(&offer, 4);
+    let coin = world.coin(100_000);
+    let paid = world.pay(&coin, order.value(), 30);
+    let transaction = Beef::parse(&paid.beef, &Default::default()).unwrap();
+    let transaction = transaction.transaction(&paid.txid).unwrap().clone();
+    let before = world.chain.headers.clone();
+    let path = world.chain.mine(&[&transaction]).remove(0);
+    let mined = beef(&Coin { transaction: transaction.clone(), path }, &transaction);
+    let request = |payment: &[u8]| PurchaseRequest {
+        offer: offer.bytes().clone(),
+        order: order.bytes().clone(),
+        payment: payment.to_vec(),
+    };
+    let mut sale = Sale::admit(request(&mined), &world.admission()).unwrap();
+    assert!(sale.is_mined(&world.chain.headers));
+    // Another block takes the place of the one with the payment, and more follow.
+    let height = before.tip_height() + 1;
+    let mut branch = Chain::new();
+    branch.headers = before;
+    for tip in height..=height + SETTLED {
+        branch.mine(&[]);
+        let at = Admission { headers: &branch.headers, ..world.admission() };
+        let refused = Sale::admit(request(&mined), &at).unwrap_err();
+        match tip - height < SETTLED {
+            true => assert_eq!(refused, Refusal::HeadersBehind { height, tip }),
+            false => assert!(matches!(refused, Refusal::PaymentInvalid { .. }), "{tip}: {refused}"),
+        }
+    }
+    let branch = &branch.headers;
+    assert!(sale.is_unproven(branch) && !sale.is_mined(branch));
+    assert!(sale.prove(paid.beef, branch), "with its ancestors it verifies again");
+    assert!(!sale.is_unproven(branch) && !sale.is_mined(branch));
 }
 
 /// A missing header below the tip never comes: "try again in a moment" would hold the buyer's coin for ever.
@@ -365,9 +413,8 @@ fn a_block_of_another_branch_is_refused() {
     let mut world = World::new(10);
     let offer = world.sign(world.offer(0, 10));
     let request = world.purchase(&offer, 4);
-    let mut branch = crate::world::Chain::new();
-    branch.mine(&[]);
-    branch.mine(&[]);
+    let mut branch = Chain::new();
+    (0..=world.chain.headers.tip_height() + SETTLED).for_each(|_| drop(branch.mine(&[])));
     let at = Admission {
         seller: &world.seller,
         network: NETWORK,

@@ -107,7 +107,7 @@ impl Bought {
             ("taken back", PurchaseEvent::TakenBack),
             ("not taken back", PurchaseEvent::NotTakenBack),
             ("outdone", PurchaseEvent::Outdone),
-            ("mined", PurchaseEvent::Mined(vec![7])),
+            ("proven", PurchaseEvent::Proven(vec![7])),
         ]
     }
 }
@@ -135,7 +135,7 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("agreed", "taken back", "-"),
     ("agreed", "not taken back", "-"),
     ("agreed", "outdone", "-"),
-    ("agreed", "mined", "-"),
+    ("agreed", "proven", "-"),
     ("agreed", "busy", "agreed: wait 60000"),
     ("agreed", "behind", "agreed: wait 500"),
     ("paying", "paid", "-"),
@@ -149,7 +149,7 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("paying", "taken back", "-"),
     ("paying", "not taken back", "-"),
     ("paying", "outdone", "-"),
-    ("paying", "mined", "paying: purchase"),
+    ("paying", "proven", "paying: purchase"),
     ("delivering", "paid", "-"),
     ("delivering", "paid again", "-"),
     ("delivering", "page", "delivering: keep to 1024, fetch 1024"),
@@ -162,7 +162,7 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("delivering", "taken back", "-"),
     ("delivering", "not taken back", "-"),
     ("delivering", "outdone", "-"),
-    ("delivering", "mined", "-"),
+    ("delivering", "proven", "-"),
     ("complete", "paid", "-"),
     ("complete", "paid again", "-"),
     ("complete", "busy", "complete: wait 60000"),
@@ -171,7 +171,7 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("complete", "taken back", "-"),
     ("complete", "not taken back", "-"),
     ("complete", "outdone", "-"),
-    ("complete", "mined", "-"),
+    ("complete", "proven", "-"),
     ("refused", "paid", "-"),
     ("refused", "paid again", "-"),
     ("refused", "busy", "refused: wait 60000"),
@@ -180,7 +180,7 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("refused", "taken back", "taken back: "),
     ("refused", "not taken back", "withheld: payment taken"),
     ("refused", "outdone", "-"),
-    ("refused", "mined", "-"),
+    ("refused", "proven", "-"),
     ("taken back", "paid", "-"),
     ("taken back", "paid again", "-"),
     ("taken back", "busy", "taken back: wait 60000"),
@@ -189,7 +189,7 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("taken back", "taken back", "-"),
     ("taken back", "not taken back", "withheld: payment taken"),
     ("taken back", "outdone", "taken back: "),
-    ("taken back", "mined", "-"),
+    ("taken back", "proven", "-"),
     ("withheld", "paid", "-"),
     ("withheld", "paid again", "-"),
     ("withheld", "receipt", "delivering: payment taken, fetch 1000"),
@@ -201,7 +201,7 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("withheld", "taken back", "taken back: "),
     ("withheld", "not taken back", "-"),
     ("withheld", "outdone", "-"),
-    ("withheld", "mined", "withheld: purchase"),
+    ("withheld", "proven", "withheld: purchase"),
     ("giving up", "paid", "-"),
     ("giving up", "paid again", "-"),
     ("giving up", "busy", "giving up: wait 60000"),
@@ -210,7 +210,7 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("giving up", "taken back", "given up: "),
     ("giving up", "not taken back", "paying: payment taken, purchase"),
     ("giving up", "outdone", "-"),
-    ("giving up", "mined", "-"),
+    ("giving up", "proven", "-"),
     ("given up", "paid", "-"),
     ("given up", "paid again", "-"),
     ("given up", "busy", "given up: wait 60000"),
@@ -219,7 +219,7 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("given up", "taken back", "-"),
     ("given up", "not taken back", "paying: payment taken, purchase"),
     ("given up", "outdone", "given up: "),
-    ("given up", "mined", "-"),
+    ("given up", "proven", "-"),
 ];
 
 #[test]
@@ -289,7 +289,7 @@ fn a_payment_goes_back_and_forth_as_often_as_the_network_changes_its_mind() {
         }
         // Once the seller is asked with the path, it is not asked without it again.
         purchase.handle(PurchaseEvent::NotTakenBack, NETWORK).unwrap();
-        purchase.handle(PurchaseEvent::Mined(vec![7]), NETWORK).unwrap();
+        purchase.handle(PurchaseEvent::Proven(vec![7]), NETWORK).unwrap();
         let Some(PurchaseAction::Send(request)) = purchase.resume() else { panic!() };
         assert!(matches!(*request, Request::Purchase(request) if request.payment == [7]));
     }

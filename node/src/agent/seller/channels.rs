@@ -65,6 +65,12 @@ pub struct ChannelPolicy {
 }
 
 impl ChannelPolicy {
+    /// The shortest time until the refund height, in blocks: as long as it is open it is to be used for at least as long as the margin.
+    #[must_use]
+    pub const fn least_blocks(&self) -> u32 {
+        self.margin.saturating_mul(2)
+    }
+
     /// No channels are taken.
     #[must_use]
     pub const fn none() -> Self {

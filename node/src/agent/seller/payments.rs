@@ -116,13 +116,30 @@ impl Seller {
         }
         let (order, mut holds_for_all) = (sale.order, false);
         let chain = &self.inner.parts.chain;
+        let stands = {
+            let (sale, turn) = (sale.clone(), turn.clone());
+            let judged = self.blocking(move |seller| {
+                let (_turn, headers) = (turn, seller.inner.parts.chain.headers());
+                Ok((sale.is_mined(&headers), sale.is_unproven(&headers)))
+            });
+            judged.await
+        };
+        let (is_mined, is_unproven) = match stands {
+            Ok(stands) => stands,
+            Err(refusal) => return Settled { answer: Err(refusal), holds_for_all: false },
+        };
         // Whoever would refuse what is in a block has nothing to say about it.
-        let taken = match sale.is_mined(&chain.headers()) {
+        let taken = match is_mined {
             true => Ok(()),
             false => chain.broadcast(&sale.request.payment).await,
         };
         let event = match taken {
             Ok(()) => SaleEvent::Accepted,
+            Err(error @ BroadcastError::Rejected { double_spent: false, .. }) if is_unproven => {
+                tracing::warn!(%order, %error, "the block that proved a payment was replaced: it waits for another, or for its buyer");
+                self.inner.admitted.waits(&order);
+                SaleEvent::Unavailable
+            }
             Err(BroadcastError::Rejected { double_spent, reason, .. }) => {
                 SaleEvent::Rejected { double_spent, reason }
             }

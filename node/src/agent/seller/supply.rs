@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::running::{AllRunning, Running};
 use super::channels::{Checked, Entry, Live, ToOrders};
-use super::room::{FIRST_PATIENCE, Place};
+use super::room::{FIRST_PATIENCE, FIRST_UNPAID_FOR, Place};
 use super::{Seller, SellerParts, failed, is_full, storage};
 use crate::net::{DeliveryError, DeliveryReceiver, DeliverySender, DeliveryStream, Offence};
 use crate::stakes::{AllStakes, SharedStakes};
@@ -171,6 +171,7 @@ impl Seller {
             self.inner.parts.net.report(peer, Offence::Malformed).await;
             return;
         };
+        place.begins(FIRST_UNPAID_FOR);
         let outcome = match begin.order_id(self.inner.parts.network, &buyer) {
             Ok(id) => self.serve(buyer, id, *begin, (&mut sender, &mut receiver), (place, &cancel)).await,
             Err(refusal) => Err(Ended::Refused(refusal)),
@@ -198,6 +199,8 @@ impl Seller {
         stream: (&mut DeliverySender, &mut DeliveryReceiver),
         (place, cancel): (Place, &CancellationToken),
     ) -> Result<(), Ended> {
+        // By a tip of days ago a channel that is the buyer's again still seems to pay.
+        self.learn_end().await?;
         let supplies = &self.inner.supplies;
         let running = supplies.running.begin(id, cancel.child_token(), Some(Arc::new(place)));
         let mine = running.clone();

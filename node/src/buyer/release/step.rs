@@ -70,7 +70,10 @@ fn is_watched(
         BatchPurchaseState::Dropped | BatchPurchaseState::Refunded => false,
         // That somebody has taken the conflicting transaction is no block: the coin may still win, and its key opens the parts.
         BatchPurchaseState::TakenBack { .. } => match &purchase.coin {
-            Some(coin) if wallet.status(&coin.txid).is_some() => !wallet.is_outdone(&coin.txid, SETTLED),
+            Some(coin) if wallet.status(&coin.txid).is_some() => {
+                // What cannot be read is looked after.
+                !wallet.is_outdone(&coin.txid, SETTLED).unwrap_or(false)
+            }
             // One that this wallet has never built; after its refund height no honest seller takes it.
             _ => !terms.may_refund(tip),
         },

@@ -33,7 +33,7 @@ use sensora_chain::beef::{Beef, BeefLimits};
 use sensora_chain::contract::channel::{Channel, ChannelSpend, Voucher, VoucherError};
 use sensora_chain::header::HeaderView;
 use sensora_chain::keys::{PublicKey, Signature};
-use sensora_chain::spv::{self, SpvError};
+use sensora_chain::spv;
 use sensora_chain::{Network, OutPoint, Satoshis, Transaction};
 use serde::{Deserialize, Serialize};
 
@@ -130,10 +130,8 @@ impl SellerChannel {
         let vout = u32::try_from(vout).map_err(|_| invalid("too many outputs".into()))?;
         let outpoint = OutPoint { txid, vout };
         let channel = terms.channel(&keys, outpoint).map_err(|error| foreign(error.to_string()))?;
-        spv::verify(&beef, &txid, at.headers).map_err(|error| match error {
-            SpvError::NoHeader { height, tip, .. } if height > tip => Refusal::HeadersBehind { height, tip },
-            error => invalid(error.to_string()),
-        })?;
+        spv::verify(&beef, &txid, at.headers)
+            .map_err(|error| Refusal::unverified(&error, at.headers.tip_height()))?;
         Ok(Self {
             id,
             buyer: *at.peer,

@@ -27,7 +27,7 @@ use sensora_chain::contract::key_release::{ClaimError, KeyRelease, KeyReleaseSpe
 use sensora_chain::contract::verify_input;
 use sensora_chain::header::HeaderView;
 use sensora_chain::keys::{PrivateKey, PublicKey};
-use sensora_chain::spv::{self, SpvError};
+use sensora_chain::spv;
 use sensora_chain::{FeeRate, Network, SighashCache, Transaction, Txid};
 use serde::{Deserialize, Serialize};
 
@@ -298,11 +298,8 @@ impl BatchSale {
         if value < terms.total {
             return Err(Refusal::PaymentTooSmall { txid, paid: value, price: terms.total });
         }
-        spv::verify(&parsed, &txid, headers).map_err(|error| match error {
-            // Below our tip a header is missing for good: it is older than our checkpoint.
-            SpvError::NoHeader { height, tip, .. } if height > tip => Refusal::HeadersBehind { height, tip },
-            error => invalid(error.to_string()),
-        })?;
+        spv::verify(&parsed, &txid, headers)
+            .map_err(|error| Refusal::unverified(&error, headers.tip_height()))?;
         let coin = Coin { txid, vout, value, beef: beef.to_vec() };
         self.state = BatchSaleState::Locked { coin, taken: false };
         Ok(self.resume().into_iter().collect())

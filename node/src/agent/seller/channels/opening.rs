@@ -25,6 +25,27 @@ const MAX_CHANNELS: usize = 10_000;
 const RETRY_MS: u64 = 60_000;
 
 impl Channels {
+    /// Whether channels of this value and life are offered.
+    ///
+    /// # Errors
+    /// [`Refusal::ChannelNotOffered`], with those that are.
+    pub fn is_offered(&self, value: Satoshis, blocks: u32) -> Result<(), Refusal> {
+        let ChannelsParts { policy, .. } = &self.inner.parts;
+        let fits = (policy.min_value..=policy.max_value).contains(&value)
+            && (policy.least_blocks()..=policy.max_blocks).contains(&blocks);
+        if fits { Ok(()) } else { Err(self.not_offered()) }
+    }
+
+    fn not_offered(&self) -> Refusal {
+        let ChannelsParts { policy, .. } = &self.inner.parts;
+        Refusal::ChannelNotOffered {
+            min: policy.min_value,
+            max: policy.max_value,
+            min_blocks: policy.least_blocks(),
+            max_blocks: policy.max_blocks,
+        }
+    }
+
     /// An offer of a channel.
     ///
     /// # Errors
@@ -36,18 +57,9 @@ impl Channels {
         blocks: u32,
     ) -> Result<Signed<ChannelOffer>, Refusal> {
         let ChannelsParts { identity, network, clock, wallet, policy, .. } = &self.inner.parts;
-        let least = policy.margin.saturating_mul(2);
-        let fits = (policy.min_value..=policy.max_value).contains(&value)
-            && (least..=policy.max_blocks).contains(&blocks);
-        let height = RefundHeight::new(self.tip().saturating_add(blocks)).ok().filter(|_| fits);
-        let Some(refund_height) = height else {
-            return Err(Refusal::ChannelNotOffered {
-                min: policy.min_value,
-                max: policy.max_value,
-                min_blocks: least,
-                max_blocks: policy.max_blocks,
-            });
-        };
+        self.is_offered(value, blocks)?;
+        let height = RefundHeight::new(self.tip().saturating_add(blocks));
+        let refund_height = height.map_err(|_| self.not_offered())?;
         self.has_place()?;
         let mut nonce = [0; 16];
         getrandom::fill(&mut nonce).map_err(|_| Refusal::Busy { retry_ms: 1000 })?;

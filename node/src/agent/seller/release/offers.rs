@@ -77,7 +77,7 @@ impl Seller {
         if !policy.offered || !policy.can_be_paid() {
             return Err(Refusal::NotSelling);
         }
-        self.knows_tip().await?;
+        self.learn_end().await?;
         let _one_at_a_time = releases.quoting.lock(&buyer).await;
         let plain = self.blocking(move |seller| {
             let plain = seller.plain_offer(&buyer, stream, range, PaymentMode::Direct)?;

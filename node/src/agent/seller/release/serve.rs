@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::batch::Goods;
 use super::offers::cannot_seal;
 use super::{MAX_OUT, Out, Running, lock};
-use crate::agent::seller::room::{FIRST_PATIENCE, Place};
+use crate::agent::seller::room::{BATCH_UNPAID_FOR, FIRST_PATIENCE, Place};
 use crate::agent::seller::{Seller, SellerParts, damaged, failed};
 use crate::net::{DeliveryError, DeliveryReceiver, DeliverySender, DeliveryStream, Offence};
 
@@ -81,6 +81,7 @@ impl Seller {
                 }
             }
             Ok(ToSeller::Begin(begin)) => {
+                place.begins(BATCH_UNPAID_FOR);
                 self.serve_order(buyer, *begin, (&mut sender, &mut receiver), (&place, &cancel)).await
             }
             Ok(ToSeller::Lock(_) | ToSeller::Alive) | Err(_) => {
