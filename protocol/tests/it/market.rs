@@ -343,8 +343,8 @@ fn a_payment_in_a_block_is_taken_although_its_offer_is_over() {
     let headers = &world.chain.headers;
     assert!(!sale.prove(other, headers), "another payment, in a block as well");
     assert!(sale.prove(mined.clone(), headers) && sale.is_mined(headers));
-    assert!(!sale.prove(mined.clone(), headers), "it is known");
-    assert!(!sale.prove(paid.beef.clone(), headers), "it is proven better");
+    assert!(!sale.prove(mined, headers), "it is known");
+    assert!(!sale.prove(paid.beef, headers), "it is proven better");
     assert!(!sale.is_unproven(headers) && sale.is_unproven(&none));
 }
 
