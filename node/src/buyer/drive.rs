@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use sensora_chain::Txid;
+use sensora_chain::wallet::{Wallet, WalletError};
 use sensora_protocol::market::budget::Commitment;
 use sensora_protocol::market::delivery::ProvenPage;
 use sensora_protocol::market::message::{Request, Response};
@@ -125,7 +126,7 @@ impl Buyer {
                 for action in &actions {
                     match action {
                         PurchaseAction::PaymentTaken(txid) => {
-                            wallet.mark_broadcast(txid).map_err(WalletHandleError::from)?;
+                            mark_taken(wallet, txid)?;
                         }
                         PurchaseAction::Keep(page) => {
                             keep(tx, &next.id, &terms.stream, terms.first, before, page)?;
@@ -197,7 +198,7 @@ impl Buyer {
             let actions = actions.map_err(|source| BuyError::Purchase { order, source: Box::new(source) })?;
             for action in &actions {
                 if let PurchaseAction::PaymentTaken(txid) = action {
-                    wallet.mark_broadcast(txid).map_err(WalletHandleError::from)?;
+                    mark_taken(wallet, txid)?;
                 }
             }
             if had_returned && !next.state.is_final() {
@@ -211,6 +212,14 @@ impl Buyer {
         })?;
         *purchase = next;
         self.note_direct(purchase)
+    }
+}
+
+/// The network has a payment. One that the wallet has let go was settled then, and needs no word.
+fn mark_taken(wallet: &mut Wallet, txid: &Txid) -> Result<(), WalletHandleError> {
+    match wallet.mark_broadcast(txid) {
+        Ok(()) | Err(WalletError::UnknownTransaction(_)) => Ok(()),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -232,4 +241,16 @@ pub(super) fn keep(
     let mut proof = bought::proof_in(tx, order)?;
     proof.page(first, first == begins, &page.proof);
     bought::put_proof(tx, order, &proof)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_payment_that_the_wallet_has_let_go_stops_no_order() {
+        let (mut wallet, txid) = (Wallet::new(), Txid([7; 32]));
+        mark_taken(&mut wallet, &txid).unwrap();
+        assert_eq!(wallet.status(&txid), None, "and it is not made up");
+    }
 }
