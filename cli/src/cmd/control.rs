@@ -152,19 +152,33 @@ fn unknown(act: Act, id: &str) -> Failure {
     }
 }
 
-/// Asks whoever holds the home; none where nobody answers.
+/// Asks whoever holds the home; none where nobody listens.
 fn ask<T: DeserializeOwned>(context: &Context, line: &str, patience: Duration) -> Option<Outcome<T>> {
     let paths = match context.paths() {
         Ok(paths) => paths,
         Err(failure) => return Some(Err(failure)),
     };
-    let asked = exchange(&paths, line, patience);
-    let answer = asked.inspect_err(|error| tracing::debug!(%error, "nobody answers in the home")).ok()?;
-    Some(understood(answer))
+    let listener = UnixStream::connect(socket(&paths));
+    let listener =
+        listener.inspect_err(|error| tracing::debug!(%error, "nobody listens in the home")).ok()?;
+    Some(exchange(listener, line, patience).map_err(|error| unanswered(line, &error)).and_then(understood))
 }
 
-fn exchange(paths: &HomePaths, line: &str, patience: Duration) -> std::io::Result<Value> {
-    let mut stream = UnixStream::connect(socket(paths))?;
+/// Whoever listens has not answered. What it was asked to do it may have done.
+fn unanswered(line: &str, error: &std::io::Error) -> Failure {
+    let failure = Failure::new(
+        Exit::Unreachable,
+        format!("the process that works on this home has not answered: {error}"),
+    );
+    match line.contains(' ') {
+        true => failure.hint(
+            "it may have done it all the same: `sensora channels` and `sensora earnings` show that, and asking again does no harm",
+        ),
+        false => failure.hint("it may be starting, stopping or busy: ask again in a moment"),
+    }
+}
+
+fn exchange(mut stream: UnixStream, line: &str, patience: Duration) -> std::io::Result<Value> {
     stream.set_read_timeout(Some(patience))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     writeln!(stream, "{line}")?;
@@ -297,6 +311,25 @@ mod tests {
         }
         assert_eq!(Asked::parse(format!("{close}0").as_bytes()), None, "longer than an id");
         assert_eq!(Asked::parse(b"end-order \xff"), None);
+    }
+
+    #[test]
+    fn who_was_asked_to_act_and_has_not_answered_may_have_acted() {
+        for (line, hint) in
+            [("end-order a1", "asking again does no harm"), ("orders", "ask again in a moment")]
+        {
+            let (asker, asked) = UnixStream::pair().unwrap();
+            let asked = std::thread::spawn(move || {
+                let mut line = String::new();
+                std::io::BufRead::read_line(&mut std::io::BufReader::new(asked), &mut line).unwrap();
+                line
+            });
+            let error = exchange(asker, line, PATIENCE).unwrap_err();
+            assert_eq!(asked.join().unwrap(), format!("{line}\n"));
+            let failure = unanswered(line, &error);
+            assert_eq!(failure.exit, Exit::Unreachable);
+            assert!(failure.hint.as_ref().unwrap().contains(hint), "{:?}", failure.hint);
+        }
     }
 
     #[test]
