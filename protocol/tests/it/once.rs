@@ -14,7 +14,7 @@ use sensora_protocol::market::sale::{PurchaseRequest, Sale, SaleAction, SaleEven
 use sensora_protocol::stream::Reading;
 use sensora_protocol::{OrderId, SignedBytes, codec};
 
-use crate::world::{Coin, NETWORK, NOW_MS, World, sat};
+use crate::world::{Coin, NETWORK, NOW_MS, World, beef, sat};
 
 const FIRST: u64 = 5;
 const END: u64 = 45;
@@ -95,6 +95,8 @@ struct Market {
     reclaim: Transaction,
     /// Whether what took the coins back is too deep for a reorganisation.
     deep: bool,
+    /// The payment with its Merkle path, once it is in a block.
+    proven: Option<Vec<u8>>,
 }
 
 impl Market {
@@ -123,6 +125,7 @@ impl Market {
             payment,
             reclaim,
             deep: false,
+            proven: None,
         }
     }
 
@@ -161,6 +164,9 @@ impl Market {
             // Somebody has kept the payment, and it is mined in place of what took its coins back.
             Step::Reorganised if self.world.chain.is_taken(&self.reclaim) && !self.deep => {
                 self.world.chain.replace(&self.payment);
+                let path = self.world.chain.mine(&[&self.payment]).remove(0);
+                let mined = Coin { transaction: self.payment.clone(), path };
+                self.proven = Some(beef(&mined, &self.payment));
             }
             Step::Deep if self.world.chain.is_taken(&self.reclaim) => self.deep = true,
             Step::Reorganised | Step::Deep => {}
@@ -170,6 +176,9 @@ impl Market {
 
     /// The buyer does what follows from its stored state.
     fn exchange(&mut self, fault: Fault, readings: u64) {
+        if let (true, Some(proven)) = (self.chain_up, self.proven.clone()) {
+            self.buyer_takes(PurchaseEvent::Proven(proven), false);
+        }
         let request = match self.purchase().resume() {
             Some(PurchaseAction::Send(request)) => *request,
             Some(PurchaseAction::TakeBack(_)) => {
@@ -219,7 +228,8 @@ impl Market {
             assert_eq!(purchase, before);
             return;
         };
-        assert_eq!(purchase.payment, before.payment, "a payment is never replaced");
+        let txid = |purchase: &Purchase| purchase.payment.as_ref().map(|payment| payment.txid);
+        assert_eq!(txid(&purchase), txid(&before), "a payment is never replaced");
         for action in &actions {
             if let PurchaseAction::Keep(page) = action {
                 self.kept.extend(page.readings.clone());
@@ -252,7 +262,11 @@ impl Market {
             Err(refusal) => return Some(Response::Refused(refusal)),
         };
         let sale = match self.sales.get(&order) {
-            Some(stored) => codec::decode::<Sale>(stored, codec::MAX_FRAME).unwrap(),
+            Some(stored) => {
+                let mut sale = codec::decode::<Sale>(stored, codec::MAX_FRAME).unwrap();
+                sale.prove(request.payment, &self.world.chain.headers);
+                sale
+            }
             None => match Sale::admit(request, &self.world.admission()) {
                 Ok(sale) => sale,
                 Err(refusal) => return Some(Response::Refused(refusal)),
@@ -321,6 +335,23 @@ impl Market {
             _ => {}
         }
     }
+}
+
+/// Somebody brings a refused payment into a block when its offer is over: only with its Merkle path does its seller take it.
+#[test]
+fn a_payment_that_is_mined_after_its_offer_is_over_is_delivered_for() {
+    let exchange = || Step::Exchange { fault: Fault::None, readings: 30 };
+    let mut market = Market::new();
+    for step in [Step::Later { ms: 600_000 }, exchange(), exchange(), Step::Reorganised] {
+        market.run(step);
+        market.check();
+    }
+    assert_eq!(market.purchase().state.name(), "taken back");
+    for _ in 0..8 {
+        market.run(exchange());
+        market.check();
+    }
+    assert_eq!(market.purchase().state.name(), "complete");
 }
 
 proptest! {
